@@ -1,0 +1,89 @@
+/**
+ * What every benchmark shares: interleaved repetitions, medians, and one row of the table.
+ *
+ * Machines are noisy, so nothing here is an absolute promise: a row is a *ratio* of two things measured side by side, alternating, in one
+ * run. A row says what it should reach; `npm run bench` prints whether it did and never fails because of it.
+ */
+
+export interface Row {
+  /** What is measured, and against what. */
+  readonly what: string;
+  readonly against: string;
+  /** The two medians with their unit, as text. */
+  readonly measured: string;
+  readonly baseline: string;
+  readonly ratio: number;
+  /** `<=` or `>=` a bound that the ratio is meant to keep. */
+  readonly target: { readonly op: '<=' | '>='; readonly bound: number };
+  /** Anything else worth knowing: spread, sizes. */
+  readonly note?: string;
+}
+
+export interface Benchmark {
+  readonly name: string;
+  /** One line for `--help`. */
+  readonly about: string;
+  run(context: BenchContext): Promise<Row[]>;
+}
+
+export interface BenchContext {
+  /** A fresh folder that is removed afterwards. */
+  readonly folder: string;
+  /** Repetitions of each side. */
+  readonly rounds: number;
+  /** 1 for the sizes of the issue, smaller for a quick look. */
+  readonly scale: number;
+  /** Progress, to stderr. */
+  say(text: string): void;
+}
+
+export function median(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
+}
+
+/** Runs the sides in turn, `rounds` times, and returns the figures of each side in order. */
+export async function interleave(rounds: number, sides: readonly (() => Promise<number>)[]): Promise<number[][]> {
+  const figures: number[][] = sides.map(() => []);
+  for (let round = 0; round < rounds; round++) {
+    for (let side = 0; side < sides.length; side++) figures[side]!.push(await sides[side]!());
+  }
+  return figures;
+}
+
+/** Milliseconds that `work` took. */
+export async function timed(work: () => unknown): Promise<number> {
+  const start = performance.now();
+  await work();
+  return performance.now() - start;
+}
+
+export const reached = (row: Row): boolean =>
+  row.target.op === '<=' ? row.ratio <= row.target.bound : row.ratio >= row.target.bound;
+
+export const spread = (values: readonly number[]): string =>
+  `${Math.min(...values).toPrecision(3)}..${Math.max(...values).toPrecision(3)}`;
+
+export function printTable(rows: readonly Row[]): string {
+  const cells = rows.map((row) => [
+    row.what,
+    row.measured,
+    row.against,
+    row.baseline,
+    `${row.ratio.toFixed(2)}x`,
+    `${row.target.op} ${row.target.bound}x`,
+    reached(row) ? 'yes' : 'NO',
+    row.note ?? '',
+  ]);
+  const table = [['what', 'measured', 'against', 'measured', 'ratio', 'target', 'reached', 'note'], ...cells];
+  const widths = table[0]!.map((_, column) => Math.max(...table.map((line) => line[column]!.length)));
+  return table
+    .map((line) =>
+      line
+        .map((cell, column) => cell.padEnd(widths[column]!))
+        .join('  ')
+        .trimEnd(),
+    )
+    .join('\n');
+}
