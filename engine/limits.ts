@@ -29,5 +29,30 @@ export const walInFlightBytesMax = 32 * 1024 * 1024;
 /** How long a read waits for an LSN that has not arrived (Neon's wait_lsn_timeout is 60 s). */
 export const waitLsnTimeoutMs = 60_000;
 
+/** Keys of one getImages request: the segments of a large clog or the directories of all databases, asked for at once. */
+export const keysPerRequestMax = 1024;
+/** A request of the page service is its header and at most `keysPerRequestMax` keys of 18 bytes; anything longer is garbage. */
+export const pagestreamRequestBytesMax = 64 * 1024;
+/** Requests of one connection that are not answered yet: enough for the widest read-ahead, and a bound on what a server queues. */
+export const pagestreamInFlightMax = 256;
+/** Answer bytes that a slow reader may leave in a server's socket before the server starts no more of its requests. */
+export const pagestreamUnsentBytesMax = 16 * 1024 * 1024;
+/** A basebackup is streamed in messages of this size, so that page answers pass between them. */
+export const basebackupChunkBytes = 256 * 1024;
+/** A whole basebackup: non-relation files (clog is at most 512 MB for 2^31 transactions) and prewarm pages. */
+export const basebackupBytesMax = 1024 * 1024 * 1024;
+/** How long a read is retried over lost connections before the caller hears `unavailable`: a pageserver restarts well within it. */
+export const remoteRetryTimeLimitMs = 120_000;
+/** First and longest pause between attempts to connect; each attempt doubles it, with jitter. */
+export const reconnectPauseMinMs = 20;
+export const reconnectPauseMaxMs = 2_000;
+/** A connection with requests under way that says nothing for this long is given up. Longer than the longest wait for an LSN. */
+export const channelSilenceMaxMs = waitLsnTimeoutMs + 15_000;
+/** A connection must say hello within this time. */
+export const pagestreamHelloTimeoutMs = 15_000;
+
 assert(pagesPerRequestMax * pageSize <= channelMessageBytesMax);
 assert(walSegmentSize % pageSize === 0);
+assert(keysPerRequestMax * 18 + 64 <= pagestreamRequestBytesMax);
+assert(basebackupChunkBytes + 64 <= channelMessageBytesMax);
+assert(waitLsnTimeoutMs < channelSilenceMaxMs);
