@@ -1,0 +1,219 @@
+/**
+ * A Channel over a WebSocket, for both ends: proposer, WAL reader and pagestream connections between processes.
+ *
+ * `connectWebSocket` is the client's side and returns before the socket is open; `acceptWebSocket` wraps a socket that the server
+ * has upgraded. One binary WebSocket message is one Channel message.
+ *
+ * Invariants
+ * - messages are whole and in order; a text message, or one above `channelMessageBytesMax`, ends the connection before it is delivered
+ * - `onClose` is called once: without an error after an orderly close of the peer, with one otherwise (its kind and text travel in the close frame)
+ * - received bytes are plain Uint8Arrays, not Buffers, whose `slice` would not copy
+ * - no compression (WAL and pages are latency-bound and half of them random), TCP_NODELAY (set by `ws`)
+ */
+import type { IncomingMessage } from 'node:http';
+import type { Duplex } from 'node:stream';
+import { type RawData, WebSocket, WebSocketServer } from 'ws';
+import { type ErrorKind, errorKinds, isPageliteError, messageOf, PageliteError } from '../../engine/errors.ts';
+import { channelMessageBytesMax } from '../../engine/limits.ts';
+import type { Channel } from '../../engine/services.ts';
+
+/** Close codes of the private range: 4000 plus the index of the error's kind. */
+const errorCodeBase = 4000;
+/** A close frame's reason has at most 123 bytes. */
+const reasonBytesMax = 123;
+/** How long a peer may take to answer a close frame before its socket is destroyed. */
+const closeTimeoutMs = 2_000;
+const connectTimeoutMs = 10_000;
+
+/** Connects to `url` (ws://...). Messages sent before it is open wait for that. */
+export function connectWebSocket(url: string): Channel {
+  const socket = new WebSocket(url, {
+    perMessageDeflate: false,
+    maxPayload: channelMessageBytesMax,
+    handshakeTimeout: connectTimeoutMs,
+    closeTimeout: closeTimeoutMs,
+  } as ConstructorParameters<typeof WebSocket>[2]);
+  return new WebSocketChannel(socket);
+}
+
+/** A server side without a port of its own: `upgrade` takes the requests that an HTTP server hands over. */
+export class WebSocketAcceptor {
+  readonly #server = new WebSocketServer({
+    noServer: true,
+    perMessageDeflate: false,
+    maxPayload: channelMessageBytesMax,
+    closeTimeout: closeTimeoutMs,
+  } as ConstructorParameters<typeof WebSocketServer>[0]);
+  readonly #channels = new Set<Channel>();
+
+  /** Completes the handshake and hands the channel to `accept`. A malformed handshake is answered and dropped by `ws`. */
+  upgrade(request: IncomingMessage, socket: Duplex, head: Uint8Array, accept: (channel: Channel) => void): void {
+    this.#server.handleUpgrade(request, socket, Buffer.from(head), (webSocket) => {
+      const channel = acceptWebSocket(webSocket);
+      this.#channels.add(channel);
+      webSocket.once('close', () => this.#channels.delete(channel));
+      accept(channel);
+    });
+  }
+
+  /** Closes every connection. */
+  close(error?: Error): void {
+    for (const channel of this.#channels) channel.close(error);
+  }
+}
+
+/** The Channel of a socket that was accepted by a WebSocketServer, whose options the caller chose as `WebSocketAcceptor` does. */
+export function acceptWebSocket(socket: WebSocket): Channel {
+  return new WebSocketChannel(socket);
+}
+
+class WebSocketChannel implements Channel {
+  readonly #socket: WebSocket;
+  #unopened: Uint8Array[] | null;
+  #unopenedBytes = 0;
+  #inbox: Uint8Array[] = [];
+  #messageHandler: ((message: Uint8Array) => void) | undefined;
+  #closeHandler: ((error?: Error) => void) | undefined;
+  #closing = false;
+  #failure: Error | undefined;
+  #ended: { readonly error: Error | undefined } | undefined;
+
+  constructor(socket: WebSocket) {
+    this.#socket = socket;
+    this.#unopened = socket.readyState === WebSocket.CONNECTING ? [] : null;
+    socket.on('open', () => this.#open());
+    socket.on('message', (data, isBinary) => this.#receive(data, isBinary));
+    // `close` follows every `error`.
+    socket.on('error', (error) => {
+      this.#failure ??= errorOfSocket(error);
+    });
+    socket.on('close', (code, reason) => this.#end(code, reason.toString()));
+  }
+
+  get bufferedBytes(): number {
+    return this.#unopenedBytes + this.#socket.bufferedAmount;
+  }
+
+  send(message: Uint8Array): void {
+    if (this.#closing || this.#ended) throw new PageliteError('closed', 'the channel is closed');
+    if (message.length > channelMessageBytesMax) {
+      throw new PageliteError(
+        'invalid',
+        `a message of ${message.length} bytes: the limit is ${channelMessageBytesMax}`,
+      );
+    }
+    if (this.#unopened === null) {
+      this.#socket.send(message, { binary: true }, ignoreSendError);
+    } else {
+      this.#unopened.push(message);
+      this.#unopenedBytes += message.length;
+    }
+  }
+
+  onMessage(handler: (message: Uint8Array) => void): void {
+    this.#messageHandler = handler;
+    // Later, never within onMessage: the caller may still be setting itself up.
+    if (this.#inbox.length > 0) queueMicrotask(() => this.#deliverInbox());
+  }
+
+  onClose(handler: (error?: Error) => void): void {
+    this.#closeHandler = handler;
+    if (this.#ended) queueMicrotask(() => this.#reportEnd());
+  }
+
+  close(error?: Error): void {
+    if (this.#closing || this.#ended) return;
+    this.#closing = true;
+    this.#failure ??= error;
+    this.#inbox = [];
+    if (this.#socket.readyState === WebSocket.CONNECTING) {
+      this.#socket.terminate();
+    } else {
+      this.#socket.close(error ? closeCodeOf(error) : 1000, error ? shorten(messageOf(error)) : '');
+      // A peer that is gone does not answer the close frame: its caller is told now, the socket ends by itself.
+      queueMicrotask(() => this.#finish(this.#failure));
+    }
+  }
+
+  #open(): void {
+    const waiting = this.#unopened ?? [];
+    this.#unopened = null;
+    this.#unopenedBytes = 0;
+    for (const message of waiting) this.#socket.send(message, { binary: true }, ignoreSendError);
+  }
+
+  #receive(data: RawData, isBinary: boolean): void {
+    if (this.#closing) return;
+    if (!isBinary) {
+      this.close(new PageliteError('invalid', 'a text message on a binary channel'));
+      return;
+    }
+    const buffer = data as Buffer;
+    const message = new Uint8Array(buffer.buffer, buffer.byteOffset, buffer.byteLength);
+    if (this.#messageHandler && this.#inbox.length === 0) {
+      this.#messageHandler(message);
+      return;
+    }
+    this.#inbox.push(message);
+    // Bounds what is kept: the peer's sends back up until a handler is there.
+    if (!this.#socket.isPaused) this.#socket.pause();
+  }
+
+  #deliverInbox(): void {
+    while (this.#inbox.length > 0 && this.#messageHandler && !this.#closing) {
+      this.#messageHandler(this.#inbox.shift()!);
+    }
+    if (this.#socket.isPaused) this.#socket.resume();
+    if (this.#ended) this.#reportEnd();
+  }
+
+  #end(code: number, reason: string): void {
+    this.#finish(this.#failure ?? (code === 1000 ? undefined : errorOfClose(code, reason)));
+  }
+
+  #finish(error: Error | undefined): void {
+    if (this.#ended) return;
+    this.#ended = { error };
+    this.#reportEnd();
+  }
+
+  /** After the messages that came before it. */
+  #reportEnd(): void {
+    if (!this.#ended || !this.#closeHandler || (this.#inbox.length > 0 && !this.#closing)) return;
+    const handler = this.#closeHandler;
+    this.#closeHandler = undefined;
+    handler(this.#ended.error);
+  }
+}
+
+/** What could not be sent is told by the close event; a callback keeps `ws` from throwing it. */
+function ignoreSendError(): void {}
+
+/** What `ws` found wrong with the peer's frames has a code of its own; the rest is the network. */
+function errorOfSocket(error: Error): PageliteError {
+  const broken = String((error as NodeJS.ErrnoException).code).startsWith('WS_ERR_');
+  return new PageliteError(
+    broken ? 'invalid' : 'unavailable',
+    `connection failed: ${error.message}`,
+    {},
+    { cause: error },
+  );
+}
+
+function closeCodeOf(error: Error): number {
+  return isPageliteError(error) ? errorCodeBase + errorKinds.indexOf(error.kind) : 1011;
+}
+
+function errorOfClose(code: number, reason: string): PageliteError {
+  const kind: ErrorKind = errorKinds[code - errorCodeBase] ?? 'unavailable';
+  return new PageliteError(kind, reason || `connection ended without a close (code ${code})`, { code });
+}
+
+function shorten(text: string): string {
+  const bytes = Buffer.from(text);
+  if (bytes.length <= reasonBytesMax) return text;
+  // Cut between characters.
+  let end = reasonBytesMax;
+  while (end > 0 && (bytes[end]! & 0xc0) === 0x80) end--;
+  return bytes.subarray(0, end).toString();
+}
