@@ -50,9 +50,30 @@ export const reconnectPauseMaxMs = 2_000;
 export const channelSilenceMaxMs = waitLsnTimeoutMs + 15_000;
 /** A connection must say hello within this time. */
 export const pagestreamHelloTimeoutMs = 15_000;
+/** Entries of a term history: one per election that wrote, so years of a compute that restarts every minute. Bounds what a peer makes us read. */
+export const termHistoryEntriesMax = 1_000_000;
+/** WAL of one proposer that a safekeeper has received and not made durable: above what a correct proposer has in flight. */
+export const walUnsyncedBytesMax = 2 * walInFlightBytesMax;
+/** The newest WAL of a timeline that a safekeeper keeps in memory, so that those who follow it cost no disk reads. */
+export const walTailCacheBytesMax = 4 * 1024 * 1024;
+/** WAL a safekeeper sends to one reader ahead of what that reader says it has consumed. */
+export const walReaderWindowBytes = 8 * 1024 * 1024;
+/** A WAL segment file is filled with zeros ahead of its end in steps of this size: a commit then overwrites blocks that exist. */
+export const walZeroFillBytes = 1024 * 1024;
+/** How far a safekeeper's stored commitLsn may lag before it is stored again; bounds what a restart has to scan. */
+export const commitLsnLagBytesMax = walSegmentSize;
+/** A proposer asks each quiet safekeeper for a sign of life this often, and gives up a connection that is silent for the second time. */
+export const proposerHeartbeatMs = 1_000;
+export const safekeeperSilenceMaxMs = 10_000;
 
 assert(pagesPerRequestMax * pageSize <= channelMessageBytesMax);
 assert(walSegmentSize % pageSize === 0);
 assert(keysPerRequestMax * 18 + 64 <= pagestreamRequestBytesMax);
 assert(basebackupChunkBytes + 64 <= channelMessageBytesMax);
 assert(waitLsnTimeoutMs < channelSilenceMaxMs);
+assert(walMessageBytesMax + 64 <= channelMessageBytesMax);
+assert(walMessageBytesMax <= walReaderWindowBytes);
+assert(walInFlightBytesMax < walUnsyncedBytesMax);
+assert(walSegmentSize % walZeroFillBytes === 0);
+assert(termHistoryEntriesMax * 16 + 128 <= channelMessageBytesMax);
+assert(proposerHeartbeatMs * 2 < safekeeperSilenceMaxMs);
