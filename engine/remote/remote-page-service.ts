@@ -197,8 +197,8 @@ export class RemotePageService implements PageService {
     const { clock, log, connect } = this.#options;
     const pauseMs = this.#pauseMs();
     this.#attempts++;
-    if (pauseMs > 0) await clock.sleep(pauseMs, this.#closing.signal);
     try {
+      if (pauseMs > 0) await clock.sleep(pauseMs, this.#closing.signal);
       const link = await this.#hello(await connect());
       this.#link = link;
       return link;

@@ -55,6 +55,8 @@ class PagestreamConnection {
   #helloTimer: NodeJS.Timeout | undefined;
   #service: Promise<PageService> | undefined;
   #timeline: TenantTimelineId | undefined;
+  /** The last of those that wait for the peer to read. */
+  #drain: Promise<void> | undefined;
   #closed = false;
 
   constructor(channel: Channel, host: PagestreamHost, peer: string) {
@@ -151,13 +153,21 @@ class PagestreamConnection {
     }
   }
 
-  /** Waits while the peer does not read what it asked for. A Channel has no drain event, and this is rare: it is polled. */
+  /** Waits while the peer does not read what it asked for, in the order of the calls. */
   async #drained(signal: AbortSignal): Promise<void> {
     signal.throwIfAborted();
-    while (this.#channel.bufferedBytes > pagestreamUnsentBytesMax) {
-      await sleep(5, undefined, { ref: false });
-      signal.throwIfAborted();
-    }
+    if (this.#drain === undefined && this.#channel.bufferedBytes <= pagestreamUnsentBytesMax) return;
+    const mine = this.#waitForDrain(this.#drain);
+    this.#drain = mine;
+    await mine;
+    if (this.#drain === mine) this.#drain = undefined;
+    signal.throwIfAborted();
+  }
+
+  /** A Channel has no drain event, and this is rare: it is polled. */
+  async #waitForDrain(before: Promise<void> | undefined): Promise<void> {
+    await before;
+    while (!this.#closed && this.#channel.bufferedBytes > pagestreamUnsentBytesMax) await sleep(5);
   }
 
   #send(response: PagestreamResponse): void {
