@@ -249,7 +249,7 @@ export class ChannelRpc<Response> {
         return;
       }
       try {
-        await this.#clock.sleep(silenceMaxMs - quietMs, signal);
+        await this.#clock.sleep(Math.max(1, silenceMaxMs - quietMs), signal);
       } catch {
         return; // The channel has ended.
       }

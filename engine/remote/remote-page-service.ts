@@ -236,7 +236,7 @@ export class RemotePageService implements PageService {
   #pauseMs(): number {
     if (this.#attempts === 0) return 0;
     const wholeMs = Math.min(reconnectPauseMaxMs, reconnectPauseMinMs * 2 ** Math.min(this.#attempts - 1, 20));
-    return wholeMs * (0.5 + 0.5 * this.#options.random.next());
+    return Math.ceil(wholeMs * (0.5 + 0.5 * this.#options.random.next()));
   }
 }
 
