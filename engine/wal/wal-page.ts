@@ -1,0 +1,87 @@
+/**
+ * WAL page and segment headers, and arithmetic over them.
+ *
+ * The WAL is 8 kB pages in 16 MB segment files. Every page begins with a header; a segment's first page has a long one. Records lie
+ * between the headers, 8-byte aligned, and continue over them. Format: PostgreSQL src/include/access/xlog_internal.h.
+ *
+ *   | bytes | field        |                                                            |
+ *   |-------|--------------|------------------------------------------------------------|
+ *   | 0-1   | xlp_magic    | 0xD118 for PostgreSQL 18                                   |
+ *   | 2-3   | xlp_info     | flags below                                                |
+ *   | 4-7   | xlp_tli      | PostgreSQL timeline, always 1 here                         |
+ *   | 8-15  | xlp_pageaddr | LSN of the page                                            |
+ *   | 16-19 | xlp_rem_len  | bytes of the record that continues from the page before    |
+ *   | 24-31 | xlp_sysid    | long header only: system identifier of pg_control          |
+ *   | 32-35 | xlp_seg_size | long header only                                           |
+ *   | 36-39 | xlp_xlog_blcksz | long header only                                        |
+ */
+import { pageSize, walSegmentSize } from '../limits.ts';
+import { type Lsn, writeLsn } from '../model/lsn.ts';
+
+export const walPageMagic = 0xd118;
+export const shortHeaderBytes = 24;
+export const longHeaderBytes = 40;
+
+/** The page starts with the rest of a record from the page before. */
+export const firstIsContrecord = 0x0001;
+export const longHeader = 0x0002;
+/** Later backup blocks are missing; no effect on decoding. */
+export const bkpRemovable = 0x0004;
+/** The record that was to continue here was abandoned: a new record starts instead. */
+export const firstIsOverwriteContrecord = 0x0008;
+export const allHeaderFlags = 0x000f;
+
+/** Bytes of the header at page start `lsn`. */
+export function headerBytesAt(lsn: number): number {
+  return lsn % walSegmentSize === 0 ? longHeaderBytes : shortHeaderBytes;
+}
+
+/** Where a record that follows position `lsn` starts: aligned, and past the page header if that is where it falls. */
+export function nextRecordStart(lsn: number): Lsn {
+  const rest = lsn % 8;
+  const aligned = rest === 0 ? lsn : lsn + 8 - rest;
+  return (aligned % pageSize === 0 ? aligned + headerBytesAt(aligned) : aligned) as Lsn;
+}
+
+export const pageStart = (lsn: number): Lsn => (lsn - (lsn % pageSize)) as Lsn;
+export const segmentStart = (lsn: number): Lsn => (lsn - (lsn % walSegmentSize)) as Lsn;
+
+/** File name of the segment that holds `lsn`, on PostgreSQL timeline 1. */
+export function segmentFileName(lsn: number): string {
+  const number = Math.floor(lsn / walSegmentSize);
+  const perId = 4294967296 / walSegmentSize;
+  const hex = (n: number) => n.toString(16).toUpperCase().padStart(8, '0');
+  return `00000001${hex(Math.floor(number / perId))}${hex(number % perId)}`;
+}
+
+/** The first LSN of the segment that a file name stands for, or null if it is no segment's name. */
+export function parseSegmentFileName(name: string): Lsn | null {
+  const match = /^[0-9A-F]{8}([0-9A-F]{8})([0-9A-F]{8})$/.exec(name);
+  if (!match) return null;
+  const perId = 4294967296 / walSegmentSize;
+  const low = Number.parseInt(match[2]!, 16);
+  if (low >= perId) return null;
+  return ((Number.parseInt(match[1]!, 16) * perId + low) * walSegmentSize) as Lsn;
+}
+
+/** Writes the header of the page at `lsn` into `view` at `offset`; returns its length. */
+export function writePageHeader(
+  view: DataView,
+  offset: number,
+  lsn: Lsn,
+  systemIdentifier: bigint,
+  remLen = 0,
+): number {
+  const long = lsn % walSegmentSize === 0;
+  view.setUint16(offset, walPageMagic, true);
+  view.setUint16(offset + 2, (long ? longHeader : 0) | (remLen > 0 ? firstIsContrecord : 0), true);
+  view.setUint32(offset + 4, 1, true);
+  writeLsn(view, offset + 8, lsn);
+  view.setUint32(offset + 16, remLen, true);
+  view.setUint32(offset + 20, 0, true);
+  if (!long) return shortHeaderBytes;
+  view.setBigUint64(offset + 24, systemIdentifier, true);
+  view.setUint32(offset + 32, walSegmentSize, true);
+  view.setUint32(offset + 36, pageSize, true);
+  return longHeaderBytes;
+}
