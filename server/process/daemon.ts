@@ -6,6 +6,7 @@
  * parted. One that ends before that is a failed start, and its last log lines are in the error. The far side is process/run-process.ts.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -58,13 +59,21 @@ export async function startDaemon(options: DaemonOptions): Promise<StartedDaemon
     const info = await readiness(child, options, logStart);
     return { pid: child.pid!, info };
   } catch (error) {
-    child.kill('SIGKILL');
+    await killed(child);
     throw error;
   } finally {
     child.removeAllListeners();
     if (child.connected) child.disconnect();
     child.unref();
   }
+}
+
+/** A failed start leaves no process behind. */
+async function killed(child: ChildProcess): Promise<void> {
+  if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return;
+  const exit = once(child, 'exit');
+  child.kill('SIGKILL');
+  await exit;
 }
 
 function readiness(child: ChildProcess, options: DaemonOptions, logStart: number): Promise<StartedDaemon['info']> {

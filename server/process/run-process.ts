@@ -53,6 +53,7 @@ export async function runProcess(
   } catch (error) {
     const stack = isPageliteError(error) ? undefined : error instanceof Error ? error.stack : undefined;
     log.error(`${name} failed`, { error: messageOf(error), stack });
+    pidFile?.release();
     await tellStarterLast(error);
     exit(1);
   }
