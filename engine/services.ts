@@ -152,8 +152,10 @@ export interface WalService {
   /**
    * Committed WAL from `startLsn` on, without end, following commitLsn. Ends when the signal fires. Rejects `notFound` (no such timeline
    * here yet), `invalid` (startLsn below what is held or past its end), `corrupt` (a stored segment is damaged: names it).
+   * `startLsn` is where a record ends. With a term (a proposer that brings another safekeeper up to date) also what is not committed yet,
+   * as long as that term rules here: `fenced` after that.
    */
-  readWal(id: TenantTimelineId, startLsn: Lsn, signal: AbortSignal): AsyncIterable<WalChunk>;
+  readWal(id: TenantTimelineId, startLsn: Lsn, signal: AbortSignal, term?: number): AsyncIterable<WalChunk>;
   getStatus(id: TenantTimelineId): Promise<SafekeeperTimelineStatus | null>;
 }
 

@@ -6,7 +6,6 @@
  * that have an entry of the same term are equal up to the end of what they share of that term: the rule that all of this rests on
  * (Neon's RFC 013 and safekeeper/spec/ProposerAcceptorStatic.tla).
  */
-import { assert } from '../assert.ts';
 import { PageliteError } from '../errors.ts';
 import { formatLsn, type Lsn } from './lsn.ts';
 
@@ -48,7 +47,7 @@ export function checkTermHistory(history: TermHistory): void {
 
 /**
  * Where an acceptor's log (its history up to its end, `acceptorEnd`) leaves the proposer's, whose own end is open. Null if they have
- * no term in common.
+ * no term in common; throws `invalid` if a common term starts at two places.
  */
 export function highestCommonLsn(proposer: TermHistory, acceptor: TermHistory, acceptorEnd: Lsn): Lsn | null {
   let common = -1;
@@ -58,11 +57,13 @@ export function highestCommonLsn(proposer: TermHistory, acceptor: TermHistory, a
     proposer[common + 1]!.term === acceptor[common + 1]!.term
   ) {
     common++;
-    // Same term, same proposer, same start: anything else is two proposers in one term.
-    assert(
-      proposer[common]!.lsn === acceptor[common]!.lsn,
-      `term ${proposer[common]!.term} starts at two LSNs: ${formatTermHistory(proposer)} and ${formatTermHistory(acceptor)}`,
-    );
+    // Same term, same proposer, same start: anything else is two proposers in one term, or a peer that lies.
+    if (proposer[common]!.lsn !== acceptor[common]!.lsn) {
+      throw new PageliteError(
+        'invalid',
+        `term ${proposer[common]!.term} starts at two LSNs: ${formatTermHistory(proposer)} and ${formatTermHistory(acceptor)}`,
+      );
+    }
   }
   if (common < 0) return null;
   const acceptorTermEnd = acceptor[common + 1]?.lsn ?? acceptorEnd;

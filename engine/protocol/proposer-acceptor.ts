@@ -5,26 +5,26 @@
  * message. In order: greeting and its answer, vote request and its answer, `proposerElected` (no answer), then append requests, each
  * answered once it is durable; several may be answered by one answer. Neon's messages without membership configurations.
  *
- *   | bytes  | field    |                                               |
- *   |--------|----------|-----------------------------------------------|
- *   | 0      | tag      | `messageTag`                                  |
- *   | 1      | version  | `proposerAcceptorVersion`                     |
- *   | 2..3   | reserved | 0                                             |
- *   | 4..7   | length   | of the body                                   |
- *   | 8..11  | crc32c   | of bytes 0..7 followed by the body            |
- *   | 12..   | body     | by tag: docs/formats.md                       |
+ * The frame is protocol/message-frame.ts; bodies by tag are in docs/formats.md.
  *
- * Invariants: bytes are decoded whole or refused (`invalid`: broken protocol, `corrupt`: wrong checksum); the layouts of the header, of
- * `proposerGreeting`'s magic and version, and of `error` never change, so that two versions can tell each other so.
+ * Invariant: bytes are decoded whole or refused (`invalid`: broken protocol, `corrupt`: wrong checksum).
  */
 import { unreachable } from '../assert.ts';
-import { crc32c } from '../crc32c.ts';
-import { type ErrorJson, PageliteError } from '../errors.ts';
-import { channelMessageBytesMax, termHistoryEntriesMax, walMessageBytesMax } from '../limits.ts';
+import { PageliteError } from '../errors.ts';
+import { termHistoryEntriesMax, walMessageBytesMax } from '../limits.ts';
 import type { NodeId, TenantId, TenantTimelineId, TimelineId } from '../model/ids.ts';
 import type { Lsn } from '../model/lsn.ts';
 import { checkTermHistory, type Term, type TermHistory, type TermSwitch } from '../model/term.ts';
-import { ByteReader, ByteWriter } from './byte-codec.ts';
+import type { ByteReader, ByteWriter } from './byte-codec.ts';
+import {
+  beginMessage,
+  finishMessage,
+  messageHeaderBytes,
+  openMessage,
+  readErrorBody,
+  sealMessage,
+  writeErrorBody,
+} from './message-frame.ts';
 import { proposerAcceptorVersion } from './version.ts';
 
 /** 32 hex digits, drawn anew by each proposer. Two proposers never share one: votes are repeated to the id that got them. */
@@ -123,18 +123,22 @@ export const messageTag = {
 
 /** `PLPA` as bytes: opens the greeting. */
 const greetingMagic = 0x41504c50;
-export const messageHeaderBytes = 12;
 /** Fixed fields of an append request before its WAL. */
 export const appendHeaderBytes = messageHeaderBytes + 28;
 
-const utf8 = new TextEncoder();
+const frame = {
+  what: 'proposer-acceptor',
+  version: proposerAcceptorVersion,
+  errorTag: messageTag.error,
+} as const;
 
 export function encodeProposerMessage(message: ProposerMessage): Uint8Array {
   switch (message.kind) {
     case 'proposerGreeting':
-      return seal(
+      return sealMessage(
+        frame,
         messageTag.proposerGreeting,
-        begin(72)
+        beginMessage(72)
           .u32(greetingMagic)
           .u32(message.version)
           .id(message.timeline.tenantId)
@@ -145,18 +149,19 @@ export function encodeProposerMessage(message: ProposerMessage): Uint8Array {
           .u32(message.walSegmentBytes),
       );
     case 'voteRequest':
-      return seal(messageTag.voteRequest, begin(24).u53(message.term).id(message.proposerId));
+      return sealMessage(frame, messageTag.voteRequest, beginMessage(24).u53(message.term).id(message.proposerId));
     case 'proposerElected': {
       const { termHistory } = message;
-      const out = begin(20 + 16 * termHistory.length)
+      const out = beginMessage(20 + 16 * termHistory.length)
         .u53(message.term)
         .u53(message.startStreamingAt);
-      return seal(messageTag.proposerElected, writeHistory(out, termHistory));
+      return sealMessage(frame, messageTag.proposerElected, writeHistory(out, termHistory));
     }
     case 'appendRequest':
-      return seal(
+      return sealMessage(
+        frame,
         messageTag.appendRequest,
-        begin(28 + message.bytes.length)
+        beginMessage(28 + message.bytes.length)
           .u53(message.term)
           .u53(message.beginLsn)
           .u53(message.commitLsn)
@@ -170,14 +175,13 @@ export function encodeProposerMessage(message: ProposerMessage): Uint8Array {
 
 /** Throws `invalid` or `corrupt` on anything that is not a well-formed message of a proposer. */
 export function decodeProposerMessage(message: Uint8Array): ProposerMessage {
-  const tag = open(message);
+  const { tag, reader } = openMessage(frame, message);
   switch (tag) {
     case messageTag.proposerGreeting: {
-      const reader = new ByteReader(message, 'proposer greeting', messageHeaderBytes);
       if (reader.u32() !== greetingMagic) throw reader.invalid('wrong magic: the peer is not a proposer');
       const version = reader.u32();
-      if (version !== proposerAcceptorVersion) throw wrongVersion(version);
-      return finish(reader, {
+      if (version !== proposerAcceptorVersion) throw reader.invalid(`version ${version}`);
+      return finishMessage(reader, {
         kind: 'proposerGreeting',
         version,
         timeline: { tenantId: reader.id() as TenantId, timelineId: reader.id() as TimelineId },
@@ -188,19 +192,20 @@ export function decodeProposerMessage(message: Uint8Array): ProposerMessage {
       });
     }
     case messageTag.voteRequest: {
-      const reader = new ByteReader(message, 'vote request', messageHeaderBytes);
-      return finish(reader, { kind: 'voteRequest', term: readTerm(reader), proposerId: reader.id() as ProposerId });
+      return finishMessage(reader, {
+        kind: 'voteRequest',
+        term: readTerm(reader),
+        proposerId: reader.id() as ProposerId,
+      });
     }
     case messageTag.proposerElected: {
-      const reader = new ByteReader(message, 'proposer elected', messageHeaderBytes);
       const term = readTerm(reader);
       const startStreamingAt = reader.lsn();
       const termHistory = readHistory(reader);
       if (termHistory.at(-1)?.term !== term) throw reader.invalid(`the term history does not end with term ${term}`);
-      return finish(reader, { kind: 'proposerElected', term, startStreamingAt, termHistory });
+      return finishMessage(reader, { kind: 'proposerElected', term, startStreamingAt, termHistory });
     }
     case messageTag.appendRequest: {
-      const reader = new ByteReader(message, 'append request', messageHeaderBytes);
       const term = readTerm(reader);
       const beginLsn = reader.lsn();
       const commitLsn = reader.lsn();
@@ -210,7 +215,7 @@ export function decodeProposerMessage(message: Uint8Array): ProposerMessage {
       if (length > walMessageBytesMax)
         throw reader.invalid(`${length} bytes of WAL: the limit is ${walMessageBytesMax}`);
       if (!Number.isSafeInteger(beginLsn + length)) throw reader.invalid('WAL past the last LSN');
-      return finish(reader, {
+      return finishMessage(reader, {
         kind: 'appendRequest',
         term,
         beginLsn,
@@ -227,26 +232,29 @@ export function decodeProposerMessage(message: Uint8Array): ProposerMessage {
 export function encodeAcceptorMessage(message: AcceptorMessage): Uint8Array {
   switch (message.kind) {
     case 'acceptorGreeting':
-      return seal(messageTag.acceptorGreeting, begin(32).u53(message.nodeId).u53(message.term).id(message.ruler));
+      return sealMessage(
+        frame,
+        messageTag.acceptorGreeting,
+        beginMessage(32).u53(message.nodeId).u53(message.term).id(message.ruler),
+      );
     case 'voteResponse': {
-      const out = begin(56 + 16 * message.termHistory.length)
+      const out = beginMessage(56 + 16 * message.termHistory.length)
         .u53(message.term)
         .id(message.ruler)
         .u32(message.voteGiven ? 1 : 0)
         .u53(message.flushLsn)
         .u53(message.commitLsn)
         .u53(message.startLsn);
-      return seal(messageTag.voteResponse, writeHistory(out, message.termHistory));
+      return sealMessage(frame, messageTag.voteResponse, writeHistory(out, message.termHistory));
     }
     case 'appendResponse':
-      return seal(
+      return sealMessage(
+        frame,
         messageTag.appendResponse,
-        begin(40).u53(message.term).id(message.ruler).u53(message.flushLsn).u53(message.commitLsn),
+        beginMessage(40).u53(message.term).id(message.ruler).u53(message.flushLsn).u53(message.commitLsn),
       );
-    case 'error': {
-      const text = utf8.encode(JSON.stringify(message.error.toJSON()));
-      return seal(messageTag.error, begin(text.length).put(text));
-    }
+    case 'error':
+      return sealMessage(frame, messageTag.error, writeErrorBody(message.error));
     default:
       return unreachable(message);
   }
@@ -254,12 +262,11 @@ export function encodeAcceptorMessage(message: AcceptorMessage): Uint8Array {
 
 /** Throws `invalid` or `corrupt` on anything that is not a well-formed message of an acceptor. */
 export function decodeAcceptorMessage(message: Uint8Array): AcceptorMessage {
-  const tag = open(message);
+  const { tag, reader } = openMessage(frame, message);
   switch (tag) {
     case messageTag.acceptorGreeting: {
-      const reader = new ByteReader(message, 'acceptor greeting', messageHeaderBytes);
       const nodeId = reader.u53() as NodeId;
-      return finish(reader, {
+      return finishMessage(reader, {
         kind: 'acceptorGreeting',
         nodeId,
         term: readTerm(reader),
@@ -267,12 +274,11 @@ export function decodeAcceptorMessage(message: Uint8Array): AcceptorMessage {
       });
     }
     case messageTag.voteResponse: {
-      const reader = new ByteReader(message, 'vote response', messageHeaderBytes);
       const term = readTerm(reader);
       const ruler = reader.id() as ProposerId;
       const flags = reader.u32();
       if (flags > 1) throw reader.invalid(`flags ${flags}`);
-      return finish(reader, {
+      return finishMessage(reader, {
         kind: 'voteResponse',
         term,
         ruler,
@@ -284,8 +290,7 @@ export function decodeAcceptorMessage(message: Uint8Array): AcceptorMessage {
       });
     }
     case messageTag.appendResponse: {
-      const reader = new ByteReader(message, 'append response', messageHeaderBytes);
-      return finish(reader, {
+      return finishMessage(reader, {
         kind: 'appendResponse',
         term: readTerm(reader),
         ruler: reader.id() as ProposerId,
@@ -294,8 +299,7 @@ export function decodeAcceptorMessage(message: Uint8Array): AcceptorMessage {
       });
     }
     case messageTag.error: {
-      const reader = new ByteReader(message, 'error message', messageHeaderBytes);
-      return finish(reader, { kind: 'error', error: readError(reader) });
+      return finishMessage(reader, { kind: 'error', error: readErrorBody(reader) });
     }
     default:
       throw new PageliteError('invalid', `no message of an acceptor has tag ${tag}`, { tag });
@@ -320,74 +324,4 @@ function readHistory(reader: ByteReader): TermHistory {
   for (let i = 0; i < count; i++) history.push({ term: readTerm(reader), lsn: reader.lsn() });
   checkTermHistory(history);
   return history;
-}
-
-function readError(reader: ByteReader): PageliteError {
-  const text = reader.text(reader.remaining);
-  let json: ErrorJson;
-  try {
-    json = JSON.parse(text) as ErrorJson;
-  } catch {
-    throw reader.invalid('not JSON');
-  }
-  return PageliteError.fromJSON(json);
-}
-
-function finish<T>(reader: ByteReader, message: T): T {
-  reader.end();
-  return message;
-}
-
-function wrongVersion(version: number): PageliteError {
-  return new PageliteError(
-    'invalid',
-    `the peer speaks version ${version} of the proposer-acceptor protocol, this is version ${proposerAcceptorVersion}`,
-    { version },
-  );
-}
-
-// The header
-
-function begin(bodyBytes: number): ByteWriter {
-  return new ByteWriter(messageHeaderBytes + bodyBytes, messageHeaderBytes);
-}
-
-/** Fills the header of a message whose body is complete. */
-function seal(tag: number, body: ByteWriter): Uint8Array {
-  const message = body.finish();
-  const view = new DataView(message.buffer);
-  view.setUint8(0, tag);
-  view.setUint8(1, proposerAcceptorVersion);
-  view.setUint32(4, message.length - messageHeaderBytes, true);
-  view.setUint32(8, checksum(message), true);
-  return message;
-}
-
-function checksum(message: Uint8Array): number {
-  return crc32c(message, messageHeaderBytes, message.length, crc32c(message, 0, 8));
-}
-
-/** Checks everything about a message that does not depend on its tag, and returns that. */
-function open(message: Uint8Array): number {
-  const malformed = (problem: string) =>
-    new PageliteError('invalid', `malformed proposer-acceptor message: ${problem}`, { length: message.length });
-  if (message.length < messageHeaderBytes) throw malformed(`cut short: ${message.length} bytes`);
-  if (message.length > channelMessageBytesMax) throw malformed(`${message.length} bytes`);
-  const view = new DataView(message.buffer, message.byteOffset, message.byteLength);
-  const tag = view.getUint8(0);
-  const version = view.getUint8(1);
-  if (version !== proposerAcceptorVersion && tag !== messageTag.proposerGreeting && tag !== messageTag.error) {
-    throw wrongVersion(version);
-  }
-  if (view.getUint16(2, true) !== 0) throw malformed('reserved bytes are not zero');
-  const bodyBytes = view.getUint32(4, true);
-  if (bodyBytes !== message.length - messageHeaderBytes) {
-    throw malformed(`${message.length - messageHeaderBytes} bytes of body where its header says ${bodyBytes}`);
-  }
-  const expected = view.getUint32(8, true);
-  const actual = checksum(message);
-  if (actual !== expected) {
-    throw new PageliteError('corrupt', 'wrong checksum of a proposer-acceptor message', { expected, actual });
-  }
-  return tag;
 }

@@ -1,0 +1,173 @@
+/**
+ * The WAL stream protocol: what a WalService offers to readers, spoken over a Channel (W4 of the write path).
+ *
+ * Spoken by remote/remote-wal-service.ts (client) and remote/wal-stream-handler.ts (server). A connection is for one request, its first
+ * message: `readWal` is answered by chunks without end, `getStatus` by one `status`. The reader says how far it has consumed
+ * (`consumed`); the sender keeps at most `walReaderWindowBytes` ahead of that. `error` is a server's last message.
+ *
+ *   | bytes  | field    |                                               |
+ *   |--------|----------|-----------------------------------------------|
+ *   | 0      | tag      | `walStreamTag`                                |
+ *   | 1      | version  | `walStreamVersion`                            |
+ *   | 2..3   | reserved | 0                                             |
+ *   | 4..7   | length   | of the body                                   |
+ *   | 8..11  | crc32c   | of bytes 0..7 followed by the body            |
+ *   | 12..   | body     | by tag: docs/formats.md                       |
+ *
+ * Invariant: bytes are decoded whole or refused; the layouts of the header and of `error` never change.
+ */
+import { unreachable } from '../assert.ts';
+import { PageliteError } from '../errors.ts';
+import { termHistoryEntriesMax, walMessageBytesMax } from '../limits.ts';
+import type { TenantId, TenantTimelineId, TimelineId } from '../model/ids.ts';
+import type { Lsn } from '../model/lsn.ts';
+import type { SafekeeperTimelineStatus, WalChunk } from '../services.ts';
+import type { ByteReader } from './byte-codec.ts';
+import {
+  beginMessage,
+  finishMessage,
+  openMessage,
+  readErrorBody,
+  sealMessage,
+  writeErrorBody,
+} from './message-frame.ts';
+import { walStreamVersion } from './version.ts';
+
+export type WalStreamRequest =
+  | {
+      readonly kind: 'readWal';
+      readonly timeline: TenantTimelineId;
+      readonly startLsn: Lsn;
+      /** Uncommitted WAL, too, as long as this term rules; null: committed WAL only. */
+      readonly term: number | null;
+    }
+  | { readonly kind: 'getStatus'; readonly timeline: TenantTimelineId }
+  | { readonly kind: 'consumed'; readonly lsn: Lsn };
+
+export type WalStreamResponse =
+  | { readonly kind: 'chunk'; readonly chunk: WalChunk }
+  | { readonly kind: 'status'; readonly status: SafekeeperTimelineStatus | null }
+  | { readonly kind: 'error'; readonly error: PageliteError };
+
+export const walStreamTag = {
+  readWal: 1,
+  getStatus: 2,
+  consumed: 3,
+  chunk: 129,
+  status: 130,
+  error: 131,
+} as const;
+
+const frame = { what: 'WAL stream', version: walStreamVersion, errorTag: walStreamTag.error } as const;
+
+export function encodeWalStreamRequest(request: WalStreamRequest): Uint8Array {
+  switch (request.kind) {
+    case 'readWal':
+      return sealMessage(
+        frame,
+        walStreamTag.readWal,
+        beginMessage(52)
+          .id(request.timeline.tenantId)
+          .id(request.timeline.timelineId)
+          .u53(request.startLsn)
+          .u32(request.term === null ? 0 : 1)
+          .u53(request.term ?? 0),
+      );
+    case 'getStatus': {
+      const { tenantId, timelineId } = request.timeline;
+      return sealMessage(frame, walStreamTag.getStatus, beginMessage(32).id(tenantId).id(timelineId));
+    }
+    case 'consumed':
+      return sealMessage(frame, walStreamTag.consumed, beginMessage(8).u53(request.lsn));
+    default:
+      return unreachable(request);
+  }
+}
+
+/** Throws `invalid` or `corrupt` on anything that is not a well-formed request. */
+export function decodeWalStreamRequest(message: Uint8Array): WalStreamRequest {
+  const { tag, reader } = openMessage(frame, message);
+  switch (tag) {
+    case walStreamTag.readWal: {
+      const timeline = readTimeline(reader);
+      const startLsn = reader.lsn();
+      const flags = reader.u32();
+      if (flags > 1) throw reader.invalid(`flags ${flags}`);
+      const term = reader.u53();
+      return finishMessage(reader, { kind: 'readWal', timeline, startLsn, term: flags === 1 ? term : null });
+    }
+    case walStreamTag.getStatus:
+      return finishMessage(reader, { kind: 'getStatus', timeline: readTimeline(reader) });
+    case walStreamTag.consumed:
+      return finishMessage(reader, { kind: 'consumed', lsn: reader.lsn() });
+    default:
+      throw new PageliteError('invalid', `no request of a WAL reader has tag ${tag}`, { tag });
+  }
+}
+
+export function encodeWalStreamResponse(response: WalStreamResponse): Uint8Array {
+  switch (response.kind) {
+    case 'chunk': {
+      const { startLsn, commitLsn, bytes } = response.chunk;
+      const out = beginMessage(16 + bytes.length)
+        .u53(startLsn)
+        .u53(commitLsn)
+        .put(bytes);
+      return sealMessage(frame, walStreamTag.chunk, out);
+    }
+    case 'status': {
+      const { status } = response;
+      if (status === null) return sealMessage(frame, walStreamTag.status, beginMessage(0));
+      const out = beginMessage(36 + 16 * status.termHistory.length)
+        .u53(status.term)
+        .u53(status.flushLsn)
+        .u53(status.commitLsn)
+        .u53(status.startLsn)
+        .u32(status.termHistory.length);
+      for (const [term, lsn] of status.termHistory) out.u53(term).u53(lsn);
+      return sealMessage(frame, walStreamTag.status, out);
+    }
+    case 'error':
+      return sealMessage(frame, walStreamTag.error, writeErrorBody(response.error));
+    default:
+      return unreachable(response);
+  }
+}
+
+/** Throws `invalid` or `corrupt` on anything that is not a well-formed response. A chunk's bytes are a view of `message`. */
+export function decodeWalStreamResponse(message: Uint8Array): WalStreamResponse {
+  const { tag, reader } = openMessage(frame, message);
+  switch (tag) {
+    case walStreamTag.chunk: {
+      const startLsn = reader.lsn();
+      const commitLsn = reader.lsn();
+      const length = reader.remaining;
+      if (length > walMessageBytesMax)
+        throw reader.invalid(`${length} bytes of WAL: the limit is ${walMessageBytesMax}`);
+      return finishMessage(reader, { kind: 'chunk', chunk: { startLsn, commitLsn, bytes: reader.bytes(length) } });
+    }
+    case walStreamTag.status:
+      if (reader.remaining === 0) return { kind: 'status', status: null };
+      return finishMessage(reader, { kind: 'status', status: readStatus(reader) });
+    case walStreamTag.error:
+      return finishMessage(reader, { kind: 'error', error: readErrorBody(reader) });
+    default:
+      throw new PageliteError('invalid', `no answer to a WAL reader has tag ${tag}`, { tag });
+  }
+}
+
+function readTimeline(reader: ByteReader): TenantTimelineId {
+  return { tenantId: reader.id() as TenantId, timelineId: reader.id() as TimelineId };
+}
+
+function readStatus(reader: ByteReader): SafekeeperTimelineStatus {
+  const term = reader.u53();
+  const flushLsn = reader.lsn();
+  const commitLsn = reader.lsn();
+  const startLsn = reader.lsn();
+  const count = reader.u32();
+  if (count > termHistoryEntriesMax) throw reader.invalid(`${count} terms: the limit is ${termHistoryEntriesMax}`);
+  const termHistory: [number, Lsn][] = [];
+  for (let i = 0; i < count; i++) termHistory.push([reader.u53(), reader.lsn()]);
+  return { term, flushLsn, commitLsn, startLsn, termHistory };
+}

@@ -1,0 +1,111 @@
+/**
+ * The server's side of the WAL stream protocol: one connection of a reader to a WalService (W4 of the write path). Called by
+ * server/safekeeper/safekeeper-server.ts for each connection; the client is remote/remote-wal-service.ts.
+ *
+ * Invariants: at most `walReaderWindowBytes` are sent ahead of what the reader says it has consumed, and WAL is read only when there is
+ * room; when the channel ends, reading ends; a message out of order ends the connection with an error, and nothing else.
+ */
+import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
+import { walReaderWindowBytes } from '../limits.ts';
+import type { Lsn } from '../model/lsn.ts';
+import {
+  decodeWalStreamRequest,
+  encodeWalStreamResponse,
+  type WalStreamRequest,
+  type WalStreamResponse,
+} from '../protocol/wal-stream.ts';
+import type { Channel, WalService } from '../services.ts';
+
+export function serveWalStream(channel: Channel, service: WalService): void {
+  new WalStreamHandler(channel, service);
+}
+
+class WalStreamHandler {
+  readonly #channel: Channel;
+  readonly #service: WalService;
+  readonly #ended = new AbortController();
+  #started = false;
+  #sentLsn = 0;
+  #consumedLsn = 0;
+  #wake: (() => void) | null = null;
+
+  constructor(channel: Channel, service: WalService) {
+    this.#channel = channel;
+    this.#service = service;
+    channel.onMessage((bytes) => this.#receive(bytes));
+    channel.onClose(() => this.#end());
+  }
+
+  #receive(bytes: Uint8Array): void {
+    if (this.#ended.signal.aborted) return;
+    try {
+      this.#take(decodeWalStreamRequest(bytes));
+    } catch (error) {
+      this.#fail(error);
+    }
+  }
+
+  #take(request: WalStreamRequest): void {
+    if (request.kind === 'consumed') {
+      if (request.lsn > this.#sentLsn) throw new PageliteError('invalid', 'the reader consumed more than was sent');
+      this.#consumedLsn = Math.max(this.#consumedLsn, request.lsn);
+      this.#wake?.();
+      return;
+    }
+    if (this.#started) throw new PageliteError('invalid', 'a second request on the connection of a WAL reader');
+    this.#started = true;
+    const answer = request.kind === 'readWal' ? this.#read(request) : this.#status(request);
+    answer.catch((error) => this.#fail(error));
+  }
+
+  async #status({ timeline }: { timeline: Parameters<WalService['getStatus']>[0] }): Promise<void> {
+    this.#send({ kind: 'status', status: await this.#service.getStatus(timeline) });
+  }
+
+  async #read(request: Extract<WalStreamRequest, { kind: 'readWal' }>): Promise<void> {
+    const { timeline, startLsn, term } = request;
+    this.#sentLsn = startLsn;
+    this.#consumedLsn = startLsn;
+    for await (const chunk of this.#service.readWal(timeline, startLsn, this.#ended.signal, term ?? undefined)) {
+      if (this.#ended.signal.aborted) return;
+      this.#sentLsn = chunk.startLsn + chunk.bytes.length;
+      this.#send({ kind: 'chunk', chunk });
+      while (this.#sentLsn - this.#consumedLsn >= walReaderWindowBytes) await this.#room();
+    }
+  }
+
+  #room(): Promise<void> {
+    if (this.#ended.signal.aborted) {
+      this.#consumedLsn = this.#sentLsn as Lsn;
+      return Promise.resolve();
+    }
+    return new Promise((resolve) => {
+      this.#wake = () => {
+        this.#wake = null;
+        resolve();
+      };
+    });
+  }
+
+  #send(response: WalStreamResponse): void {
+    if (this.#ended.signal.aborted) return;
+    try {
+      this.#channel.send(encodeWalStreamResponse(response));
+    } catch (error) {
+      // The reader is gone, and the close event is on its way.
+      if (!isPageliteError(error, 'closed')) throw error;
+    }
+  }
+
+  #fail(error: unknown): void {
+    const reported = isPageliteError(error) ? error : new PageliteError('unavailable', messageOf(error));
+    this.#send({ kind: 'error', error: reported });
+    this.#end();
+    this.#channel.close(reported);
+  }
+
+  #end(): void {
+    this.#ended.abort();
+    this.#wake?.();
+  }
+}

@@ -1,0 +1,283 @@
+/**
+ * The acceptor of the proposer-acceptor protocol, for one timeline: whom it promised what, and which WAL it takes (W3 of the write
+ * path). Decides without I/O: `step` takes a message and says what to make durable and what to answer *after* that.
+ *
+ * Called by safekeeper/timeline.ts, which performs `persist` in order, flushes, and only then sends `reply` and shows the LSNs.
+ *
+ * Invariants (safekeeper/spec/ProposerAcceptorStatic.tla of Neon)
+ * - `term` never goes down; a vote in a term is given to one proposer id, and repeated only to that one
+ * - WAL is taken only from a proposer whose `proposerElected` in the current term came over the same connection, and only where the
+ *   last ended: no gap, no overwrite
+ * - before WAL of a new term is taken, what is not in its proposer's history has been cut off
+ * - WAL below commitLsn is never cut off
+ * - flushLsn and commitLsn are record boundaries; what is not a valid record is refused before it is written
+ */
+import { unreachable } from '../assert.ts';
+import { PageliteError } from '../errors.ts';
+import { walSegmentSize } from '../limits.ts';
+import type { NodeId } from '../model/ids.ts';
+import { formatLsn, invalidLsn, type Lsn } from '../model/lsn.ts';
+import { formatTermHistory, highestCommonLsn, historyUpTo, sameHistory, type Term } from '../model/term.ts';
+import {
+  type AcceptorMessage,
+  type AppendRequest,
+  type AppendResponse,
+  noProposer,
+  type ProposerElected,
+  type ProposerGreeting,
+  type ProposerId,
+  type ProposerMessage,
+  type VoteRequest,
+} from '../protocol/proposer-acceptor.ts';
+import type { ControlState } from './control-file.ts';
+import { RecordScan } from './record-scan.ts';
+
+/** Something to make durable. In the order given; all of it, and all WAL written before, is durable before the step's reply leaves. */
+export type PersistEffect =
+  | { readonly kind: 'saveControl'; readonly control: ControlState }
+  /** Cut the WAL off at this LSN. On an empty log it sets where the log begins. */
+  | { readonly kind: 'truncateWal'; readonly lsn: Lsn }
+  /** Goes where the last write ended. */
+  | { readonly kind: 'writeWal'; readonly lsn: Lsn; readonly bytes: Uint8Array };
+
+export interface AcceptorStep {
+  readonly persist: readonly PersistEffect[];
+  /** Must not leave before `persist` is durable. */
+  readonly reply: AcceptorMessage | null;
+  /** The message broke the protocol: the connection ends with this error. The timeline is as good as before. */
+  readonly error: PageliteError | null;
+  /** What may be shown to others once `persist` is durable. */
+  readonly flushLsn: Lsn;
+  readonly commitLsn: Lsn;
+}
+
+/** What the acceptor knows of one connection. Kept by the connection, changed by `step`. */
+export interface ProposerSession {
+  greeted: boolean;
+  proposerId: ProposerId;
+  /** The term of the last `proposerElected` accepted on this connection; 0 before. */
+  electedTerm: number;
+}
+
+export const newProposerSession = (): ProposerSession => ({ greeted: false, proposerId: noProposer, electedTerm: 0 });
+
+export class Acceptor {
+  readonly #nodeId: NodeId;
+  #control: ControlState;
+  #scan: RecordScan;
+
+  /** `flushLsn` is where the valid WAL on disk ends, `prevLsn` its last record if known. */
+  constructor(nodeId: NodeId, control: ControlState, flushLsn: Lsn, prevLsn: Lsn = invalidLsn) {
+    this.#nodeId = nodeId;
+    this.#control = control;
+    this.#scan = new RecordScan(flushLsn, prevLsn);
+  }
+
+  /** As decided: on disk once the steps up to now are durable. */
+  get control(): ControlState {
+    return this.#control;
+  }
+
+  get flushLsn(): Lsn {
+    return this.#scan.boundaryLsn;
+  }
+
+  /** Where the next append must begin: flushLsn and the beginning of a record that is not whole yet. */
+  get writeLsn(): Lsn {
+    return this.#scan.position;
+  }
+
+  step(session: ProposerSession, message: ProposerMessage): AcceptorStep {
+    if (!session.greeted && message.kind !== 'proposerGreeting') {
+      return this.#refuse(`${message.kind} before the greeting`);
+    }
+    switch (message.kind) {
+      case 'proposerGreeting':
+        return this.#greet(session, message);
+      case 'voteRequest':
+        return this.#vote(message);
+      case 'proposerElected':
+        return this.#elected(session, message);
+      case 'appendRequest':
+        return this.#append(session, message);
+      default:
+        return unreachable(message);
+    }
+  }
+
+  #greet(session: ProposerSession, message: ProposerGreeting): AcceptorStep {
+    const { timeline, systemIdentifier, pgVersion } = this.#control;
+    const { tenantId, timelineId } = message.timeline;
+    if (session.greeted) return this.#refuse('a second greeting');
+    if (tenantId !== timeline.tenantId || timelineId !== timeline.timelineId) {
+      return this.#refuse(`greeting for timeline ${tenantId}/${timelineId}`);
+    }
+    if (message.walSegmentBytes !== walSegmentSize) {
+      return this.#refuse(`WAL segments of ${message.walSegmentBytes} bytes: this build has ${walSegmentSize}`);
+    }
+    if (pgVersion !== 0 && majorVersion(message.pgVersion) !== majorVersion(pgVersion)) {
+      return this.#refuse(`PostgreSQL ${message.pgVersion}: the WAL here is of ${pgVersion}`);
+    }
+    // A proposer that only synchronises safekeepers need not know the identifier: 0.
+    if (systemIdentifier !== 0n && message.systemIdentifier !== 0n && systemIdentifier !== message.systemIdentifier) {
+      return this.#refuse(
+        `system identifier ${message.systemIdentifier}: the WAL here is of system ${systemIdentifier}`,
+      );
+    }
+    session.greeted = true;
+    session.proposerId = message.proposerId;
+    const persist: PersistEffect[] = [];
+    if ((systemIdentifier === 0n && message.systemIdentifier !== 0n) || pgVersion === 0) {
+      const known = systemIdentifier || message.systemIdentifier;
+      persist.push(this.#setControl({ systemIdentifier: known, pgVersion: message.pgVersion }));
+    }
+    const { term, ruler } = this.#control;
+    return this.#answer(persist, { kind: 'acceptorGreeting', nodeId: this.#nodeId, term, ruler });
+  }
+
+  #vote(message: VoteRequest): AcceptorStep {
+    const persist: PersistEffect[] = [];
+    if (message.term > this.#control.term) {
+      persist.push(this.#setControl({ term: message.term, ruler: message.proposerId }));
+    }
+    const { term, ruler, commitLsn, startLsn, termHistory } = this.#control;
+    // Once more to the same proposer: its connection may have been lost with the first answer.
+    const voteGiven = term === message.term && ruler === message.proposerId;
+    const { flushLsn } = this;
+    return this.#answer(persist, {
+      kind: 'voteResponse',
+      term,
+      ruler,
+      voteGiven,
+      flushLsn,
+      commitLsn,
+      startLsn,
+      termHistory: historyUpTo(termHistory, flushLsn),
+    });
+  }
+
+  #elected(session: ProposerSession, message: ProposerElected): AcceptorStep {
+    const { term, startLsn, commitLsn } = this.#control;
+    // Superseded; the proposer hears it in the answer to its first append.
+    if (message.term < term) return this.#answer([], null);
+    const { startStreamingAt, termHistory } = message;
+    const held = historyUpTo(this.#control.termHistory, this.flushLsn);
+    let common: Lsn;
+    try {
+      common = highestCommonLsn(termHistory, held, this.flushLsn) ?? termHistory[0]!.lsn;
+    } catch (error) {
+      return this.#refuse((error as Error).message);
+    }
+    // Possible when another connection of the same proposer wrote after this one's vote: it reconnects and computes it anew.
+    if (startStreamingAt !== common) {
+      return this.#refuse(
+        `streaming would start at ${formatLsn(startStreamingAt)}, but the logs part at ${formatLsn(common)}: here ` +
+          `${formatTermHistory(held)} up to ${formatLsn(this.flushLsn)}, the proposer has ${formatTermHistory(termHistory)}`,
+      );
+    }
+    if (startStreamingAt < commitLsn) {
+      return this.#refuse(
+        `streaming from ${formatLsn(startStreamingAt)} would cut off WAL that is committed up to ${formatLsn(commitLsn)}`,
+      );
+    }
+    if (startLsn !== invalidLsn && startStreamingAt > this.flushLsn) {
+      return this.#refuse(
+        `streaming from ${formatLsn(startStreamingAt)} would leave a gap after ${formatLsn(this.flushLsn)}`,
+      );
+    }
+    session.electedTerm = message.term;
+    // First the cut, then the history: WAL must never be held under the history of a term that did not write it.
+    const persist: PersistEffect[] = [];
+    if (this.writeLsn !== startStreamingAt) {
+      persist.push({ kind: 'truncateWal', lsn: startStreamingAt });
+      this.#scan = new RecordScan(
+        startStreamingAt,
+        startStreamingAt === this.flushLsn ? this.#scan.lastRecordLsn : invalidLsn,
+      );
+    }
+    if (message.term > term || startLsn === invalidLsn || !sameHistory(this.#control.termHistory, termHistory)) {
+      const isFirst = startLsn === invalidLsn;
+      persist.push(
+        this.#setControl({
+          term: message.term,
+          ruler: session.proposerId,
+          termHistory,
+          ...(isFirst ? { startLsn: startStreamingAt, commitLsn: startStreamingAt } : {}),
+        }),
+      );
+    }
+    return this.#answer(persist, null);
+  }
+
+  #append(session: ProposerSession, message: AppendRequest): AcceptorStep {
+    const { term } = this.#control;
+    if (message.term < term) return this.#answer([], this.#appendResponse(invalidLsn, invalidLsn));
+    if (message.term > term || session.electedTerm !== term) {
+      return this.#refuse(`an append in term ${message.term} before its proposerElected`);
+    }
+    const { writeLsn, flushLsn } = this;
+    const { bytes, beginLsn } = message;
+    if (beginLsn !== writeLsn) {
+      return this.#refuse(
+        beginLsn > writeLsn
+          ? `an append at ${formatLsn(beginLsn)} would leave a gap after ${formatLsn(writeLsn)}`
+          : `an append at ${formatLsn(beginLsn)} would overwrite WAL up to ${formatLsn(writeLsn)}`,
+        { lsn: formatLsn(beginLsn) },
+      );
+    }
+    if (!this.#scan.feed(bytes)) return this.#refuseGarbage(session, flushLsn);
+    const commitLsn = Math.max(this.#control.commitLsn, Math.min(message.commitLsn, this.flushLsn)) as Lsn;
+    if (commitLsn !== this.#control.commitLsn) this.#control = { ...this.#control, commitLsn };
+    const persist: PersistEffect[] = bytes.length > 0 ? [{ kind: 'writeWal', lsn: beginLsn, bytes }] : [];
+    const wantsReply = bytes.length > 0 || message.mustReply;
+    return this.#answer(persist, wantsReply ? this.#appendResponse(this.flushLsn, commitLsn) : null);
+  }
+
+  #appendResponse(flushLsn: Lsn, commitLsn: Lsn): AppendResponse {
+    const { term, ruler } = this.#control;
+    return { kind: 'appendResponse', term, ruler, flushLsn, commitLsn };
+  }
+
+  /** Nothing of the message is written, and the log goes back to its last boundary; the proposer has to be elected here again. */
+  #refuseGarbage(session: ProposerSession, boundaryLsn: Lsn): AcceptorStep {
+    const { problem, problemLsn } = this.#scan;
+    const lsn = formatLsn(problemLsn);
+    this.#scan = new RecordScan(boundaryLsn);
+    session.electedTerm = 0;
+    return {
+      ...this.#refuse(`the WAL stream is garbage at ${lsn}: ${problem}`, { lsn }),
+      persist: [{ kind: 'truncateWal', lsn: boundaryLsn }],
+    };
+  }
+
+  #setControl(change: Partial<ControlState>): PersistEffect {
+    this.#control = { ...this.#control, ...change };
+    return { kind: 'saveControl', control: this.#control };
+  }
+
+  #answer(persist: readonly PersistEffect[], reply: AcceptorMessage | null): AcceptorStep {
+    return { persist, reply, error: null, flushLsn: this.flushLsn, commitLsn: this.#control.commitLsn };
+  }
+
+  #refuse(problem: string, data: { lsn?: string } = {}): AcceptorStep {
+    const error = new PageliteError('invalid', problem, { ...this.#control.timeline, node: this.#nodeId, ...data });
+    return { persist: [], reply: null, error, flushLsn: this.flushLsn, commitLsn: this.#control.commitLsn };
+  }
+}
+
+const majorVersion = (pgVersion: number): number => Math.floor(pgVersion / 10000);
+
+/** The state of a timeline that no proposer has written to. */
+export function newControlState(greeting: ProposerGreeting): ControlState {
+  return {
+    timeline: greeting.timeline,
+    systemIdentifier: greeting.systemIdentifier,
+    pgVersion: greeting.pgVersion,
+    walSegmentBytes: walSegmentSize,
+    term: 0 as Term,
+    ruler: noProposer,
+    startLsn: invalidLsn,
+    commitLsn: invalidLsn,
+    termHistory: [],
+  };
+}

@@ -1,0 +1,154 @@
+/**
+ * A safekeeper: all timelines of one node (W3 of the write path). Host-free; a process wraps it (server/safekeeper), a tab or the
+ * embedded server holds one.
+ *
+ * Called through WalService by a proposer and a WAL receiver in the same thread, and with Channels by the process's connections.
+ *
+ * Invariants
+ * - a timeline is opened once, when it is first asked for; one that is damaged fails its own callers, with an error that names the file
+ * - a timeline that stopped (its medium failed) is opened anew at its next use; only a failed flush keeps it stopped, because what the
+ *   medium then holds is not known before the process has started again
+ */
+import { isPageliteError, PageliteError } from '../errors.ts';
+import type { NodeId, TenantTimelineId } from '../model/ids.ts';
+import type { Lsn } from '../model/lsn.ts';
+import type { ProposerGreeting } from '../protocol/proposer-acceptor.ts';
+import { createChannelPair } from '../remote/channel-pair.ts';
+import type { Channel, Log, SafekeeperTimelineStatus, WalChunk, WalService } from '../services.ts';
+import { ProposerConnection } from './proposer-connection.ts';
+import type { SafekeeperStorage } from './storage.ts';
+import { SafekeeperTimeline } from './timeline.ts';
+import { readTimelineWal } from './wal-reader.ts';
+
+export interface SafekeeperOptions {
+  readonly nodeId: NodeId;
+  readonly storage: SafekeeperStorage;
+  readonly log: Log;
+}
+
+export class Safekeeper implements WalService {
+  readonly nodeId: NodeId;
+  readonly #storage: SafekeeperStorage;
+  readonly #log: Log;
+  readonly #timelines = new Map<string, Promise<SafekeeperTimeline | null>>();
+  #closed = false;
+
+  constructor(options: SafekeeperOptions) {
+    this.nodeId = options.nodeId;
+    this.#storage = options.storage;
+    this.#log = options.log;
+  }
+
+  connectProposer(id: TenantTimelineId): Channel {
+    const [near, far] = createChannelPair();
+    this.acceptProposer(far, id);
+    return near;
+  }
+
+  /** A proposer's connection from elsewhere. Without an id its greeting says which timeline it is for. */
+  acceptProposer(channel: Channel, expected: TenantTimelineId | null = null): void {
+    new ProposerConnection({ channel, expected, openTimeline: (greeting) => this.#openOrCreate(greeting) });
+  }
+
+  async *readWal(
+    id: TenantTimelineId,
+    startLsn: Lsn,
+    signal: AbortSignal,
+    term?: number,
+  ): AsyncGenerator<WalChunk, void, undefined> {
+    const timeline = await this.#open(id);
+    if (timeline === null) throw notFound(id);
+    yield* readTimelineWal(timeline, startLsn, signal, term);
+  }
+
+  async getStatus(id: TenantTimelineId): Promise<SafekeeperTimelineStatus | null> {
+    return (await this.#open(id))?.status() ?? null;
+  }
+
+  listTimelines(): Promise<readonly TenantTimelineId[]> {
+    return this.#storage.listTimelines();
+  }
+
+  /** Timelines that are open now, for metrics. */
+  async openTimelines(): Promise<SafekeeperTimeline[]> {
+    const settled = await Promise.allSettled(this.#timelines.values());
+    return settled.flatMap((result) => (result.status === 'fulfilled' && result.value ? [result.value] : []));
+  }
+
+  /** Ends all connections; what was acknowledged, and how far it is committed, is on disk when it resolves. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    for (const timeline of await this.openTimelines()) await timeline.close();
+    this.#timelines.clear();
+  }
+
+  /** Null if it was never created here. */
+  #open(id: TenantTimelineId): Promise<SafekeeperTimeline | null> {
+    return this.#once(id, () => this.#openStored(id));
+  }
+
+  async #openOrCreate(greeting: ProposerGreeting): Promise<SafekeeperTimeline> {
+    const id = greeting.timeline;
+    const existing = await this.#open(id);
+    if (existing) return existing;
+    // Another greeting may have been faster.
+    const created = await this.#once(id, async () => (await this.#openStored(id)) ?? this.#create(greeting));
+    if (created === null) throw notFound(id);
+    return created;
+  }
+
+  async #openStored(id: TenantTimelineId): Promise<SafekeeperTimeline | null> {
+    const storage = await this.#storage.openTimeline(id);
+    if (storage === null) return null;
+    try {
+      return await SafekeeperTimeline.open(this.nodeId, id, storage, this.#log);
+    } catch (error) {
+      await storage.close();
+      if (isPageliteError(error, 'notFound')) return null;
+      this.#log.error('a timeline cannot be opened', { ...id, error: (error as Error).message });
+      throw error;
+    }
+  }
+
+  async #create(greeting: ProposerGreeting): Promise<SafekeeperTimeline> {
+    const storage = await this.#storage.createTimeline(greeting.timeline);
+    this.#log.info('timeline created', { ...greeting.timeline });
+    return SafekeeperTimeline.create(this.nodeId, greeting, storage, this.#log);
+  }
+
+  /** The timeline as it is open now, or what `open` makes of it; failures and absence are not remembered. */
+  async #once(
+    id: TenantTimelineId,
+    open: () => Promise<SafekeeperTimeline | null>,
+  ): Promise<SafekeeperTimeline | null> {
+    if (this.#closed) throw new PageliteError('closed', 'the safekeeper was closed', { ...id });
+    const key = `${id.tenantId}/${id.timelineId}`;
+    let stopped: SafekeeperTimeline | null = null;
+    for (let opening = this.#timelines.get(key); opening !== undefined; opening = this.#timelines.get(key)) {
+      const timeline = await opening;
+      if (timeline !== null && (!timeline.ended || timeline.mustStayEnded)) return timeline;
+      if (this.#timelines.get(key) !== opening) continue;
+      stopped = timeline;
+      break;
+    }
+    const opening = stopped ? stopped.close().then(open) : open();
+    this.#timelines.set(key, opening);
+    try {
+      const timeline = await opening;
+      if (timeline === null) this.#forget(key, opening);
+      else if (this.#closed) await timeline.close();
+      return timeline;
+    } catch (error) {
+      this.#forget(key, opening);
+      throw error;
+    }
+  }
+
+  #forget(key: string, opening: Promise<SafekeeperTimeline | null>): void {
+    if (this.#timelines.get(key) === opening) this.#timelines.delete(key);
+  }
+}
+
+function notFound(id: TenantTimelineId): PageliteError {
+  return new PageliteError('notFound', `no timeline ${id.tenantId}/${id.timelineId} here`, { ...id });
+}

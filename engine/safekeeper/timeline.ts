@@ -1,0 +1,363 @@
+/**
+ * One timeline of a safekeeper (W3 of the write path): steps its acceptor, makes durable what that decides, and only then answers.
+ *
+ * Called by proposer-connection.ts with messages and by wal-reader.ts; calls Acceptor (decides), WalLog and TimelineStorage (act).
+ *
+ * Invariants
+ * - steps are decided at once, in the order messages come; their effects are performed in that order, by one loop
+ * - group commit: what was decided while the loop was busy is performed together and shares one fdatasync
+ * - replies leave, and flushLsn and commitLsn are shown, after everything that they stand for is durable
+ * - WAL is durable before a control file that counts on it; a flush mark is lowered, durably, before WAL is cut off
+ * - after a failed write nothing more is accepted: connections end, and the next use opens the timeline anew from what is on disk
+ */
+import { AssertionError } from '../assert.ts';
+import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
+import { commitLsnLagBytesMax } from '../limits.ts';
+import type { NodeId, TenantTimelineId } from '../model/ids.ts';
+import { formatLsn, type Lsn } from '../model/lsn.ts';
+import { historyUpTo } from '../model/term.ts';
+import type { AcceptorMessage, ProposerGreeting, ProposerMessage } from '../protocol/proposer-acceptor.ts';
+import type { Log, SafekeeperTimelineStatus } from '../services.ts';
+import { Acceptor, type AcceptorStep, newControlState, type PersistEffect, type ProposerSession } from './acceptor.ts';
+import {
+  type ControlState,
+  controlFileName,
+  decodeControlFile,
+  decodeFlushMark,
+  encodeControlFile,
+  encodeFlushMark,
+  flushMarkName,
+} from './control-file.ts';
+import type { TimelineStorage } from './storage.ts';
+import { WalLog } from './wal-log.ts';
+
+/** Who gets the replies. */
+export interface ReplyTarget {
+  readonly session: ProposerSession;
+  reply(message: AcceptorMessage): void;
+  /** The connection ends. */
+  end(error: PageliteError): void;
+}
+
+interface Job {
+  readonly target: ReplyTarget;
+  readonly step: AcceptorStep;
+}
+
+export interface TimelineMetrics {
+  appendedBytes: number;
+  flushes: number;
+  flushedAppends: number;
+}
+
+export class SafekeeperTimeline {
+  readonly id: TenantTimelineId;
+  readonly #storage: TimelineStorage;
+  readonly #wal: WalLog;
+  readonly #acceptor: Acceptor;
+  readonly #log: Log;
+  readonly #targets = new Set<ReplyTarget>();
+  readonly #watchers = new Set<() => void>();
+  readonly metrics: TimelineMetrics = { appendedBytes: 0, flushes: 0, flushedAppends: 0 };
+
+  #queue: Job[] = [];
+  #queuedBytes = 0;
+  #working: Promise<void> | null = null;
+  #flushLsn: Lsn;
+  #commitLsn: Lsn;
+  #markedLsn: Lsn;
+  #marking: Promise<void> = Promise.resolve();
+  #savedCommitLsn: Lsn;
+  #ended: PageliteError | null = null;
+  #flushFailed = false;
+  #closing: Promise<void> | null = null;
+
+  private constructor(
+    storage: TimelineStorage,
+    wal: WalLog,
+    acceptor: Acceptor,
+    options: { markedLsn: Lsn; log: Log },
+  ) {
+    this.id = acceptor.control.timeline;
+    this.#storage = storage;
+    this.#wal = wal;
+    this.#acceptor = acceptor;
+    this.#log = options.log;
+    this.#flushLsn = acceptor.flushLsn;
+    this.#commitLsn = acceptor.control.commitLsn;
+    this.#savedCommitLsn = this.#commitLsn;
+    this.#markedLsn = options.markedLsn;
+  }
+
+  /** A timeline that no proposer has written to; its control file is durable when this resolves. */
+  static async create(nodeId: NodeId, greeting: ProposerGreeting, storage: TimelineStorage, log: Log) {
+    await storage.replaceFile(controlFileName, encodeControlFile(newControlState(greeting)));
+    return SafekeeperTimeline.open(nodeId, greeting.timeline, storage, log);
+  }
+
+  /** Throws `corrupt`, naming the file, if what is stored is damaged, and `notFound` if nothing is. */
+  static async open(nodeId: NodeId, id: TenantTimelineId, storage: TimelineStorage, log: Log) {
+    const file = `${storage.label}/${controlFileName}`;
+    const bytes = await storage.readFile(controlFileName);
+    if (bytes === null) {
+      // The folder is made before the file: a crash in between leaves a timeline that was never created. With WAL in it, the file was lost.
+      if ((await storage.segments.list()).length === 0) throw new PageliteError('notFound', `no control file ${file}`);
+      throw new PageliteError('corrupt', `control file ${file} is missing, but there is WAL`, { file, ...id });
+    }
+    const control = decodeControlFile(bytes, id, file);
+    const markedLsn = decodeFlushMark(await storage.readFile(flushMarkName));
+    const wal = await WalLog.open({
+      segments: storage.segments,
+      label: storage.label,
+      startLsn: control.startLsn,
+      commitLsn: control.commitLsn,
+      flushedLsn: markedLsn,
+      log,
+    });
+    const acceptor = new Acceptor(nodeId, control, wal.writeLsn, wal.lastRecordLsn);
+    return new SafekeeperTimeline(storage, wal, acceptor, { markedLsn, log });
+  }
+
+  get flushLsn(): Lsn {
+    return this.#flushLsn;
+  }
+
+  get commitLsn(): Lsn {
+    return this.#commitLsn;
+  }
+
+  get startLsn(): Lsn {
+    return this.#wal.startLsn;
+  }
+
+  get term(): number {
+    return this.#acceptor.control.term;
+  }
+
+  /** WAL that was taken and is not written yet. */
+  get queuedBytes(): number {
+    return this.#queuedBytes;
+  }
+
+  get wal(): WalLog {
+    return this.#wal;
+  }
+
+  /** Why it takes nothing more; null as long as it does. */
+  get ended(): PageliteError | null {
+    return this.#ended;
+  }
+
+  /** A flush failed: the medium may hold less than reads of it show until the process starts again. */
+  get mustStayEnded(): boolean {
+    return this.#flushFailed;
+  }
+
+  status(): SafekeeperTimelineStatus {
+    const { term, termHistory } = this.#acceptor.control;
+    return {
+      term,
+      flushLsn: this.#flushLsn,
+      commitLsn: this.#commitLsn,
+      startLsn: this.#wal.startLsn,
+      termHistory: historyUpTo(termHistory, this.#flushLsn).map((entry) => [entry.term, entry.lsn] as const),
+    };
+  }
+
+  /** Replies to `target` until it is detached. */
+  attach(target: ReplyTarget): void {
+    if (this.#ended) target.end(this.#ended);
+    else this.#targets.add(target);
+  }
+
+  /** The connection is gone. The last one leaves the commitLsn on disk. */
+  detach(target: ReplyTarget): void {
+    this.#targets.delete(target);
+    if (this.#targets.size === 0) this.#work();
+  }
+
+  process(target: ReplyTarget, message: ProposerMessage): void {
+    if (this.#ended) return;
+    try {
+      this.#queue.push({ target, step: this.#acceptor.step(target.session, message) });
+      if (message.kind === 'appendRequest') this.#queuedBytes += message.bytes.length;
+    } catch (error) {
+      this.#fail(error);
+      return;
+    }
+    this.#work();
+  }
+
+  /** Resolves when flushLsn or commitLsn have moved, or the timeline has ended, or the signal fires. */
+  changed(signal: AbortSignal): Promise<void> {
+    if (this.#ended || signal.aborted) return Promise.resolve();
+    return new Promise((resolve) => {
+      const wake = () => {
+        this.#watchers.delete(wake);
+        signal.removeEventListener('abort', wake);
+        resolve();
+      };
+      this.#watchers.add(wake);
+      signal.addEventListener('abort', wake, { once: true });
+    });
+  }
+
+  /** Performs what was decided, stores how far it is committed, and ends every connection. */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
+    this.#end(new PageliteError('closed', 'the safekeeper was closed', { ...this.id }));
+    await this.#working;
+    try {
+      await this.#marking;
+      if (this.#markedLsn > 0 && this.#ended?.kind === 'closed')
+        await this.#storage.overwriteFile(flushMarkName, encodeFlushMark(this.#markedLsn), true);
+    } finally {
+      await this.#storage.close();
+    }
+  }
+
+  #work(): void {
+    this.#working ??= this.#workLoop().finally(() => {
+      this.#working = null;
+      // Whatever came between the loop's last look and now.
+      if (this.#queue.length > 0 && !this.#ended) this.#work();
+    });
+  }
+
+  async #workLoop(): Promise<void> {
+    try {
+      while (this.#queue.length > 0) {
+        const jobs = this.#queue;
+        this.#queue = [];
+        this.#queuedBytes = 0;
+        await this.#perform(jobs);
+      }
+      const lag = this.#commitLsn - this.#savedCommitLsn;
+      if (lag > commitLsnLagBytesMax || (lag > 0 && this.#targets.size === 0))
+        await this.#saveControl(this.#acceptor.control);
+    } catch (error) {
+      this.#fail(error);
+    }
+  }
+
+  async #perform(jobs: readonly Job[]): Promise<void> {
+    for (const { step } of jobs) {
+      for (const effect of step.persist) await this.#performEffect(effect);
+    }
+    await this.#flush();
+    const last = jobs.at(-1)!.step;
+    const moved = last.flushLsn !== this.#flushLsn || last.commitLsn !== this.#commitLsn;
+    this.#flushLsn = last.flushLsn;
+    this.#commitLsn = last.commitLsn;
+    this.#reply(jobs);
+    if (moved) this.#wake();
+    this.#mark();
+  }
+
+  async #performEffect(effect: PersistEffect): Promise<void> {
+    switch (effect.kind) {
+      case 'writeWal':
+        this.metrics.appendedBytes += effect.bytes.length;
+        this.metrics.flushedAppends++;
+        return this.#wal.write(effect.lsn, effect.bytes);
+      case 'truncateWal':
+        await this.#flush();
+        await this.#lowerMark(effect.lsn);
+        return this.#wal.truncate(effect.lsn);
+      case 'saveControl':
+        await this.#flush();
+        return this.#saveControl(effect.control);
+    }
+  }
+
+  async #flush(): Promise<void> {
+    if (!this.#wal.isDirty) return;
+    this.metrics.flushes++;
+    try {
+      await this.#wal.sync();
+    } catch (error) {
+      this.#flushFailed = true;
+      throw error;
+    }
+  }
+
+  async #saveControl(control: ControlState): Promise<void> {
+    // What the acceptor decided may be ahead of what is durable.
+    const commitLsn = Math.min(control.commitLsn, Math.max(this.#flushLsn, this.#wal.startLsn)) as Lsn;
+    await this.#storage.replaceFile(controlFileName, encodeControlFile({ ...control, commitLsn }));
+    this.#savedCommitLsn = commitLsn;
+  }
+
+  /** Of several append responses to one connection only the last says anything. */
+  #reply(jobs: readonly Job[]): void {
+    for (let i = 0; i < jobs.length; i++) {
+      const { target, step } = jobs[i]!;
+      const { reply, error } = step;
+      if (error) this.#log.warn('refused a proposer', { ...this.id, error: error.message });
+      if (error) target.end(error);
+      else if (reply && !(reply.kind === 'appendResponse' && hasLaterAppendResponse(jobs, i))) target.reply(reply);
+    }
+  }
+
+  #wake(): void {
+    for (const wake of [...this.#watchers]) wake();
+  }
+
+  /** Says how far the WAL was flushed; nobody waits for it. One write at a time, the newest value. */
+  #mark(): void {
+    if (this.#markedLsn >= this.#flushLsn) return;
+    const lsn = this.#flushLsn;
+    this.#markedLsn = lsn;
+    this.#marking = this.#marking.then(() =>
+      this.#markedLsn === lsn ? this.#storage.overwriteFile(flushMarkName, encodeFlushMark(lsn), false) : undefined,
+    );
+    this.#marking.catch((error) => this.#fail(error));
+  }
+
+  async #lowerMark(lsn: Lsn): Promise<void> {
+    await this.#marking;
+    if (this.#markedLsn <= lsn) return;
+    this.#markedLsn = lsn;
+    await this.#storage.overwriteFile(flushMarkName, encodeFlushMark(lsn), true);
+  }
+
+  /** A bug in the acceptor or a medium that failed. What is on disk is right; what is in memory may not be. */
+  #fail(error: unknown): void {
+    if (this.#ended) return;
+    const isBug = error instanceof AssertionError || !isPageliteError(error);
+    this.#log.error('timeline stopped', { ...this.id, flushLsn: formatLsn(this.#flushLsn), error: messageOf(error) });
+    this.#queue = [];
+    this.#end(
+      isBug
+        ? new PageliteError('unavailable', `timeline stopped: ${messageOf(error)}`, { ...this.id }, { cause: error })
+        : (error as PageliteError),
+    );
+  }
+
+  #end(error: PageliteError): void {
+    if (this.#ended) return;
+    this.#ended = error;
+    const targets = [...this.#targets];
+    this.#targets.clear();
+    for (const target of targets) target.end(error);
+    this.#wake();
+    // Finishes what was decided, and stores the commitLsn.
+    if (error.kind === 'closed') this.#work();
+  }
+}
+
+function hasLaterAppendResponse(jobs: readonly Job[], i: number): boolean {
+  const { target } = jobs[i]!;
+  for (let j = i + 1; j < jobs.length; j++) {
+    const later = jobs[j]!;
+    if (later.target !== target) continue;
+    const kind = later.step.reply?.kind;
+    if (kind === 'appendResponse') return true;
+    if (kind !== undefined || later.step.error) return false;
+  }
+  return false;
+}

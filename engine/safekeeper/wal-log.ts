@@ -1,0 +1,300 @@
+/**
+ * The WAL of one timeline in 16 MB segment files named as PostgreSQL's, the last one with `.partial` (W3 of the write path). Called by
+ * safekeeper/timeline.ts; calls a SegmentStorage.
+ *
+ * Invariants
+ * - the bytes of [startLsn, writeLsn) are those of the WAL at their places; all other bytes of the files are zeros, so that nothing that
+ *   was cut off or torn can be taken for WAL later
+ * - a commit is one `sync` of blocks that exist: the last file is filled with zeros ahead of its end in steps of `walZeroFillBytes`
+ * - what is known to have been durable (commitLsn, and the flush mark) is there at open, whole and valid, or the open fails `corrupt` and
+ *   names file and LSN. Only beyond it may the log end with a torn record, which is then cut off
+ * - a file that is cut short or missing is noticed at open; a flipped bit at open in the WAL past commitLsn, and before it when it is read
+ *   (wal-reader.ts checks every record that comes from disk)
+ */
+import { assert } from '../assert.ts';
+import { isPageliteError, PageliteError } from '../errors.ts';
+import { walSegmentSize, walTailCacheBytesMax, walZeroFillBytes } from '../limits.ts';
+import { formatLsn, invalidLsn, type Lsn } from '../model/lsn.ts';
+import type { Log } from '../services.ts';
+import { parseSegmentFileName, segmentFileName, segmentStart } from '../wal/wal-page.ts';
+import { RecordScan } from './record-scan.ts';
+import type { SegmentStorage } from './storage.ts';
+import { TailCache } from './tail-cache.ts';
+
+const partialSuffix = '.partial';
+const scanStepBytes = 256 * 1024;
+const zeros = new Uint8Array(walZeroFillBytes);
+
+export interface WalLogOptions {
+  readonly segments: SegmentStorage;
+  /** Folder of the files, for messages. */
+  readonly label: string;
+  /** Where the log begins; 0 if nothing was ever written. */
+  readonly startLsn: Lsn;
+  /** A record boundary below which all WAL is known to be valid and durable. */
+  readonly commitLsn: Lsn;
+  /** How far WAL is known to have been durable; may be below commitLsn. */
+  readonly flushedLsn: Lsn;
+  readonly log: Log;
+}
+
+export class WalLog {
+  readonly #segments: SegmentStorage;
+  readonly #label: string;
+  readonly #tail = new TailCache(walTailCacheBytesMax);
+  #startLsn: Lsn;
+  #writeLsn: Lsn;
+  /** Start of the last record at open, for the acceptor's scan; 0 if unknown. */
+  #lastRecordLsn: Lsn = invalidLsn;
+  /** Name of each file by the LSN at which it starts. */
+  readonly #names = new Map<number, string>();
+  /** Up to here the last file has blocks of its own. */
+  #filledLsn = 0;
+  readonly #dirty = new Set<string>();
+  /** Segments that are complete and still to get their final names. */
+  readonly #full = new Set<number>();
+
+  private constructor(options: WalLogOptions) {
+    this.#segments = options.segments;
+    this.#label = options.label;
+    this.#startLsn = options.startLsn;
+    this.#writeLsn = options.startLsn;
+  }
+
+  static async open(options: WalLogOptions): Promise<WalLog> {
+    const log = new WalLog(options);
+    await log.#open(options);
+    return log;
+  }
+
+  get startLsn(): Lsn {
+    return this.#startLsn;
+  }
+
+  /** At open: the end of the last valid record. */
+  get writeLsn(): Lsn {
+    return this.#writeLsn;
+  }
+
+  get lastRecordLsn(): Lsn {
+    return this.#lastRecordLsn;
+  }
+
+  get isDirty(): boolean {
+    return this.#dirty.size > 0;
+  }
+
+  /** Goes on where the last write ended. The bytes are kept: the caller does not change them any more. */
+  async write(lsn: Lsn, bytes: Uint8Array): Promise<void> {
+    assert(
+      lsn === this.#writeLsn && lsn !== invalidLsn,
+      `write at ${formatLsn(lsn)}, not at ${formatLsn(this.#writeLsn)}`,
+    );
+    let done = 0;
+    while (done < bytes.length) {
+      const at = lsn + done;
+      const start = segmentStart(at);
+      const name = this.#names.get(start) ?? (await this.#beginSegment(start));
+      const length = Math.min(bytes.length - done, start + walSegmentSize - at);
+      await this.#fillAhead(name, start, at + length);
+      await this.#segments.write(name, at - start, bytes.subarray(done, done + length));
+      this.#dirty.add(name);
+      if (at + length === start + walSegmentSize) this.#full.add(start);
+      done += length;
+    }
+    this.#tail.add(lsn, bytes);
+    this.#writeLsn = (lsn + bytes.length) as Lsn;
+  }
+
+  /** All that was written is durable. A full segment gets its final name. */
+  async sync(): Promise<void> {
+    for (const name of this.#dirty) await this.#segments.sync(name);
+    this.#dirty.clear();
+    for (const start of this.#full) {
+      const name = this.#names.get(start)!;
+      if (name.endsWith(partialSuffix)) await this.#rename(start, name, segmentFileName(start));
+    }
+    this.#full.clear();
+  }
+
+  /** Cuts the log off at `lsn`, durably. An empty log begins there. */
+  async truncate(lsn: Lsn): Promise<void> {
+    if (this.#startLsn === invalidLsn) {
+      this.#startLsn = lsn;
+      this.#writeLsn = lsn;
+      return;
+    }
+    assert(
+      lsn >= this.#startLsn && lsn <= this.#writeLsn,
+      `cut at ${formatLsn(lsn)}, log ends at ${formatLsn(this.#writeLsn)}`,
+    );
+    this.#tail.truncate(lsn);
+    this.#full.clear();
+    // From the end, so that a crash in between leaves a log without holes.
+    for (const start of [...this.#names.keys()].sort((a, b) => b - a)) {
+      if (start >= lsn && start !== segmentStart(lsn)) await this.#removeSegment(start);
+    }
+    const start = segmentStart(lsn);
+    const name = this.#names.get(start);
+    if (name !== undefined) {
+      const partial = segmentFileName(start) + partialSuffix;
+      if (name !== partial) await this.#rename(start, name, partial);
+      await this.#segments.zeroFrom(partial, lsn - start);
+      this.#dirty.delete(partial);
+      this.#filledLsn = lsn;
+    }
+    this.#writeLsn = lsn;
+  }
+
+  /** Up to `lengthMax` bytes at `lsn`, below writeLsn; at least one. Never past the end of a segment unless it comes from memory. */
+  readCached(lsn: Lsn, lengthMax: number): Uint8Array | null {
+    return this.#tail.read(lsn, lengthMax);
+  }
+
+  /** The same from the file. A file cut short or gone is `corrupt`. */
+  async readFile(lsn: Lsn, lengthMax: number): Promise<Uint8Array> {
+    const start = segmentStart(lsn);
+    const length = Math.min(lengthMax, start + walSegmentSize - lsn, this.#writeLsn - lsn);
+    const bytes = await this.#readSegment(start, lsn - start, length);
+    if (bytes.length < length) throw this.corrupt((lsn + bytes.length) as Lsn, 'the file is cut short');
+    return bytes;
+  }
+
+  /** The error for damage at `lsn`. */
+  corrupt(lsn: Lsn, problem: string): PageliteError {
+    const start = segmentStart(lsn);
+    const file = `${this.#label}/${this.#names.get(start) ?? segmentFileName(start)}`;
+    return new PageliteError('corrupt', `WAL segment ${file} is damaged at ${formatLsn(lsn)}: ${problem}`, {
+      file,
+      lsn: formatLsn(lsn),
+    });
+  }
+
+  async #readSegment(start: number, offset: number, length: number): Promise<Uint8Array> {
+    for (let attempt = 0; ; attempt++) {
+      const name = this.#names.get(start);
+      if (name === undefined) throw this.corrupt((start + offset) as Lsn, 'the file is missing');
+      try {
+        return await this.#segments.read(name, offset, length);
+      } catch (error) {
+        if (!isPageliteError(error, 'notFound')) throw error;
+        // It may have got its final name in the meantime.
+        if (attempt > 0 || name === this.#names.get(start))
+          throw this.corrupt((start + offset) as Lsn, 'the file is missing');
+      }
+    }
+  }
+
+  async #beginSegment(start: number): Promise<string> {
+    const name = segmentFileName(start) + partialSuffix;
+    await this.#segments.create(name, walSegmentSize);
+    this.#names.set(start, name);
+    this.#filledLsn = start;
+    return name;
+  }
+
+  /** Blocks are given to the file before the WAL comes, a step at a time. */
+  async #fillAhead(name: string, start: number, end: number): Promise<void> {
+    while (this.#filledLsn < end) {
+      const from = Math.max(this.#filledLsn, start);
+      const until = Math.min(from - (from % walZeroFillBytes) + walZeroFillBytes, start + walSegmentSize);
+      await this.#segments.write(name, from - start, zeros.subarray(0, until - from));
+      this.#filledLsn = until;
+    }
+  }
+
+  async #rename(start: number, from: string, to: string): Promise<void> {
+    await this.#segments.rename(from, to);
+    this.#names.set(start, to);
+    if (this.#dirty.delete(from)) this.#dirty.add(to);
+  }
+
+  async #removeSegment(start: number): Promise<void> {
+    const name = this.#names.get(start)!;
+    await this.#segments.remove(name);
+    this.#names.delete(start);
+    this.#dirty.delete(name);
+  }
+
+  async #open({ startLsn, commitLsn, flushedLsn, log }: WalLogOptions): Promise<void> {
+    await this.#readNames(startLsn);
+    if (startLsn === invalidLsn) return;
+    const end = this.#checkChain(startLsn);
+    this.#writeLsn = end; // As far as there are files: the bound of reads.
+    const scan = await this.#scanTail(commitLsn, end);
+    const lsnEnd = scan.boundaryLsn;
+    const knownLsn = Math.max(commitLsn, flushedLsn) as Lsn;
+    if (lsnEnd < knownLsn) {
+      const problem = scan.problem ?? 'the WAL ends';
+      throw this.corrupt(
+        scan.problem === null ? lsnEnd : scan.problemLsn,
+        `${problem}, though it was durable up to ${formatLsn(knownLsn)}`,
+      );
+    }
+    this.#lastRecordLsn = scan.lastRecordLsn;
+    await this.#clearTail(lsnEnd, end, log);
+    this.#writeLsn = lsnEnd;
+    this.#filledLsn = lsnEnd;
+    for (const start of this.#names.keys()) if (start + walSegmentSize <= lsnEnd) this.#full.add(start);
+  }
+
+  async #readNames(startLsn: Lsn): Promise<void> {
+    for (const { name, size } of await this.#segments.list()) {
+      const start = parseSegmentFileName(name.endsWith(partialSuffix) ? name.slice(0, -partialSuffix.length) : name);
+      if (start === null) continue;
+      if (startLsn === invalidLsn) {
+        // A segment without a log to belong to: what is in it was never promised to anybody.
+        await this.#segments.remove(name);
+        continue;
+      }
+      this.#names.set(start, name);
+      if (size < walSegmentSize) throw this.corrupt((start + size) as Lsn, `the file is cut short: ${size} bytes`);
+    }
+  }
+
+  /** Files follow one another from startLsn on; returns where the last one ends. */
+  #checkChain(startLsn: Lsn): Lsn {
+    if (this.#names.size === 0) return startLsn;
+    const last = Math.max(...this.#names.keys());
+    for (let start = segmentStart(startLsn) as number; start < last; start += walSegmentSize) {
+      if (!this.#names.has(start)) throw this.corrupt(start as Lsn, 'the file is missing');
+    }
+    return (last + walSegmentSize) as Lsn;
+  }
+
+  /** Records from `from` on, until one is not whole. */
+  async #scanTail(from: Lsn, end: Lsn): Promise<RecordScan> {
+    const scan = new RecordScan(from);
+    if (from > end) throw this.corrupt(end, `the WAL ends, though it was committed up to ${formatLsn(from)}`);
+    while (scan.position < end) {
+      const bytes = await this.readFile(scan.position, scanStepBytes);
+      if (!scan.feed(bytes)) break;
+    }
+    return scan;
+  }
+
+  /** After the last record there are only zeros: a torn write's remains must not come back as WAL. */
+  async #clearTail(lsnEnd: Lsn, end: Lsn, log: Log): Promise<void> {
+    let at = lsnEnd;
+    while (at < end) {
+      const bytes = await this.readFile(at, scanStepBytes);
+      const found = firstNonZero(bytes);
+      if (found >= 0) {
+        log.warn('cut off a torn end of the WAL', {
+          folder: this.#label,
+          lsnEnd: formatLsn(lsnEnd),
+          remainsAt: formatLsn(at + found),
+        });
+        this.#writeLsn = end;
+        await this.truncate(lsnEnd);
+        return;
+      }
+      at = (at + bytes.length) as Lsn;
+    }
+  }
+}
+
+function firstNonZero(bytes: Uint8Array): number {
+  for (let i = 0; i < bytes.length; i++) if (bytes[i] !== 0) return i;
+  return -1;
+}

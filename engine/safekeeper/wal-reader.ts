@@ -1,0 +1,74 @@
+/**
+ * Reads a timeline's WAL and follows it, for the pageserver's WAL receiver and for proposers that bring a safekeeper up to date (W4 to W5
+ * of the write path). Pulls: a chunk is read when the consumer asks for it, so a slow reader holds nobody up; woken by the timeline, never
+ * by a timer.
+ *
+ * Invariants
+ * - committed WAL only; with a term, also what is not committed yet, as long as that term rules here
+ * - every record that is sent has a valid CRC32C: damage on disk is `corrupt`, and names file and LSN
+ */
+import { PageliteError } from '../errors.ts';
+import { walMessageBytesMax } from '../limits.ts';
+import { formatLsn, type Lsn } from '../model/lsn.ts';
+import type { WalChunk } from '../services.ts';
+import { RecordScan } from './record-scan.ts';
+import type { SafekeeperTimeline } from './timeline.ts';
+
+export async function* readTimelineWal(
+  timeline: SafekeeperTimeline,
+  startLsn: Lsn,
+  signal: AbortSignal,
+  term?: number,
+): AsyncGenerator<WalChunk, void, undefined> {
+  checkStart(timeline, startLsn, readableLsn(timeline, term));
+  // startLsn is a record boundary: a reader resumes where its last record ended.
+  const scan = new RecordScan(startLsn);
+  let at = startLsn;
+  while (!signal.aborted) {
+    if (timeline.ended) throw timeline.ended;
+    const end = readableLsn(timeline, term);
+    if (at >= end) {
+      await timeline.changed(signal);
+      continue;
+    }
+    const lengthMax = Math.min(walMessageBytesMax, end - at);
+    const cached = timeline.wal.readCached(at, lengthMax);
+    const bytes = cached ?? (await timeline.wal.readFile(at, lengthMax));
+    if (!scan.feed(bytes)) {
+      // Uncommitted WAL may have been cut off while it was read: by a newer term, which is told here.
+      readableLsn(timeline, term);
+      throw damage(timeline, scan, startLsn);
+    }
+    const { commitLsn } = timeline;
+    yield { startLsn: at, bytes, commitLsn };
+    at = (at + bytes.length) as Lsn;
+  }
+}
+
+function readableLsn(timeline: SafekeeperTimeline, term: number | undefined): Lsn {
+  if (term === undefined) return timeline.commitLsn;
+  if (timeline.term !== term) {
+    throw new PageliteError('fenced', `term ${timeline.term} rules here, not ${term}`, {
+      ...timeline.id,
+      term: timeline.term,
+    });
+  }
+  return timeline.flushLsn;
+}
+
+function checkStart(timeline: SafekeeperTimeline, startLsn: Lsn, end: Lsn): void {
+  if (timeline.startLsn !== 0 && startLsn >= timeline.startLsn && startLsn <= end) return;
+  const held = timeline.startLsn === 0 ? 'none' : `${formatLsn(timeline.startLsn)} to ${formatLsn(end)}`;
+  throw new PageliteError('invalid', `WAL from ${formatLsn(startLsn)} asked for, held is ${held}`, {
+    ...timeline.id,
+    lsn: formatLsn(startLsn),
+  });
+}
+
+/** A first record that is none may as well be a start in the middle of one. */
+function damage(timeline: SafekeeperTimeline, scan: RecordScan, startLsn: Lsn): PageliteError {
+  const problem = scan.problem ?? '';
+  if (scan.boundaryLsn !== startLsn || startLsn === timeline.startLsn)
+    return timeline.wal.corrupt(scan.problemLsn, problem);
+  return timeline.wal.corrupt(scan.problemLsn, `${problem} (or ${formatLsn(startLsn)} is not where a record ends)`);
+}
