@@ -1,0 +1,62 @@
+/**
+ * Sizes of relations at the end of the WAL ingested so far. Each fork's size in blocks is stored under `sizeBlock` as a u32; a value of
+ * zero bytes means that the fork does not exist (was dropped, or never was).
+ *
+ * Hot: looked up once per block reference of every record; an array indexed by the interned prefix's id.
+ */
+import { PageliteError } from '../errors.ts';
+import { formatKey, type KeyPrefix, sizeBlock } from '../model/key.ts';
+import type { Lsn } from '../model/lsn.ts';
+import type { ValueReader, ValueSink } from '../services.ts';
+
+export const noRel = -1;
+
+export function decodeSize(image: Uint8Array | null, prefix: KeyPrefix): number {
+  if (image === null || image.length === 0) return noRel;
+  if (image.length !== 4) {
+    throw new PageliteError('corrupt', `size of ${image.length} bytes`, { key: formatKey(prefix, sizeBlock) });
+  }
+  return new DataView(image.buffer, image.byteOffset, 4).getUint32(0, true);
+}
+
+export function encodeSize(blocks: number): Uint8Array {
+  const image = new Uint8Array(4);
+  new DataView(image.buffer).setUint32(0, blocks, true);
+  return image;
+}
+
+const tombstone = new Uint8Array(0);
+
+export class RelSizes {
+  readonly #reader: ValueReader;
+  readonly #sink: ValueSink;
+  readonly #sizes: (number | undefined)[] = [];
+
+  constructor(reader: ValueReader, sink: ValueSink) {
+    this.#reader = reader;
+    this.#sink = sink;
+  }
+
+  /** Size in blocks, `noRel`, or undefined if it has to be loaded first. */
+  get(prefix: KeyPrefix): number | undefined {
+    return this.#sizes[prefix.id];
+  }
+
+  async load(prefix: KeyPrefix): Promise<number> {
+    const known = this.#sizes[prefix.id];
+    if (known !== undefined) return known;
+    const size = decodeSize(await this.#reader.getImage(prefix, sizeBlock), prefix);
+    this.#sizes[prefix.id] = size;
+    return size;
+  }
+
+  set(prefix: KeyPrefix, lsn: Lsn, blocks: number): void {
+    this.#sizes[prefix.id] = blocks;
+    this.#sink.putImage(prefix, sizeBlock, lsn, encodeSize(blocks));
+  }
+
+  drop(prefix: KeyPrefix, lsn: Lsn): void {
+    this.#sizes[prefix.id] = noRel;
+    this.#sink.putImage(prefix, sizeBlock, lsn, tombstone);
+  }
+}

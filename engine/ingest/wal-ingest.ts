@@ -1,0 +1,198 @@
+/**
+ * W7. One WAL record in, (key, LSN, value)s out.
+ *
+ * Called by the WAL receiver for every record, in order. Two things happen for each: what the record does to state that is not a page
+ * (records/<rmgr>.ts: clog, sizes, directories, ...), and every block that it names is put as "this page is changed by this record".
+ * Redo of pages is Postgres's own and happens when a page is read (redo/).
+ *
+ * Invariants:
+ * - every (resource manager, info) of PostgreSQL 18 is listed here or in its file; anything else stops the timeline (`invalid`)
+ * - `ingest` returns a promise only when a size or a directory had to be read; the caller awaits it before the next record
+ * - the checkpoint state is stored with the record that changes it, so it is right at every LSN
+ * - a block past the end extends the relation; blocks between are tombstones (zero pages), so that nothing older shines through
+ *
+ * Hot: one record with one block costs an array look-up for the size and two calls of the sink.
+ */
+import { PageliteError } from '../errors.ts';
+import { checkpointKey, type KeyPrefix, keyKind, keyPrefix } from '../model/key.ts';
+import { vmFork } from '../model/rel.ts';
+import type { ValueReader, ValueSink } from '../services.ts';
+import { rmgr, type WalRecord } from '../wal/wal-record.ts';
+import { IngestContext } from './ingest-context.ts';
+import { heapBlocksPerVmPage, vmClearPatch } from './patch.ts';
+import { ingestDatabase } from './records/database.ts';
+import { heapVmClears, noVmClears } from './records/heap.ts';
+import { ingestClog, ingestMultixact } from './records/multixact.ts';
+import { ingestStorage } from './records/storage.ts';
+import { ingestTransaction } from './records/transaction.ts';
+import { ingestXlog } from './records/xlog.ts';
+import { noRel } from './rel-sizes.ts';
+import { unknownRecord } from './unknown-record.ts';
+
+const tombstone = new Uint8Array(0);
+
+export class WalIngest {
+  readonly #context: IngestContext;
+
+  private constructor(context: IngestContext) {
+    this.#context = context;
+  }
+
+  /** Loads the state at the end of what `reader` sees. Throws `corrupt` if there is no checkpoint state. */
+  static async open(reader: ValueReader, sink: ValueSink): Promise<WalIngest> {
+    const checkpoint = await reader.getImage(checkpointKey.prefix, checkpointKey.block);
+    if (checkpoint === null) throw new PageliteError('corrupt', 'the timeline has no checkpoint state');
+    return new WalIngest(await IngestContext.open(reader, sink, checkpoint));
+  }
+
+  ingest(record: WalRecord): void | Promise<void> {
+    const context = this.#context;
+    context.checkpoint.sawXid(record.xid);
+    if (record.topLevelXid !== 0) context.checkpoint.sawXid(record.topLevelXid);
+    const pending = this.#state(record);
+    if (pending !== undefined) return pending.then(() => this.#pages(record));
+    return this.#pages(record);
+  }
+
+  /** What the record does beside pages. */
+  #state(record: WalRecord): void | Promise<void> {
+    const context = this.#context;
+    switch (record.rmid) {
+      case rmgr.xlog:
+        return ingestXlog(context, record);
+      case rmgr.transaction:
+        return ingestTransaction(context, record);
+      case rmgr.storage:
+        return ingestStorage(context, record);
+      case rmgr.clog:
+        return ingestClog(context, record);
+      case rmgr.database:
+        return ingestDatabase(context, record);
+      case rmgr.multixact:
+        return ingestMultixact(context, record);
+      case rmgr.relMap:
+        return this.#relMap(record);
+      case rmgr.tablespace:
+        throw unknownRecord(record, 'tablespaces are not supported');
+      case rmgr.commitTs:
+        throw unknownRecord(record, 'track_commit_timestamp is not supported');
+      case rmgr.heap2:
+      case rmgr.heap:
+      case rmgr.btree:
+      case rmgr.hash:
+      case rmgr.gin:
+      case rmgr.gist:
+      case rmgr.sequence:
+      case rmgr.spgist:
+      case rmgr.brin:
+      case rmgr.generic:
+        // Pages only. What heap records do to visibility map pages that they do not name follows with the pages.
+        return;
+      case rmgr.standby:
+      case rmgr.logicalMessage:
+      case rmgr.replicationOrigin:
+        // Nothing to store: locks and snapshots of hot standbys, messages of logical decoding, progress of subscriptions.
+        return;
+      default:
+        throw unknownRecord(record, 'unknown resource manager');
+    }
+  }
+
+  #relMap(record: WalRecord): void {
+    if ((record.info & 0xf0) !== 0 || record.mainLength < 12) throw unknownRecord(record);
+    const from = record.start + record.mainOffset;
+    const { view } = record;
+    const db = view.getUint32(from, true);
+    const spc = view.getUint32(from + 4, true);
+    const length = view.getInt32(from + 8, true);
+    if (length < 0 || 12 + length > record.mainLength) throw unknownRecord(record, `relation map of ${length} bytes`);
+    const prefix = keyPrefix(keyKind.rel, spc, db, 0, 0);
+    this.#context.sink.putImage(prefix, 0, record.endLsn, record.bytes.subarray(from + 12, from + 12 + length));
+  }
+
+  #pages(record: WalRecord): void | Promise<void> {
+    const context = this.#context;
+    if (record.blockCount > 0) {
+      const clears = record.rmid === rmgr.heap || record.rmid === rmgr.heap2 ? heapVmClears(record) : noVmClears;
+      const missing = this.#missing(record, clears);
+      if (missing !== null) return this.#load(missing).then(() => this.#pages(record));
+      const created = this.#putPages(record);
+      if (clears !== noVmClears) this.#putVmClears(record, clears);
+      if (created !== null) return Promise.all(created).then(() => this.#storeCheckpoint(record));
+    }
+    if (context.checkpoint.dirty) this.#storeCheckpoint(record);
+  }
+
+  #storeCheckpoint(record: WalRecord): void {
+    const { checkpoint, sink } = this.#context;
+    if (!checkpoint.dirty) return;
+    sink.putImage(checkpointKey.prefix, checkpointKey.block, record.endLsn, checkpoint.bytes);
+    checkpoint.dirty = false;
+  }
+
+  /** Relations of this record whose size is not in memory yet, or null. */
+  #missing(record: WalRecord, clears: number): KeyPrefix[] | null {
+    const { sizes } = this.#context;
+    let missing: KeyPrefix[] | null = null;
+    for (let i = 0; i < record.blockCount; i++) {
+      const block = record.blocks[i]!;
+      const prefix = keyPrefix(keyKind.rel, block.spc, block.db, block.rel, block.fork);
+      if (sizes.get(prefix) === undefined) {
+        missing ??= [];
+        missing.push(prefix);
+      }
+      if (clears !== noVmClears) {
+        const vm = keyPrefix(keyKind.rel, block.spc, block.db, block.rel, vmFork);
+        if (sizes.get(vm) === undefined) {
+          missing ??= [];
+          missing.push(vm);
+        }
+      }
+    }
+    return missing;
+  }
+
+  async #load(prefixes: readonly KeyPrefix[]): Promise<void> {
+    for (const prefix of prefixes) await this.#context.sizes.load(prefix);
+  }
+
+  /** All sizes are known. Returns the promises of directory changes that could not be made at once, or null. */
+  #putPages(record: WalRecord): Promise<void>[] | null {
+    const { sizes, sink } = this.#context;
+    const lsn = record.endLsn;
+    let waits: Promise<void>[] | null = null;
+    const handle = sink.addRecord(lsn, record.bytes, record.start, record.totalLength);
+    for (let i = 0; i < record.blockCount; i++) {
+      const block = record.blocks[i]!;
+      const prefix = keyPrefix(keyKind.rel, block.spc, block.db, block.rel, block.fork);
+      let size = sizes.get(prefix)!;
+      if (block.block >= size) {
+        if (size === noRel) {
+          const wait = this.#context.createRel(prefix, lsn);
+          if (wait !== undefined) {
+            waits ??= [];
+            waits.push(wait);
+          }
+          size = 0;
+        }
+        for (let gap = size; gap < block.block; gap++) sink.putImage(prefix, gap, lsn, tombstone);
+        sizes.set(prefix, lsn, block.block + 1);
+      }
+      sink.putRecord(prefix, block.block, lsn, handle, block.willInit || block.applyImage);
+    }
+    return waits;
+  }
+
+  /** `clears`: bits of heapVmClears. The visibility map block is not in the record; a map that does not reach it holds no bit to clear. */
+  #putVmClears(record: WalRecord, clears: number): void {
+    const { sizes, sink } = this.#context;
+    for (let i = 0; i < record.blockCount && i < 2; i++) {
+      const bits = (clears >> (i * 2)) & 3;
+      if (bits === 0) continue;
+      const block = record.blocks[i]!;
+      const vm = keyPrefix(keyKind.rel, block.spc, block.db, block.rel, vmFork);
+      const page = Math.floor(block.block / heapBlocksPerVmPage);
+      if (page < sizes.get(vm)!) sink.putPatch(vm, page, record.endLsn, vmClearPatch(block.block, bits));
+    }
+  }
+}
