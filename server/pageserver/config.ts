@@ -1,0 +1,93 @@
+/**
+ * Settings of a pageserver process, from its command line. Plain data; every bad value is an `invalid` error that names its flag.
+ *
+ *   -D DIR  --id 1  --listen-pg 127.0.0.1:64000  --listen-http 127.0.0.1:9898  --safekeepers 1=127.0.0.1:5454,2=127.0.0.1:5455
+ *
+ * `listen-pg` is Neon's name for the port that computes read pages from. Port 0 lets the system choose.
+ */
+import { resolve } from 'node:path';
+import { parseArgs } from 'node:util';
+import { messageOf, PageliteError } from '../../engine/errors.ts';
+import { type NodeId, nodeId } from '../../engine/model/ids.ts';
+
+export interface HostPort {
+  readonly host: string;
+  readonly port: number;
+}
+
+export interface SafekeeperAddress extends HostPort {
+  readonly id: NodeId;
+}
+
+export interface PageserverConfig {
+  /** Holds everything that the pageserver stores, its log and its pid file. */
+  readonly dir: string;
+  readonly nodeId: NodeId;
+  readonly listen: HostPort;
+  readonly http: HostPort;
+  readonly safekeepers: readonly SafekeeperAddress[];
+}
+
+export const pagestreamPortDefault = 64000;
+export const httpPortDefault = 9898;
+const hostDefault = '127.0.0.1';
+
+export function parsePageserverArgs(args: readonly string[]): PageserverConfig {
+  const flags = readFlags(args);
+  if (flags.dir === undefined)
+    throw new PageliteError('invalid', '-D DIR is missing: where the pageserver keeps its files');
+  return {
+    dir: resolve(flags.dir),
+    nodeId: parseNodeId(flags.id ?? '1', '--id'),
+    listen: parseHostPort(flags['listen-pg'] ?? `${hostDefault}:${pagestreamPortDefault}`, '--listen-pg'),
+    http: parseHostPort(flags['listen-http'] ?? `${hostDefault}:${httpPortDefault}`, '--listen-http'),
+    safekeepers: parseSafekeepers(flags.safekeepers ?? ''),
+  };
+}
+
+function readFlags(args: readonly string[]) {
+  try {
+    const { values } = parseArgs({
+      args: [...args],
+      options: {
+        dir: { type: 'string', short: 'D' },
+        id: { type: 'string' },
+        'listen-pg': { type: 'string' },
+        'listen-http': { type: 'string' },
+        safekeepers: { type: 'string' },
+      },
+    });
+    return values;
+  } catch (error) {
+    throw new PageliteError('invalid', messageOf(error));
+  }
+}
+
+function parseNodeId(text: string, flag: string): NodeId {
+  if (!/^\d+$/.test(text)) throw new PageliteError('invalid', `${flag}: "${text}" is not a node id`);
+  return nodeId(Number(text));
+}
+
+/** `host:port`, or a port alone on the loopback address. */
+export function parseHostPort(text: string, flag: string): HostPort {
+  const match = /^(?:(.*):)?(\d{1,5})$/.exec(text);
+  const port = Number(match?.[2]);
+  if (!match || port > 65535) throw new PageliteError('invalid', `${flag}: "${text}" is not host:port`);
+  return { host: match[1] || hostDefault, port };
+}
+
+/** `id=host:port`, separated by commas. Empty: timelines receive no WAL. */
+function parseSafekeepers(text: string): SafekeeperAddress[] {
+  const flag = '--safekeepers';
+  const addresses = text
+    .split(',')
+    .filter((part) => part.trim() !== '')
+    .map((part) => {
+      const [id = '', address = ''] = part.trim().split('=');
+      return { id: parseNodeId(id, flag), ...parseHostPort(address, flag) };
+    });
+  if (new Set(addresses.map(({ id }) => id)).size !== addresses.length) {
+    throw new PageliteError('invalid', `${flag}: an id is there twice`);
+  }
+  return addresses;
+}

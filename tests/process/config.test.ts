@@ -1,0 +1,40 @@
+/** Must hold: flags become settings with Neon's ports as defaults; every bad value is refused with the name of its flag. */
+import { expect, it } from 'vitest';
+import { parsePageserverArgs } from '../../server/pageserver/config.ts';
+
+it('has defaults', () => {
+  expect(parsePageserverArgs(['-D', '/data'])).toEqual({
+    dir: '/data',
+    nodeId: 1,
+    listen: { host: '127.0.0.1', port: 64000 },
+    http: { host: '127.0.0.1', port: 9898 },
+    safekeepers: [],
+  });
+});
+
+it('reads every flag', () => {
+  const args = '-D /data --id 7 --listen-pg 0.0.0.0:1 --listen-http 2 --safekeepers 1=a:5454,2=b:5455'.split(' ');
+  expect(parsePageserverArgs(args)).toEqual({
+    dir: '/data',
+    nodeId: 7,
+    listen: { host: '0.0.0.0', port: 1 },
+    http: { host: '127.0.0.1', port: 2 },
+    safekeepers: [
+      { id: 1, host: 'a', port: 5454 },
+      { id: 2, host: 'b', port: 5455 },
+    ],
+  });
+});
+
+it.each([
+  [[], /-D DIR is missing/],
+  [['-D', '/d', '--id', '0'], /node id 0/],
+  [['-D', '/d', '--id', 'x'], /--id: "x"/],
+  [['-D', '/d', '--listen-pg', 'host'], /--listen-pg: "host"/],
+  [['-D', '/d', '--listen-http', 'h:70000'], /--listen-http: "h:70000"/],
+  [['-D', '/d', '--safekeepers', '5454'], /--safekeepers/],
+  [['-D', '/d', '--safekeepers', '1=h:1,1=h:2'], /twice/],
+  [['-D', '/d', '--unknown'], /unknown/],
+])('refuses %j', (args, message) => {
+  expect(() => parsePageserverArgs(args)).toThrow(message);
+});
