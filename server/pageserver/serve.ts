@@ -1,0 +1,77 @@
+/**
+ * The two ports of a pageserver: pagestream for computes (pagestream-listener.ts) and HTTP for everything else (http-api.ts), in front of a
+ * Pageserver that its caller opened. Closing closes the ports, not the Pageserver.
+ */
+import { createServer } from 'node:http';
+import { getRequestListener } from '@hono/node-server';
+import type { NodeId } from '../../engine/model/ids.ts';
+import type { Log, Random } from '../../engine/services.ts';
+import { addProcessMetrics, Metrics } from '../process/metrics.ts';
+import { listen } from '../process/ports.ts';
+import { Turns } from '../process/turns.ts';
+import type { HostPort } from './config.ts';
+import { type PageserverApi, pageserverHttpApi } from './http-api.ts';
+import { listenPagestream } from './pagestream-listener.ts';
+
+export interface ServeOptions {
+  readonly pageserver: PageserverApi;
+  readonly nodeId: NodeId;
+  readonly listen: HostPort;
+  readonly http: HostPort;
+  readonly random: Random;
+  readonly log: Log;
+}
+
+export interface PageserverPorts {
+  /** Pagestream: `ws://host:<listen>/pagestream`. */
+  readonly listen: number;
+  readonly http: number;
+}
+
+export async function servePageserver(
+  options: ServeOptions,
+): Promise<{ readonly ports: PageserverPorts; readonly metrics: Metrics; close(): Promise<void> }> {
+  const { pageserver, nodeId, random, log } = options;
+  const metrics = new Metrics();
+  addProcessMetrics(metrics);
+  const seconds = metrics.histogram('pageserver_smgr_query_seconds', 'Time from a request to its answer');
+  const errors = metrics.counter('pageserver_smgr_query_errors_total', 'Requests answered with an error');
+  const turns = new Turns();
+  metrics.gauge('pageserver_requests_queued', 'Requests that wait for a turn of the event loop', () => turns.length);
+
+  const pagestream = await listenPagestream(
+    {
+      open: (id) => pageserver.openPages(id),
+      turns,
+      log,
+      onServed: (kind, took, error) => {
+        seconds.observe(took, { smgr_query_type: kind });
+        if (error) errors.add(1, { smgr_query_type: kind, kind: error.kind });
+      },
+    },
+    options.listen.host,
+    options.listen.port,
+  );
+  metrics.gauge('pageserver_connections', 'Open pagestream connections', () => pagestream.connectionCount);
+
+  const api = pageserverHttpApi({ nodeId, pageserver, metrics, random, log });
+  const http = createServer(getRequestListener(api.fetch));
+  const closeHttp = () =>
+    new Promise<void>((resolve) => {
+      http.close(() => resolve());
+      http.closeAllConnections();
+    });
+  try {
+    const httpPort = await listen(http, options.http.host, options.http.port);
+    return {
+      ports: { listen: pagestream.port, http: httpPort },
+      metrics,
+      close: async () => {
+        await Promise.all([pagestream.close(), closeHttp()]);
+      },
+    };
+  } catch (error) {
+    await pagestream.close();
+    throw error;
+  }
+}
