@@ -1,0 +1,544 @@
+/**
+ * The backend's thread: gives PGlite's one Postgres backend its clients' messages, one session at a time, and blocks on them.
+ *
+ * Step on the path: in ring -> `#onRead` (the backend's recv) -> PostgreSQL -> `#onWrite` (its send) -> out ring. The thread never
+ * goes back to its event loop: it sleeps in `Atomics.wait`, between commands as well as inside COPY FROM STDIN or a full out ring.
+ *
+ * Invariants
+ * - The backend is given one message at a time, never bytes of the next: between messages its own buffer is empty, so that sessions
+ *   can be exchanged there, and the type of the message under way (`#frameType`) is known.
+ * - ReadyForQuery has been sent exactly when the last message was Query, FunctionCall or Sync (`#atBoundary`).
+ * - After every command-level message a `ready` goes out behind the message's output; control messages are read only there.
+ * - With `signal.clientGone` the backend reads no more of that client: inside a message it reads bytes that no message may contain
+ *   (so that a half statement is refused, never run), at a message's start an end of file (COPY fails); its output is dropped.
+ *
+ * PostgreSQL's ERROR unwinds to `_PostgresMainLoopOnce` as a thrown ExitStatus 100 and is finished by `_PostgresMainLongJmp`. Any other
+ * throw is the end of this backend (FATAL, PANIC, a trap): it leaves `serve` as an error, and the thread with it.
+ */
+import { PageliteError } from '../../engine/errors.ts';
+import { type BackendModule, checkLayout, writeWord } from './backend-layout.ts';
+import { attachSharedWire, backendState, type SharedWire, signal, word } from './ring.ts';
+import {
+  controlType,
+  decodeControl,
+  encodeControl,
+  type ListensMessage,
+  type OpenedMessage,
+  type OpenMessage,
+  type ReadyMessage,
+  readyBytes,
+  type SwitchMessage,
+  writeReady,
+} from './session-protocol.ts';
+import { BackendSqlError, SessionStates } from './session-state.ts';
+
+/** What `runBackend` needs of a PGlite. */
+export interface BackendOwner {
+  readonly Module: unknown;
+}
+
+export interface BackendDoor {
+  /** Tells the listener that there is something in the out ring. */
+  ring(): void;
+  /** Tells the listener when the earliest of the backend's timers is due, in ms since the epoch. */
+  timer(dueAt: number): void;
+}
+
+/** Status of the thrown ExitStatus with which PostgreSQL's ERROR comes out of its main loop. */
+const mainLongJmp = 100;
+/** What recv() returns at the end of the stream. */
+const endOfFile = 0;
+/** The byte that completes a message whose client is gone: no string ends in it, no count fits. */
+const poison = 0xff;
+
+const charCode = (text: string) => text.charCodeAt(0);
+const typeQuery = charCode('Q');
+const typeFunctionCall = charCode('F');
+const typeSync = charCode('S');
+const typeReadyForQuery = charCode('Z');
+
+/**
+ * Serves clients until the listener says `shutdown`. Takes the PGlite over: its own query API works before and after, not during.
+ * Throws when the backend has ended by itself.
+ */
+export function runBackend(pglite: BackendOwner, buffer: SharedArrayBuffer, door: BackendDoor): void {
+  const thread = new BackendThread(pglite.Module as BackendModule, attachSharedWire(buffer), door);
+  thread.serve();
+}
+
+class BackendThread {
+  readonly #module: BackendModule;
+  readonly #wire: SharedWire;
+  readonly #words: Int32Array;
+  readonly #door: BackendDoor;
+  readonly #sessions: SessionStates;
+  readonly #timers: BackendTimers;
+  readonly #header = new Uint8Array(5);
+  readonly #ready = new DataView(new ArrayBuffer(readyBytes));
+  readonly #readyBytes = new Uint8Array(this.#ready.buffer);
+  /** Bytes of the present message that the backend has not read yet. */
+  #frameLeft = 0;
+  #frameType = 0;
+  #consumed = 0;
+  #atBoundary = true;
+  #inCommand = false;
+  /** Our own SQL: where the backend reads from, and what it has answered. */
+  #ownInput: Uint8Array | null = null;
+  #ownOffset = 0;
+  #ownOutput: Uint8Array[] = [];
+
+  constructor(module: BackendModule, wire: SharedWire, door: BackendDoor) {
+    checkLayout(module);
+    this.#module = module;
+    this.#wire = wire;
+    this.#words = wire.words;
+    this.#door = door;
+    this.#timers = new BackendTimers((dueAt) => door.timer(dueAt));
+    const read = module.addFunction((pointer, max) => this.#onRead(pointer, max), 'ipi');
+    const write = module.addFunction((pointer, length) => this.#onWrite(pointer, length), 'ipi');
+    module._pgl_set_rw_cbs(read, write);
+    this.#sessions = new SessionStates(module, (sql) => this.#runSql(sql));
+    this.#sessions.guard = (work) => this.#guardDirectCalls(work);
+  }
+
+  serve(): void {
+    this.#timers.install();
+    const onInterrupt = () => this.#interrupt();
+    (globalThis as Record<symbol, unknown>)[interruptHook] = onInterrupt;
+    try {
+      this.#sendReady();
+      while (this.#nextCommand()) {
+        this.#frameType < 0x20 ? this.#control() : this.#command();
+      }
+    } finally {
+      delete (globalThis as Record<symbol, unknown>)[interruptHook];
+      this.#timers.uninstall();
+    }
+  }
+
+  /** Waits for the next message and takes its header. False at shutdown. */
+  #nextCommand(): boolean {
+    const inbound = this.#wire.inbound;
+    for (;;) {
+      const wake = Atomics.load(this.#words, word.wake);
+      const signals = Atomics.load(this.#words, word.signals);
+      if ((signals & signal.shutdown) !== 0) return false;
+      // A cancel that comes between statements cancels nothing, as in PostgreSQL.
+      if ((signals & (signal.cancel | signal.clientGone)) !== 0) {
+        Atomics.and(this.#words, word.signals, ~signal.cancel);
+        writeWord(this.#module, this.#module._QueryCancelPending, 0);
+      }
+      if ((signals & signal.clientGone) !== 0) this.#skipGoneClient();
+      if (inbound.used >= 5) break;
+      this.#wait(wake, backendState.waitsForCommand);
+    }
+    this.#takeHeader();
+    return true;
+  }
+
+  /** Everything that a gone client has sent and the backend has not read. */
+  #skipGoneClient(): void {
+    const left = (Atomics.load(this.#words, word.goneAt) - this.#wire.inbound.tailPosition) | 0;
+    if (left > 0) this.#wire.inbound.skip(left);
+    Atomics.and(this.#words, word.signals, ~signal.clientGone);
+  }
+
+  #takeHeader(): void {
+    this.#wire.inbound.peek(this.#header, 0, 5);
+    this.#frameType = this.#header[0]!;
+    const length = new DataView(this.#header.buffer).getUint32(1);
+    this.#frameLeft = 1 + length;
+  }
+
+  #wait(wake: number, state: number): void {
+    Atomics.store(this.#words, word.state, state);
+    Atomics.wait(this.#words, word.wake, wake);
+    Atomics.store(this.#words, word.state, backendState.running);
+  }
+
+  #command(): void {
+    const type = this.#frameType;
+    this.#consumed = (this.#consumed + 1) >>> 0;
+    this.#inCommand = true;
+    this.#loopOnce();
+    this.#inCommand = false;
+    // The backend has read the whole message, unless it was refused by its type or length alone.
+    this.#dropFrame();
+    this.#atBoundary = type === typeQuery || type === typeSync || type === typeFunctionCall;
+    this.#finishCommand();
+  }
+
+  #finishCommand(): void {
+    if (this.#atBoundary && this.#module._IsTransactionBlock() === 0) {
+      const channels = this.#sessions.beforeNotifications();
+      if (channels !== null) this.#sendListens({ client: this.#sessions.currentClient, channels });
+    }
+    try {
+      this.#module._PostgresSendReadyForQueryIfNecessary();
+    } finally {
+      this.#sessions.afterNotifications();
+    }
+    this.#sendReady();
+  }
+
+  /** One message, up to and including recovery from an ERROR. */
+  #loopOnce(): void {
+    const module = this.#module;
+    try {
+      module._PostgresMainLoopOnce();
+    } catch (error) {
+      if (!isMainLongJmp(error)) throw backendEnded(error);
+      this.#recover();
+    }
+  }
+
+  #recover(): void {
+    // A second ERROR while the first is reported is recovered from in turn; PostgreSQL itself ends an endless chain of them.
+    for (;;) {
+      try {
+        this.#module._PostgresMainLongJmp();
+        return;
+      } catch (error) {
+        if (!isMainLongJmp(error)) throw backendEnded(error);
+      }
+    }
+  }
+
+  #dropFrame(): void {
+    while (this.#frameLeft > 0) {
+      const wake = Atomics.load(this.#words, word.wake);
+      const count = Math.min(this.#frameLeft, this.#clientBytes());
+      this.#wire.inbound.skip(count);
+      this.#frameLeft -= count;
+      if (this.#frameLeft > 0 && count === 0) {
+        if (this.#isClientGone()) this.#frameLeft = 0;
+        else this.#wait(wake, backendState.waitsForInput);
+      }
+    }
+  }
+
+  #isClientGone(): boolean {
+    return (Atomics.load(this.#words, word.signals) & signal.clientGone) !== 0;
+  }
+
+  /** Bytes in the in ring that are the present client's. */
+  #clientBytes(): number {
+    const inbound = this.#wire.inbound;
+    if (!this.#isClientGone()) return inbound.used;
+    return Math.max(0, (Atomics.load(this.#words, word.goneAt) - inbound.tailPosition) | 0);
+  }
+
+  #onRead(pointer: number, max: number): number {
+    if (this.#ownInput !== null) return this.#readOwn(pointer, max);
+    for (;;) {
+      const wake = Atomics.load(this.#words, word.wake);
+      this.#lookAtSignals();
+      const gone = this.#isClientGone();
+      if (this.#frameLeft === 0) {
+        // Inside a command: COPY FROM STDIN wants the next message.
+        if (this.#clientBytes() >= 5) {
+          this.#takeHeader();
+          this.#consumed = (this.#consumed + 1) >>> 0;
+        } else if (gone) return endOfFile;
+      }
+      if (this.#frameLeft > 0) {
+        const count = Math.min(max, this.#frameLeft, this.#clientBytes());
+        if (count > 0) {
+          this.#wire.inbound.read(this.#module.HEAPU8, pointer, count);
+          this.#frameLeft -= count;
+          return count;
+        }
+        if (gone) {
+          const filled = Math.min(max, this.#frameLeft);
+          this.#module.HEAPU8.fill(poison, pointer, pointer + filled);
+          this.#frameLeft -= filled;
+          return filled;
+        }
+      }
+      this.#ringDoorbell();
+      this.#wait(wake, backendState.waitsForInput);
+    }
+  }
+
+  #readOwn(pointer: number, max: number): number {
+    const input = this.#ownInput!;
+    const count = Math.min(max, input.length - this.#ownOffset);
+    this.#module.HEAPU8.set(input.subarray(this.#ownOffset, this.#ownOffset + count), pointer);
+    this.#ownOffset += count;
+    return count;
+  }
+
+  #onWrite(pointer: number, length: number): number {
+    if (this.#ownInput !== null) {
+      this.#ownOutput.push(this.#module.HEAPU8.slice(pointer, pointer + length));
+      return length;
+    }
+    this.#push(this.#module.HEAPU8, pointer, pointer + length);
+    // ReadyForQuery is followed by our own `ready` at once, which rings.
+    if (!endsInReadyForQuery(this.#module.HEAPU8, pointer, length)) this.#ringDoorbell();
+    return length;
+  }
+
+  /** Writes to the out ring, waiting for room. Nothing more goes to a client that is gone. */
+  #push(bytes: Uint8Array, start: number, end: number): void {
+    for (let at = start; at < end; ) {
+      const wake = Atomics.load(this.#words, word.wake);
+      this.#lookAtSignals();
+      at += this.#wire.outbound.write(bytes, at, end);
+      if (at < end) {
+        this.#ringDoorbell();
+        this.#wait(wake, backendState.waitsForRoom);
+      }
+    }
+  }
+
+  #ringDoorbell(): void {
+    if (Atomics.exchange(this.#words, word.doorbell, 1) === 0) this.#door.ring();
+  }
+
+  #sendReady(): void {
+    writeReady(this.#ready, this.#readyMessage());
+    this.#push(this.#readyBytes, 0, readyBytes);
+    this.#ringDoorbell();
+  }
+
+  #readyMessage(): ReadyMessage {
+    const inBlock = this.#module._IsTransactionBlock() !== 0;
+    const aborted = inBlock && this.#module._IsAbortedTransactionBlockState() !== 0;
+    const idle = this.#atBoundary && !inBlock;
+    return {
+      status: !this.#atBoundary ? 'P' : aborted ? 'E' : inBlock ? 'T' : 'I',
+      pinned: idle && this.#sessions.isPinned,
+      consumed: this.#consumed,
+      idleInTransactionMs: this.#sessions.idleInTransactionMs,
+      idleSessionMs: this.#sessions.idleSessionMs,
+    };
+  }
+
+  #sendListens(message: ListensMessage): void {
+    this.#sendControl(controlType.listens, message);
+  }
+
+  #sendControl(type: number, message: object): void {
+    const bytes = encodeControl(type, message);
+    this.#push(bytes, 0, bytes.length);
+    this.#ringDoorbell();
+  }
+
+  #control(): void {
+    const type = this.#frameType;
+    const bytes = new Uint8Array(this.#frameLeft);
+    // Control messages are written whole, and are smaller than the ring.
+    this.#wire.inbound.read(bytes, 0, bytes.length);
+    this.#frameLeft = 0;
+    const body = bytes.subarray(5);
+    if (type === controlType.open) this.#open(decodeControl<OpenMessage>(body));
+    else if (type === controlType.switch) this.#sessions.switchTo(decodeControl<SwitchMessage>(body).client);
+    else if (type === controlType.close) this.#close(decodeControl<SwitchMessage>(body).client);
+    else throw new PageliteError('invalid', `unknown control message ${type}`);
+  }
+
+  #open(message: OpenMessage): void {
+    let opened: OpenedMessage;
+    try {
+      opened = this.#sessions.open(message);
+    } catch (error) {
+      if (!(error instanceof BackendSqlError)) throw error;
+      const reason = { code: error.code, message: error.message };
+      opened = { client: message.client, parameters: null, error: reason };
+    }
+    this.#sendControl(controlType.opened, opened);
+    this.#sendReady();
+  }
+
+  /** The client's transaction, if any, is rolled back first; an unfinished pipeline is ended with a Sync. */
+  #close(client: number): void {
+    if (this.#sessions.currentClient === client) {
+      if (!this.#atBoundary) this.#runOwn(frame('S', new Uint8Array(0)));
+      this.#atBoundary = true;
+      if (this.#module._IsTransactionBlock() !== 0) this.#runSql('rollback');
+    }
+    this.#sessions.close(client);
+    this.#sendControl(controlType.closed, { client, consumed: this.#consumed });
+    this.#sendReady();
+  }
+
+  /** Runs a simple query of our own; rows as text. */
+  #runSql(sql: string): (string | null)[][] {
+    const text = new TextEncoder().encode(sql);
+    const body = new Uint8Array(text.length + 1);
+    body.set(text);
+    return this.#runOwn(frame('Q', body));
+  }
+
+  #runOwn(input: Uint8Array): (string | null)[][] {
+    this.#ownInput = input;
+    this.#ownOffset = 0;
+    this.#ownOutput = [];
+    try {
+      this.#loopOnce();
+      this.#module._PostgresSendReadyForQueryIfNecessary();
+      this.#module._pgl_pq_flush();
+      return parseRows(concat(this.#ownOutput));
+    } finally {
+      this.#ownInput = null;
+    }
+  }
+
+  /** Direct calls into the backend can raise ERROR, too. */
+  #guardDirectCalls<T>(work: () => T): T {
+    this.#ownInput = new Uint8Array(0);
+    this.#ownOffset = 0;
+    this.#ownOutput = [];
+    try {
+      return work();
+    } catch (error) {
+      if (!isMainLongJmp(error)) throw backendEnded(error);
+      this.#recover();
+      this.#module._PostgresSendReadyForQueryIfNecessary();
+      this.#module._pgl_pq_flush();
+      parseRows(concat(this.#ownOutput));
+      throw new BackendSqlError('XX000', 'a setting of the session could not be put back');
+    } finally {
+      this.#ownInput = null;
+    }
+  }
+
+  /** While the backend waits inside a statement: cancel, and the end of its client. */
+  #lookAtSignals(): void {
+    const signals = Atomics.load(this.#words, word.signals);
+    if ((signals & (signal.cancel | signal.clientGone | signal.timer)) !== 0) this.#interrupt();
+  }
+
+  /**
+   * Sets what PostgreSQL's own signal handlers would. Called while the backend waits, or, by the listener through the inspector, in
+   * the middle of a running statement: PostgreSQL looks at these flags in CHECK_FOR_INTERRUPTS.
+   */
+  #interrupt(): void {
+    const signals = Atomics.load(this.#words, word.signals);
+    // Idle timeouts stay armed until the backend has read its next command, and end the backend: they are the listener's to keep.
+    if ((signals & signal.timer) !== 0 && this.#inCommand && this.#frameLeft === 0) {
+      Atomics.and(this.#words, word.signals, ~signal.timer);
+      this.#timers.runDue();
+    }
+    const isOwn = this.#ownInput !== null;
+    if ((signals & (signal.cancel | signal.clientGone)) === 0 || isOwn) return;
+    // A gone client stays gone until its session is closed; a cancel is for one statement.
+    Atomics.and(this.#words, word.signals, ~signal.cancel);
+    writeWord(this.#module, this.#module._QueryCancelPending, 1);
+    writeWord(this.#module, this.#module._InterruptPending, 1);
+  }
+}
+
+/** The listener evaluates a call of this in the backend's thread; see interrupter.ts. */
+export const interruptHookName = 'pagelite.interrupt';
+const interruptHook = Symbol.for(interruptHookName);
+
+/**
+ * PostgreSQL's timers (statement_timeout, lock_timeout, deadlock_timeout, ...). Emscripten's setitimer is a JavaScript timer, which in a
+ * thread that never goes back to its event loop would never fire: while the backend serves, `setTimeout` keeps such timers here, and
+ * the listener, which has an event loop, says when one is due.
+ */
+class BackendTimers {
+  readonly #announce: (dueAt: number) => void;
+  readonly #timers = new Map<number, { readonly dueAt: number; readonly run: () => void }>();
+  #next = 1;
+  #setTimeout: typeof globalThis.setTimeout | null = null;
+  #clearTimeout: typeof globalThis.clearTimeout | null = null;
+
+  constructor(announce: (dueAt: number) => void) {
+    this.#announce = announce;
+  }
+
+  install(): void {
+    this.#setTimeout = globalThis.setTimeout;
+    this.#clearTimeout = globalThis.clearTimeout;
+    const add = (run: () => void, ms = 0) => {
+      const id = this.#next++;
+      const dueAt = Date.now() + ms;
+      this.#timers.set(id, { dueAt, run });
+      this.#announce(dueAt);
+      return id;
+    };
+    globalThis.setTimeout = add as unknown as typeof globalThis.setTimeout;
+    globalThis.clearTimeout = ((id: number) => this.#timers.delete(id)) as unknown as typeof globalThis.clearTimeout;
+  }
+
+  uninstall(): void {
+    if (this.#setTimeout !== null) globalThis.setTimeout = this.#setTimeout;
+    if (this.#clearTimeout !== null) globalThis.clearTimeout = this.#clearTimeout;
+  }
+
+  runDue(): void {
+    const now = Date.now();
+    for (const [id, timer] of this.#timers) {
+      if (timer.dueAt > now) continue;
+      this.#timers.delete(id);
+      timer.run();
+    }
+  }
+}
+
+function isMainLongJmp(error: unknown): boolean {
+  return (error as { status?: unknown } | null)?.status === mainLongJmp;
+}
+
+function backendEnded(cause: unknown): PageliteError {
+  const status = (cause as { status?: unknown } | null)?.status;
+  const how = typeof status === 'number' ? `exit status ${status}` : String(cause);
+  return new PageliteError('closed', `the backend has ended: ${how}`, {}, { cause });
+}
+
+function endsInReadyForQuery(bytes: Uint8Array, pointer: number, length: number): boolean {
+  if (length < 6) return false;
+  const at = pointer + length - 6;
+  return bytes[at] === typeReadyForQuery && bytes[at + 1] === 0 && bytes[at + 4] === 5;
+}
+
+function frame(type: string, body: Uint8Array): Uint8Array {
+  const bytes = new Uint8Array(5 + body.length);
+  bytes[0] = charCode(type);
+  new DataView(bytes.buffer).setUint32(1, 4 + body.length);
+  bytes.set(body, 5);
+  return bytes;
+}
+
+function concat(parts: readonly Uint8Array[]): Uint8Array {
+  const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    bytes.set(part, at);
+    at += part.length;
+  }
+  return bytes;
+}
+
+/** DataRow messages as text; an ErrorResponse is thrown. The bytes come from the backend itself. */
+function parseRows(bytes: Uint8Array): (string | null)[][] {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const decoder = new TextDecoder();
+  const rows: (string | null)[][] = [];
+  for (let at = 0; at + 5 <= bytes.length; ) {
+    const type = String.fromCharCode(bytes[at]!);
+    const end = at + 1 + view.getUint32(at + 1);
+    if (type === 'E') throw parseError(decoder.decode(bytes.subarray(at + 5, end)));
+    if (type === 'D') {
+      const row: (string | null)[] = [];
+      let field = at + 7;
+      for (let left = view.getUint16(at + 5); left > 0; left--) {
+        const length = view.getInt32(field);
+        field += 4;
+        row.push(length < 0 ? null : decoder.decode(bytes.subarray(field, field + length)));
+        if (length > 0) field += length;
+      }
+      rows.push(row);
+    }
+    at = end;
+  }
+  return rows;
+}
+
+function parseError(fields: string): BackendSqlError {
+  const values = new Map(fields.split('\0').map((field) => [field[0], field.slice(1)]));
+  return new BackendSqlError(values.get('C') ?? 'XX000', values.get('M') ?? 'unknown error');
+}
