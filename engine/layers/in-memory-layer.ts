@@ -108,6 +108,7 @@ export class InMemoryLayer implements ValueSink {
   // ValueSink
 
   addRecord(_lsn: Lsn, bytes: Uint8Array, start: number, length: number): number {
+    this.#recordLength = length;
     return this.#append(bytes, start, length);
   }
 
@@ -135,7 +136,6 @@ export class InMemoryLayer implements ValueSink {
     copyBytes(this.#chunk, at, bytes, start, length);
     this.#used += length;
     this.#byteCount += length;
-    this.#recordLength = length;
     return (this.#chunks.length - 1) * chunkStep + at;
   }
 
