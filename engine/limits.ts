@@ -15,6 +15,8 @@ export const blockNumberMax = 0xfffffffe;
 export const walRecordBytesMax = 1020 * 1024 * 1024;
 /** XLR_MAX_BLOCK_ID + 1 (xlogrecord.h). */
 export const walRecordBlocksMax = 33;
+/** server_version_num of the PGlite that Pagelite is built for. */
+export const pgVersionNumber = 180006;
 /** Blocks of an SLRU segment file (slru.h SLRU_PAGES_PER_SEGMENT). */
 export const slruSegmentBlocks = 32;
 
@@ -65,6 +67,13 @@ export const commitLsnLagBytesMax = walSegmentSize;
 /** A proposer asks each quiet safekeeper for a sign of life this often, and gives up a connection that is silent for the second time. */
 export const proposerHeartbeatMs = 1_000;
 export const safekeeperSilenceMaxMs = 10_000;
+
+/** Data blocks of delta layers are closed at this size: small enough for one page's records, large enough that the index stays under 0.3%. */
+export const deltaBlockBytes = 16 * 1024;
+/** In image layers a page has a block of its own. */
+export const imageBlockBytes = 8 * 1024;
+/** Neighbouring blocks of a layer file are read with one request up to this size. */
+export const layerReadBytesMax = 4 * 1024 * 1024;
 
 assert(pagesPerRequestMax * pageSize <= channelMessageBytesMax);
 assert(walSegmentSize % pageSize === 0);

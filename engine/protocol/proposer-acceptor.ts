@@ -97,7 +97,10 @@ export interface AppendResponse {
   /** Above the proposer's: it is fenced, and the LSNs say nothing. */
   readonly term: Term;
   readonly ruler: ProposerId;
+  /** End of the last whole record that is durable. */
   readonly flushLsn: Lsn;
+  /** End of what is durable: flushLsn, and the beginning of a record that is not whole yet. */
+  readonly writeLsn: Lsn;
   readonly commitLsn: Lsn;
 }
 
@@ -251,7 +254,12 @@ export function encodeAcceptorMessage(message: AcceptorMessage): Uint8Array {
       return sealMessage(
         frame,
         messageTag.appendResponse,
-        beginMessage(40).u53(message.term).id(message.ruler).u53(message.flushLsn).u53(message.commitLsn),
+        beginMessage(48)
+          .u53(message.term)
+          .id(message.ruler)
+          .u53(message.flushLsn)
+          .u53(message.writeLsn)
+          .u53(message.commitLsn),
       );
     case 'error':
       return sealMessage(frame, messageTag.error, writeErrorBody(message.error));
@@ -295,6 +303,7 @@ export function decodeAcceptorMessage(message: Uint8Array): AcceptorMessage {
         term: readTerm(reader),
         ruler: reader.id() as ProposerId,
         flushLsn: reader.lsn(),
+        writeLsn: reader.lsn(),
         commitLsn: reader.lsn(),
       });
     }

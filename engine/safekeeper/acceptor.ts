@@ -211,7 +211,7 @@ export class Acceptor {
 
   #append(session: ProposerSession, message: AppendRequest): AcceptorStep {
     const { term } = this.#control;
-    if (message.term < term) return this.#answer([], this.#appendResponse(invalidLsn, invalidLsn));
+    if (message.term < term) return this.#answer([], this.#appendResponse(invalidLsn, invalidLsn, invalidLsn));
     if (message.term > term || session.electedTerm !== term) {
       return this.#refuse(`an append in term ${message.term} before its proposerElected`);
     }
@@ -230,12 +230,12 @@ export class Acceptor {
     if (commitLsn !== this.#control.commitLsn) this.#control = { ...this.#control, commitLsn };
     const persist: PersistEffect[] = bytes.length > 0 ? [{ kind: 'writeWal', lsn: beginLsn, bytes }] : [];
     const wantsReply = bytes.length > 0 || message.mustReply;
-    return this.#answer(persist, wantsReply ? this.#appendResponse(this.flushLsn, commitLsn) : null);
+    return this.#answer(persist, wantsReply ? this.#appendResponse(this.flushLsn, this.writeLsn, commitLsn) : null);
   }
 
-  #appendResponse(flushLsn: Lsn, commitLsn: Lsn): AppendResponse {
+  #appendResponse(flushLsn: Lsn, writeLsn: Lsn, commitLsn: Lsn): AppendResponse {
     const { term, ruler } = this.#control;
-    return { kind: 'appendResponse', term, ruler, flushLsn, commitLsn };
+    return { kind: 'appendResponse', term, ruler, flushLsn, writeLsn, commitLsn };
   }
 
   /** Nothing of the message is written, and the log goes back to its last boundary; the proposer has to be elected here again. */

@@ -16,10 +16,10 @@ import { isPageliteError, PageliteError } from '../errors.ts';
 import { walSegmentSize, walTailCacheBytesMax, walZeroFillBytes } from '../limits.ts';
 import { formatLsn, invalidLsn, type Lsn } from '../model/lsn.ts';
 import type { Log } from '../services.ts';
+import { WalChunks } from '../wal/wal-chunks.ts';
 import { parseSegmentFileName, segmentFileName, segmentStart } from '../wal/wal-page.ts';
 import { RecordScan } from './record-scan.ts';
 import type { SegmentStorage } from './storage.ts';
-import { TailCache } from './tail-cache.ts';
 
 const partialSuffix = '.partial';
 const scanStepBytes = 256 * 1024;
@@ -41,7 +41,7 @@ export interface WalLogOptions {
 export class WalLog {
   readonly #segments: SegmentStorage;
   readonly #label: string;
-  readonly #tail = new TailCache(walTailCacheBytesMax);
+  readonly #tail = new WalChunks(invalidLsn);
   #startLsn: Lsn;
   #writeLsn: Lsn;
   /** Start of the last record at open, for the acceptor's scan; 0 if unknown. */
@@ -103,6 +103,7 @@ export class WalLog {
       done += length;
     }
     this.#tail.add(lsn, bytes);
+    this.#tail.dropBefore(lsn, walTailCacheBytesMax);
     this.#writeLsn = (lsn + bytes.length) as Lsn;
   }
 

@@ -1,29 +1,53 @@
 /**
- * The newest WAL of a timeline in memory, so that readers who follow it cost no disk reads. Holds the chunks as they came, oldest first
- * and contiguous; the oldest leave when there are more than `bytesMax`.
+ * WAL bytes in memory, as chunks that follow one another, oldest first: what a safekeeper keeps for the readers that follow it, and what
+ * a proposer keeps until it is acknowledged.
+ *
+ * Invariants: the chunks are contiguous, from `startLsn` to `endLsn`; a chunk's bytes never change.
  */
+import { assert } from '../assert.ts';
 import type { Lsn } from '../model/lsn.ts';
 
 const noChunk = { lsn: 0, bytes: new Uint8Array(0) };
 
-export class TailCache {
-  readonly #bytesMax: number;
+export class WalChunks {
   #chunks: { readonly lsn: number; readonly bytes: Uint8Array }[] = [];
   #head = 0;
-  #bytes = 0;
+  #endLsn: Lsn;
+  #byteCount = 0;
 
-  constructor(bytesMax: number) {
-    this.#bytesMax = bytesMax;
+  constructor(startLsn: Lsn) {
+    this.#endLsn = startLsn;
   }
 
+  get startLsn(): Lsn {
+    return (this.#chunks[this.#head]?.lsn ?? this.#endLsn) as Lsn;
+  }
+
+  get endLsn(): Lsn {
+    return this.#endLsn;
+  }
+
+  get byteCount(): number {
+    return this.#byteCount;
+  }
+
+  /** At `lsn`, which is endLsn unless there are no chunks. */
   add(lsn: Lsn, bytes: Uint8Array): void {
     if (bytes.length === 0) return;
+    assert(this.#byteCount === 0 || lsn === this.#endLsn, 'WAL chunks must follow one another');
     // A small view would keep the whole buffer that the network read alive.
     const kept = bytes.buffer.byteLength > 2 * bytes.length ? bytes.slice() : bytes;
     this.#chunks.push({ lsn, bytes: kept });
-    this.#bytes += kept.length;
-    while (this.#bytes > this.#bytesMax && this.#head < this.#chunks.length - 1) {
-      this.#bytes -= this.#chunks[this.#head]!.bytes.length;
+    this.#byteCount += kept.length;
+    this.#endLsn = (lsn + kept.length) as Lsn;
+  }
+
+  /** Forgets the oldest chunks that end at or before `lsn`, as long as there are more than `bytesMax` bytes. */
+  dropBefore(lsn: number, bytesMax = 0): void {
+    while (this.#head < this.#chunks.length && this.#byteCount > bytesMax) {
+      const { lsn: start, bytes } = this.#chunks[this.#head]!;
+      if (start + bytes.length > lsn) break;
+      this.#byteCount -= bytes.length;
       this.#chunks[this.#head++] = noChunk;
     }
     if (this.#head > 1024 && this.#head * 2 > this.#chunks.length) {
@@ -57,14 +81,13 @@ export class TailCache {
   /** Forgets what is at `lsn` and after it. */
   truncate(lsn: Lsn): void {
     while (this.#chunks.length > this.#head) {
-      const last = this.#chunks.at(-1)!;
-      if (last.lsn + last.bytes.length <= lsn) return;
+      const { lsn: start, bytes } = this.#chunks.at(-1)!;
+      if (start + bytes.length <= lsn) return;
       this.#chunks.pop();
-      this.#bytes -= last.bytes.length;
-      if (last.lsn < lsn) {
-        const bytes = last.bytes.subarray(0, lsn - last.lsn);
-        this.#chunks.push({ lsn: last.lsn, bytes });
-        this.#bytes += bytes.length;
+      this.#byteCount -= bytes.length;
+      this.#endLsn = start as Lsn;
+      if (start < lsn) {
+        this.add(start as Lsn, bytes.subarray(0, lsn - start));
         return;
       }
     }
