@@ -15,7 +15,7 @@ import { type BackendModule, readWord, writeWord } from './backend-layout.ts';
 
 const offset = { name: 0, type: 24, source: 32, resetSource: 36, link: 64, linkNext: 68, variable: 92 } as const;
 /** GucSource (guc.h). */
-const source = { default: 0, client: 9, session: 13 } as const;
+const source = { default: 0, dynamicDefault: 1, client: 9, session: 13 } as const;
 /** PGC_SUSET: whatever a session could set, it may have again. PGC_BACKEND settings come with the startup packet. */
 const contextSuperuser = 5;
 const contextBackendSuperuser = 3;
@@ -141,7 +141,10 @@ export class BackendSettings {
   #setDefault(name: string, value: string): void {
     const record = this.#find(name);
     if (record !== 0) {
-      writeWord(this.#module, record + offset.source, source.default);
+      // A setting whose source is `default` is not in the list; one that is there must not look as if it were not.
+      if (readWord(this.#module, record + offset.source) !== source.default) {
+        writeWord(this.#module, record + offset.source, source.dynamicDefault);
+      }
       writeWord(this.#module, record + offset.resetSource, source.default);
     }
     this.#set(name, value, contextBackendSuperuser, source.client);

@@ -104,11 +104,11 @@ export class ClientConnection {
       this.input.skip(request.bytes);
       if (request.kind === 'encryption') {
         // Bytes already sent behind the request would have been meant for the encrypted stream.
-        if (this.input.size > 0) return this.destroy();
-        this.#socket.write('N');
+        if (this.input.size > 0) this.destroy();
+        else this.#socket.write('N');
       } else if (request.kind === 'cancel') {
         this.#events.cancel(request.processId, request.secret);
-        return this.destroy();
+        this.destroy();
       } else this.#ask(request);
     }
   }
@@ -117,10 +117,12 @@ export class ClientConnection {
     const { parameters } = request;
     const user = parameters.get('user');
     if (user === undefined || user === '') {
-      return this.fail({ code: '28000', message: 'no PostgreSQL user name specified in startup packet' });
+      this.fail({ code: '28000', message: 'no PostgreSQL user name specified in startup packet' });
+      return;
     }
     if (parameters.has('replication') && !/^(false|off|no|0)$/.test(parameters.get('replication')!)) {
-      return this.fail({ code: '0A000', message: 'this endpoint does not serve replication connections' });
+      this.fail({ code: '0A000', message: 'this endpoint does not serve replication connections' });
+      return;
     }
     const settings: [string, string][] = [];
     const unknownOptions: string[] = [];

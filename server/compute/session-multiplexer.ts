@@ -495,9 +495,15 @@ export class SessionMultiplexer {
     for (;;) {
       const header = input.peekHeader();
       // A message larger than what is kept here cannot be skipped: its client is let go.
-      if (header === null || input.size < header.bytes) return connection.fail(fields);
+      if (header === null || input.size < header.bytes) {
+        connection.fail(fields);
+        return;
+      }
       const isEnd = header.type === frontendType.query || header.type === frontendType.sync;
-      if (header.type === frontendType.terminate) return connection.destroy();
+      if (header.type === frontendType.terminate) {
+        connection.destroy();
+        return;
+      }
       for (let left = header.bytes; left > 0; ) {
         const part = input.front(left).length;
         input.skip(part);
