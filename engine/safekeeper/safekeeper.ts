@@ -31,6 +31,7 @@ export class Safekeeper implements WalService {
   readonly #storage: SafekeeperStorage;
   readonly #log: Log;
   readonly #timelines = new Map<string, Promise<SafekeeperTimeline | null>>();
+  readonly #loaded = new Set<SafekeeperTimeline>();
   #closed = false;
 
   constructor(options: SafekeeperOptions) {
@@ -70,16 +71,18 @@ export class Safekeeper implements WalService {
   }
 
   /** Timelines that are open now, for metrics. */
-  async openTimelines(): Promise<SafekeeperTimeline[]> {
-    const settled = await Promise.allSettled(this.#timelines.values());
-    return settled.flatMap((result) => (result.status === 'fulfilled' && result.value ? [result.value] : []));
+  get loadedTimelines(): readonly SafekeeperTimeline[] {
+    return [...this.#loaded].filter((timeline) => !timeline.ended);
   }
 
   /** Ends all connections; what was acknowledged, and how far it is committed, is on disk when it resolves. */
   async close(): Promise<void> {
     this.#closed = true;
-    for (const timeline of await this.openTimelines()) await timeline.close();
+    // Also those that are just being opened.
+    await Promise.allSettled(this.#timelines.values());
+    await Promise.all([...this.#loaded].map((timeline) => timeline.close()));
     this.#timelines.clear();
+    this.#loaded.clear();
   }
 
   /** Null if it was never created here. */
@@ -131,12 +134,13 @@ export class Safekeeper implements WalService {
       stopped = timeline;
       break;
     }
+    if (stopped) this.#loaded.delete(stopped);
     const opening = stopped ? stopped.close().then(open) : open();
     this.#timelines.set(key, opening);
     try {
       const timeline = await opening;
       if (timeline === null) this.#forget(key, opening);
-      else if (this.#closed) await timeline.close();
+      else this.#loaded.add(timeline);
       return timeline;
     } catch (error) {
       this.#forget(key, opening);

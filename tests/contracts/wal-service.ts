@@ -195,6 +195,8 @@ export function runWalServiceContract(name: string, setup: () => Promise<WalServ
       const wal = new SyntheticWal(startLsn);
       const before = await write(driver, wal, [300, 40_000]);
       const acknowledged = wal.endLsn;
+      // That it is readable says that the service, too, knows it to be committed.
+      await read(startLsn, acknowledged);
       await host.restart();
       expect(await service.getStatus(id)).toMatchObject({ term: 1, flushLsn: acknowledged, commitLsn: acknowledged });
       const after = await write(driver, wal, [500]);

@@ -1,0 +1,57 @@
+/**
+ * The safekeeper's HTTP API, shaped like Neon's (safekeeper/src/http/routes.rs): for the CLI and operators. WAL does not pass here.
+ *
+ *   GET /v1/status                          {id}
+ *   GET /v1/tenant/timeline                 [{tenant_id, timeline_id}]
+ *   GET /v1/tenant/:t/timeline/:tl          term, term history, LSNs; 404 if it is not here, 500 naming the file if it is damaged
+ *   GET /metrics                            Prometheus text
+ */
+import { Hono } from 'hono';
+import { PageliteError } from '../../engine/errors.ts';
+import { tenantId, timelineId } from '../../engine/model/ids.ts';
+import { formatLsn } from '../../engine/model/lsn.ts';
+import type { Safekeeper } from '../../engine/safekeeper/safekeeper.ts';
+import type { Log } from '../../engine/services.ts';
+import { answerError, answerNotFound } from '../process/http-errors.ts';
+import type { Metrics } from '../process/metrics.ts';
+
+export interface SafekeeperHttpOptions {
+  readonly safekeeper: Safekeeper;
+  readonly metrics: Metrics;
+  readonly log: Log;
+}
+
+export function safekeeperHttpApi({ safekeeper, metrics, log }: SafekeeperHttpOptions): Hono {
+  const api = new Hono();
+  api.onError((error, c) => answerError(c, error, log));
+  api.notFound(answerNotFound);
+  api.get('/v1/status', (c) => c.json({ id: safekeeper.nodeId }));
+  api.get('/v1/tenant/timeline', async (c) => {
+    const timelines = await safekeeper.listTimelines();
+    return c.json(timelines.map((id) => ({ tenant_id: id.tenantId, timeline_id: id.timelineId })));
+  });
+  api.get('/v1/tenant/:tenant/timeline/:timeline', async (c) => {
+    const id = { tenantId: tenantId(c.req.param('tenant')), timelineId: timelineId(c.req.param('timeline')) };
+    const status = await safekeeper.getStatus(id);
+    if (status === null) {
+      throw new PageliteError('notFound', `timeline ${id.tenantId}/${id.timelineId} is not on this safekeeper`, {
+        ...id,
+      });
+    }
+    return c.json({
+      tenant_id: id.tenantId,
+      timeline_id: id.timelineId,
+      acceptor_state: {
+        term: status.term,
+        epoch: status.termHistory.at(-1)?.[0] ?? 0,
+        term_history: status.termHistory.map(([term, lsn]) => ({ term, lsn: formatLsn(lsn) })),
+      },
+      timeline_start_lsn: formatLsn(status.startLsn),
+      local_start_lsn: formatLsn(status.startLsn),
+      flush_lsn: formatLsn(status.flushLsn),
+      commit_lsn: formatLsn(status.commitLsn),
+    });
+  });
+  api.get('/metrics', (c) => c.text(metrics.text(), 200, { 'content-type': 'text/plain; version=0.0.4' }));
+  return api;
+}

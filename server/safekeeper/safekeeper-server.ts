@@ -1,0 +1,113 @@
+/**
+ * A Safekeeper behind its two ports (W3 and W4 of the write path): WebSockets for proposers and WAL readers, HTTP for everything else.
+ *
+ * Invariants
+ * - a connection that breaks its protocol is closed with the reason, and costs nothing but itself
+ * - when `close` resolves, all that was acknowledged and how far it is committed is on disk, and both ports are free
+ */
+import { createServer, type Server } from 'node:http';
+import { getRequestListener } from '@hono/node-server';
+import { PageliteError } from '../../engine/errors.ts';
+import type { NodeId } from '../../engine/model/ids.ts';
+import { serveWalStream } from '../../engine/remote/wal-stream-handler.ts';
+import { Safekeeper } from '../../engine/safekeeper/safekeeper.ts';
+import type { SafekeeperTimeline } from '../../engine/safekeeper/timeline.ts';
+import type { Channel, Log } from '../../engine/services.ts';
+import { WebSocketAcceptor } from '../net/ws-channel.ts';
+import { addProcessMetrics, type Labels, Metrics } from '../process/metrics.ts';
+import { listen } from '../process/ports.ts';
+import { safekeeperPaths } from './connect.ts';
+import { DiskSafekeeperStorage } from './disk-segments.ts';
+import { safekeeperHttpApi } from './http-api.ts';
+
+export const safekeeperPortDefault = 5454;
+export const safekeeperHttpPortDefault = 7676;
+
+export interface SafekeeperServerOptions {
+  /** Holds the timelines: `<dir>/<tenant>/<timeline>/`. */
+  readonly dir: string;
+  readonly nodeId: NodeId;
+  /** Port 0 lets the system choose. */
+  readonly listen: { readonly host: string; readonly port: number };
+  readonly http: { readonly host: string; readonly port: number };
+  readonly log: Log;
+}
+
+export interface SafekeeperServer {
+  readonly ports: { readonly listen: number; readonly http: number };
+  close(): Promise<void>;
+}
+
+export async function startSafekeeper(options: SafekeeperServerOptions): Promise<SafekeeperServer> {
+  const { dir, nodeId, log } = options;
+  const safekeeper = new Safekeeper({ nodeId, storage: new DiskSafekeeperStorage(dir), log });
+  const acceptor = new WebSocketAcceptor();
+  const wal = walServer(acceptor, {
+    [safekeeperPaths.proposer]: (channel) => safekeeper.acceptProposer(channel),
+    [safekeeperPaths.wal]: (channel) => serveWalStream(channel, safekeeper),
+  });
+  const http = createServer(
+    getRequestListener(safekeeperHttpApi({ safekeeper, metrics: metricsOf(safekeeper), log }).fetch),
+  );
+  const close = async () => {
+    const closed = [closeServer(wal), closeServer(http)];
+    // First the timelines: their connections are told why.
+    await safekeeper.close();
+    acceptor.close(new PageliteError('unavailable', 'the safekeeper is stopping'));
+    http.closeAllConnections();
+    await Promise.all(closed);
+  };
+  try {
+    const ports = {
+      listen: await listen(wal, options.listen.host, options.listen.port),
+      http: await listen(http, options.http.host, options.http.port),
+    };
+    return { ports, close };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+function walServer(acceptor: WebSocketAcceptor, endpoints: Record<string, (channel: Channel) => void>): Server {
+  const server = createServer((_request, response) => {
+    const paths = Object.keys(endpoints).join(' and ');
+    response.writeHead(426, { connection: 'Upgrade', upgrade: 'websocket', 'content-type': 'text/plain' });
+    response.end(`This port speaks the WAL protocols over WebSockets at ${paths}.\n`);
+  });
+  server.on('upgrade', (request, socket, head) => {
+    // Until the handshake is done errors of the socket are ours.
+    socket.on('error', () => socket.destroy());
+    const accept = endpoints[request.url ?? ''];
+    if (accept) acceptor.upgrade(request, socket, head, accept);
+    else socket.end('HTTP/1.1 404 Not Found\r\nconnection: close\r\n\r\n');
+  });
+  return server;
+}
+
+function closeServer(server: Server): Promise<void> {
+  if (!server.listening) return Promise.resolve();
+  return new Promise((resolve) => {
+    server.close(() => resolve());
+    server.closeIdleConnections();
+  });
+}
+
+function metricsOf(safekeeper: Safekeeper): Metrics {
+  const metrics = new Metrics();
+  addProcessMetrics(metrics);
+  const each = (name: string, help: string, read: (timeline: SafekeeperTimeline) => number) =>
+    metrics.gauge(name, help, () =>
+      safekeeper.loadedTimelines.map((timeline): [Labels, number] => [
+        { tenant_id: timeline.id.tenantId, timeline_id: timeline.id.timelineId },
+        read(timeline),
+      ]),
+    );
+  each('safekeeper_term', 'Current term', (timeline) => timeline.term);
+  each('safekeeper_flush_lsn', 'End of the WAL that is durable', (timeline) => timeline.flushLsn);
+  each('safekeeper_commit_lsn', 'End of the WAL that a quorum has', (timeline) => timeline.commitLsn);
+  each('safekeeper_write_wal_bytes_total', 'WAL received', (timeline) => timeline.metrics.appendedBytes);
+  each('safekeeper_flush_wal_total', 'fdatasync calls', (timeline) => timeline.metrics.flushes);
+  each('safekeeper_append_requests_total', 'Append requests', (timeline) => timeline.metrics.flushedAppends);
+  return metrics;
+}
