@@ -296,6 +296,14 @@ export class WalLog {
 }
 
 function firstNonZero(bytes: Uint8Array): number {
-  for (let i = 0; i < bytes.length; i++) if (bytes[i] !== 0) return i;
+  // Four bytes at a time where they are aligned: a start looks through up to 16 MB of zeros.
+  let at = 0;
+  if (bytes.byteOffset % 4 === 0) {
+    const words = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length >> 2);
+    let word = 0;
+    while (word < words.length && words[word] === 0) word++;
+    at = word * 4;
+  }
+  for (; at < bytes.length; at++) if (bytes[at] !== 0) return at;
   return -1;
 }

@@ -22,9 +22,18 @@ export class SyntheticWal {
   #endLsn: Lsn;
   #lastRecordLsn: Lsn;
 
+  #isBoot = false;
+
   constructor(startLsn: Lsn, lastRecordLsn = 0 as Lsn) {
     this.#endLsn = startLsn;
     this.#lastRecordLsn = lastRecordLsn;
+  }
+
+  /** WAL that begins with a shutdown checkpoint that does not know the record before, as that of a compute that has booted. */
+  static afterBoot(startLsn: Lsn): SyntheticWal {
+    const wal = new SyntheticWal(startLsn);
+    wal.#isBoot = true;
+    return wal;
   }
 
   get endLsn(): Lsn {
@@ -38,7 +47,8 @@ export class SyntheticWal {
   /** The next record; `payload` is its main data. */
   next(payload: Uint8Array): SyntheticRecord {
     const recordLsn = nextRecordStart(this.#endLsn);
-    const record = noopRecord(payload, this.#lastRecordLsn);
+    const record = xlogRecord(this.#isBoot ? shutdownCheckpointInfo : noopInfo, payload, this.#lastRecordLsn);
+    this.#isBoot = false;
     const startLsn = this.#endLsn;
     const bytes = placeRecord(startLsn, record);
     this.#endLsn = (startLsn + bytes.length) as Lsn;
@@ -60,12 +70,15 @@ export function syntheticWal(startLsn: Lsn, count: number, payloadBytes: number)
   return out;
 }
 
-function noopRecord(payload: Uint8Array, prevLsn: Lsn): Uint8Array {
+const noopInfo = 0x20;
+const shutdownCheckpointInfo = 0x00;
+
+function xlogRecord(info: number, payload: Uint8Array, prevLsn: Lsn): Uint8Array {
   const record = new Uint8Array(24 + 5 + payload.length);
   const view = new DataView(record.buffer);
   view.setUint32(0, record.length, true);
   writeLsn(view, 8, prevLsn);
-  record[16] = 0x20; // XLOG_NOOP
+  record[16] = info;
   record[24] = 254; // XLR_BLOCK_ID_DATA_LONG
   view.setUint32(25, payload.length, true);
   record.set(payload, 29);
