@@ -1,0 +1,212 @@
+/** `pagelite endpoint create|start|stop|list`: Postgres endpoints on branches, each a process of its own. */
+import type { Command } from 'commander';
+import { PageliteError } from '../../engine/errors.ts';
+import type { TenantId } from '../../engine/model/ids.ts';
+import { formatLsn, type Lsn } from '../../engine/model/lsn.ts';
+import { branchExtent } from '../control-plane/branch-extent.ts';
+import { checkLsn } from '../control-plane/branch-point.ts';
+import { branchNameDefault, chooseTenant, nameOfTimeline, resolveBranch } from '../control-plane/branches.ts';
+import { startCompute } from '../control-plane/compute-process.ts';
+import {
+  checkNewEndpointName,
+  checkNoOtherWriter,
+  createEndpoint,
+  type Endpoint,
+  endpointPidFile,
+  endpointsOfTenant,
+  findEndpoint,
+  listEndpoints,
+  removeEndpoint,
+  statusOf,
+  timelineOf,
+} from '../control-plane/endpoints.ts';
+import { localhost, type Repository } from '../control-plane/repository.ts';
+import { stopProcess } from '../control-plane/storage-processes.ts';
+import type { StopMode } from '../process/daemon.ts';
+import { type CliContext, lsnArgument, portArgument, tenantArgument } from './context.ts';
+import { stopModeOption } from './start-stop.ts';
+import { formatTable } from './table.ts';
+
+const createHelp = `
+Examples:
+  $ pagelite endpoint create main
+  $ pagelite endpoint create experiment --branch-name experiment --pg-port 5432
+  $ pagelite endpoint create past --lsn 0/16F9A00        read-only, as main was at that LSN`;
+
+const startHelp = `
+Examples:
+  $ pagelite endpoint start main
+  $ pagelite endpoint start past --branch-name main --lsn 0/16F9A00     made first if there is no such endpoint
+
+A branch has one writing endpoint at a time. --allow-multiple starts another one; the older is then fenced and ends.`;
+
+const stopHelp = `
+Examples:
+  $ pagelite endpoint stop main
+  $ pagelite endpoint stop past --destroy        also removes it from the list; no data is in an endpoint`;
+
+export function addEndpointCommands(program: Command, context: CliContext): void {
+  const endpoint = program.command('endpoint').description('manage Postgres endpoints');
+  endpoint
+    .command('create')
+    .description('make an endpoint on a branch')
+    .argument('[name]', 'name of the endpoint (default: ep-BRANCH)')
+    .option('--branch-name <name>', 'the branch', branchNameDefault)
+    .option('--lsn <lsn>', 'read-only, at this LSN', lsnArgument)
+    .option('--pg-port <port>', 'Postgres port (default: the next free one from 55432 on)', portArgument)
+    .option('--http-port <port>', 'serve GET /status and GET /metrics on this port', portArgument)
+    .option('--tenant-id <id>', 'the tenant (default: the default one)', tenantArgument)
+    .option('--allow-multiple', 'accepted as in neon_local; it matters at the start')
+    .addHelpText('after', createHelp)
+    .action((name: string | undefined, options: CreateOptions) =>
+      context.changeRepository(async (repository) => {
+        await create(repository, name ?? `ep-${options.branchName}`.replaceAll('/', '-'), options);
+      }),
+    );
+  endpoint
+    .command('start')
+    .description('start an endpoint; with --branch-name or --lsn it is made first if it is not there')
+    .argument('<name>', 'name of the endpoint')
+    .option('--branch-name <name>', 'the branch, if the endpoint is to be made')
+    .option('--lsn <lsn>', 'read-only at this LSN, if the endpoint is to be made', lsnArgument)
+    .option('--pg-port <port>', 'Postgres port, if the endpoint is to be made', portArgument)
+    .option('--tenant-id <id>', 'the tenant (default: the default one)', tenantArgument)
+    .option('--allow-multiple', 'start although another endpoint writes to the branch')
+    .addHelpText('after', startHelp)
+    .action((name: string, options: StartOptions) =>
+      context.changeRepository((repository) => start(repository, name, options, context)),
+    );
+  endpoint
+    .command('stop')
+    .description('stop an endpoint')
+    .argument('<name>', 'name of the endpoint')
+    .addOption(stopModeOption())
+    .option('--destroy', 'remove the endpoint, too')
+    .addHelpText('after', stopHelp)
+    .action((name: string, options: { mode: StopMode; destroy?: boolean }) =>
+      context.changeRepository(async (repository) => {
+        const found = findEndpoint(repository, name);
+        await stopProcess(`endpoint ${name}`, endpointPidFile(found.dir), options.mode, context.say);
+        if (options.destroy) await removeEndpoint(found);
+      }),
+    );
+  endpoint
+    .command('list')
+    .description('list the endpoints')
+    .option('--tenant-id <id>', 'the tenant (default: the default one)', tenantArgument)
+    .option('--json', 'as JSON')
+    .addHelpText('after', '\nExamples:\n  $ pagelite endpoint list --json')
+    .action((options: { tenantId?: TenantId; json?: boolean }) => list(options, context));
+}
+
+interface CreateOptions {
+  readonly branchName: string;
+  readonly lsn?: Lsn;
+  readonly pgPort?: number;
+  readonly httpPort?: number;
+  readonly tenantId?: TenantId;
+}
+
+interface StartOptions extends Partial<CreateOptions> {
+  readonly allowMultiple?: boolean;
+}
+
+async function create(repository: Repository, name: string, options: CreateOptions): Promise<Endpoint> {
+  checkNewEndpointName(repository, name);
+  const config = repository.readConfig();
+  const tenantId = chooseTenant(config, options.tenantId);
+  const id = { tenantId, timelineId: resolveBranch(config, tenantId, options.branchName) };
+  if (options.lsn !== undefined) checkLsn(await branchExtent(config, id, options.branchName), options.lsn);
+  return createEndpoint(repository, {
+    name,
+    id,
+    branchName: options.branchName,
+    lsn: options.lsn === undefined ? null : formatLsn(options.lsn),
+    pgPort: options.pgPort ?? null,
+    httpPort: options.httpPort ?? null,
+  });
+}
+
+async function start(repository: Repository, name: string, options: StartOptions, context: CliContext): Promise<void> {
+  const isThere = listEndpoints(repository).some((other) => other.name === name);
+  const mayCreate = options.branchName !== undefined || options.lsn !== undefined;
+  const isNew = !isThere && mayCreate;
+  if (isNew) await create(repository, name, { ...options, branchName: options.branchName ?? branchNameDefault });
+  const endpoint = findEndpoint(repository, name);
+  if (!isNew) checkSameSettings(repository, endpoint, options);
+  if (statusOf(endpoint) === 'running') {
+    throw new PageliteError('invalid', `endpoint "${name}" runs already, on port ${endpoint.config.pgPort}`);
+  }
+  if (!options.allowMultiple) checkNoOtherWriter(repository, endpoint);
+  await context.pageserver(repository).checkStatus();
+  const { timelineId } = timelineOf(endpoint);
+  context.say(
+    isNew || endpoint.config.pageserver === null
+      ? `Starting new endpoint ${name} (PostgreSQL v18) on timeline ${timelineId} ...`
+      : `Starting existing endpoint ${name} (PostgreSQL v18) on timeline ${timelineId} ...`,
+  );
+  const { pgPort } = await startCompute(repository, endpoint, context.say);
+  context.say(`Starting postgres at 'postgresql://cloud_admin@${localhost}:${pgPort}/postgres'`);
+}
+
+/** What an endpoint is was said when it was made. */
+function checkSameSettings(repository: Repository, endpoint: Endpoint, options: StartOptions): void {
+  const { config, name } = endpoint;
+  const hint = `Make another endpoint, or this one anew: pagelite endpoint stop ${name} --destroy`;
+  if (options.lsn !== undefined && formatLsn(options.lsn) !== config.lsn) {
+    const is = config.lsn === null ? 'writes to the end of its branch' : `is at LSN ${config.lsn}`;
+    throw new PageliteError('invalid', `endpoint "${name}" ${is}, not at ${formatLsn(options.lsn)}. ${hint}`);
+  }
+  if (options.branchName === undefined) return;
+  const { tenantId, timelineId } = timelineOf(endpoint);
+  if (resolveBranch(repository.readConfig(), tenantId, options.branchName) !== timelineId) {
+    throw new PageliteError('invalid', `endpoint "${name}" is on branch ${config.branchName}. ${hint}`);
+  }
+}
+
+async function list(options: { tenantId?: TenantId; json?: boolean }, context: CliContext): Promise<void> {
+  const repository = context.openRepository();
+  const config = repository.readConfig();
+  const tenantId = chooseTenant(config, options.tenantId);
+  const endpoints = endpointsOfTenant(repository, tenantId);
+  const ends = await lastLsns(repository, tenantId, context);
+  const rows = endpoints.map((endpoint) => ({
+    endpoint: endpoint.name,
+    address: `${localhost}:${endpoint.config.pgPort}`,
+    timelineId: endpoint.config.timelineId,
+    branchName: nameOfTimeline(config, timelineOf(endpoint)) ?? '?',
+    lsn: endpoint.config.lsn ?? ends.get(endpoint.config.timelineId) ?? null,
+    readOnly: endpoint.config.lsn !== null,
+    status: statusOf(endpoint),
+  }));
+  if (options.json) {
+    context.sayJson(rows);
+    return;
+  }
+  const header = ['ENDPOINT', 'ADDRESS', 'TIMELINE', 'BRANCH NAME', 'LSN', 'STATUS'];
+  const cells = rows.map((row) => [
+    row.endpoint,
+    row.address,
+    row.timelineId,
+    row.branchName,
+    row.lsn ?? '---',
+    row.readOnly ? `${row.status} (read-only)` : row.status,
+  ]);
+  for (const line of formatTable(header, cells)) context.say(line);
+}
+
+/** Ends of the tenant's timelines; empty while the pageserver is stopped, and the list says so instead of failing. */
+async function lastLsns(repository: Repository, tenant: TenantId, context: CliContext): Promise<Map<string, string>> {
+  try {
+    const timelines = await context.pageserver(repository).listTimelines(tenant);
+    return new Map(
+      timelines.flatMap(({ timelineId, lastRecordLsn }) =>
+        lastRecordLsn === null ? [] : [[timelineId, formatLsn(lastRecordLsn)] as const],
+      ),
+    );
+  } catch (error) {
+    if (!(error instanceof PageliteError) || error.kind !== 'unavailable') throw error;
+    context.warn('the pageserver is not running: LSNs are not known');
+    return new Map();
+  }
+}

@@ -1,0 +1,13 @@
+#!/usr/bin/env node
+/**
+ * `pagelite`: neon_local's commands over the repository in `.pagelite` (or PAGELITE_REPO_DIR), and `pagelite dev`, everything in one process.
+ *
+ * Exit codes: 0 done, 1 refused or failed (the reason is on standard error), as the shell expects.
+ */
+import { runCli } from './program.ts';
+
+process.exitCode = await runCli(process.argv.slice(2), {
+  out: (line) => process.stdout.write(`${line}\n`),
+  err: (line) => process.stderr.write(`${line}\n`),
+  env: process.env,
+});

@@ -1,0 +1,66 @@
+/** `pagelite start` and `pagelite stop`: the storage of a repository; stop also stops its endpoints. */
+import { type Command, Option } from 'commander';
+import { messageOf, PageliteError } from '../../engine/errors.ts';
+import { endpointPidFile, listEndpoints, statusOf } from '../control-plane/endpoints.ts';
+import type { Repository } from '../control-plane/repository.ts';
+import {
+  checkNotEmbedded,
+  startStorage,
+  stopPageserver,
+  stopProcess,
+  stopSafekeeper,
+} from '../control-plane/storage-processes.ts';
+import type { StopMode } from '../process/daemon.ts';
+import type { CliContext } from './context.ts';
+
+const startHelp = `
+Examples:
+  $ pagelite start
+
+Endpoints are not started with it: pagelite endpoint start NAME.`;
+
+const stopHelp = `
+Examples:
+  $ pagelite stop
+  $ pagelite stop --mode immediate     kills everything; what was committed is there at the next start`;
+
+export function stopModeOption(): Option {
+  return new Option('-m, --mode <mode>', 'fast: finish in order; immediate: kill, and recover at the next start')
+    .choices(['fast', 'immediate'])
+    .default('fast');
+}
+
+export function addStartCommand(program: Command, context: CliContext): void {
+  program
+    .command('start')
+    .description('start the pageserver and the safekeeper')
+    .addHelpText('after', startHelp)
+    .action(() => context.changeRepository((repository) => startStorage(repository, context.say)));
+}
+
+export function addStopCommand(program: Command, context: CliContext): void {
+  program
+    .command('stop')
+    .description('stop all endpoints, the pageserver and the safekeeper')
+    .addOption(stopModeOption())
+    .addHelpText('after', stopHelp)
+    .action(({ mode }: { mode: StopMode }) =>
+      context.changeRepository((repository) => stopAll(repository, mode, context)),
+    );
+}
+
+/** One that does not stop keeps none of the others running. */
+async function stopAll(repository: Repository, mode: StopMode, context: CliContext): Promise<void> {
+  checkNotEmbedded(repository);
+  const failures: string[] = [];
+  const attempt = (work: Promise<void>) => work.catch((error: unknown) => failures.push(messageOf(error)));
+  for (const endpoint of listEndpoints(repository)) {
+    if (statusOf(endpoint) === 'stopped') continue;
+    await attempt(stopProcess(`endpoint ${endpoint.name}`, endpointPidFile(endpoint.dir), mode, context.say));
+  }
+  await attempt(stopPageserver(repository, mode, context.say));
+  for (const { id } of repository.readConfig().safekeepers) {
+    await attempt(stopSafekeeper(repository, id, mode, context.say));
+  }
+  if (failures.length > 0) throw new PageliteError('unavailable', failures.join('\n'));
+}

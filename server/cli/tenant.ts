@@ -1,0 +1,93 @@
+/** `pagelite tenant create|list|set-default`. A new tenant gets a first timeline, the branch `main`. */
+import type { Command } from 'commander';
+import { PageliteError } from '../../engine/errors.ts';
+import { newTenantId, newTimelineId, type TenantId, type TimelineId } from '../../engine/model/ids.ts';
+import { formatLsn } from '../../engine/model/lsn.ts';
+import { branchNameDefault, nameBranch } from '../control-plane/branches.ts';
+import { nodeRandom } from '../process/node-host.ts';
+import { type CliContext, tenantArgument, timelineArgument } from './context.ts';
+
+const createHelp = `
+Examples:
+  $ pagelite tenant create --set-default
+  $ pagelite tenant create --tenant-id 9ef87a5bf0d92544f6fafeeb3239695c`;
+
+export function addTenantCommands(program: Command, context: CliContext): void {
+  const tenant = program.command('tenant').description('manage tenants');
+  tenant
+    .command('create')
+    .description('make a tenant with a first branch, main')
+    .option('--tenant-id <id>', 'its id, 32 hex digits (default: a new one)', tenantArgument)
+    .option('--timeline-id <id>', 'id of its first timeline (default: a new one)', timelineArgument)
+    .option('--set-default', 'use this tenant in commands that name none')
+    .addHelpText('after', createHelp)
+    .action((options: CreateOptions) => createTenant(options, context));
+  tenant
+    .command('list')
+    .description('list the tenants')
+    .option('--json', 'as JSON')
+    .addHelpText('after', '\nExamples:\n  $ pagelite tenant list --json')
+    .action(({ json }: { json?: boolean }) => listTenants(json === true, context));
+  tenant
+    .command('set-default')
+    .description('use a tenant in commands that name none')
+    .argument('[tenant-id]', 'its id', tenantArgument)
+    .option('--tenant-id <id>', 'its id', tenantArgument)
+    .addHelpText('after', '\nExamples:\n  $ pagelite tenant set-default 9ef87a5bf0d92544f6fafeeb3239695c')
+    .action((positional: TenantId | undefined, options: { tenantId?: TenantId }) =>
+      setDefaultTenant(options.tenantId ?? positional, context),
+    );
+}
+
+interface CreateOptions {
+  readonly tenantId?: TenantId;
+  readonly timelineId?: TimelineId;
+  readonly setDefault?: boolean;
+}
+
+function createTenant(options: CreateOptions, context: CliContext): Promise<void> {
+  return context.changeRepository(async (repository) => {
+    const tenantId = options.tenantId ?? newTenantId(nodeRandom);
+    const timelineId = options.timelineId ?? newTimelineId(nodeRandom);
+    const pageserver = context.pageserver(repository);
+    if ((await pageserver.listTenants()).includes(tenantId)) {
+      throw new PageliteError('invalid', `tenant ${tenantId} exists. pagelite tenant list shows all`, { tenantId });
+    }
+    await pageserver.createTenant(tenantId);
+    context.say(`tenant ${tenantId} successfully created on the pageserver`);
+    const { lastRecordLsn } = await pageserver.createTimeline({ tenantId, timelineId }, null);
+    const at = lastRecordLsn === null ? '' : ` at Lsn ${formatLsn(lastRecordLsn)}`;
+    await repository.update((config) => {
+      nameBranch(config, branchNameDefault, { tenantId, timelineId });
+      if (options.setDefault) config.defaultTenantId = tenantId;
+    });
+    context.say(`Created an initial timeline '${timelineId}'${at} for tenant: ${tenantId}`);
+    if (options.setDefault) context.say(`Setting tenant ${tenantId} as a default one`);
+  });
+}
+
+async function listTenants(json: boolean, context: CliContext): Promise<void> {
+  const repository = context.openRepository();
+  const { defaultTenantId } = repository.readConfig();
+  const tenants = await context.pageserver(repository).listTenants();
+  if (json)
+    context.sayJson(tenants.map((id) => ({ tenantId: id, state: 'Active', isDefault: id === defaultTenantId })));
+  else for (const id of tenants) context.say(`${id} Active${id === defaultTenantId ? ' (default)' : ''}`);
+}
+
+async function setDefaultTenant(id: TenantId | undefined, context: CliContext): Promise<void> {
+  if (id === undefined) throw new PageliteError('invalid', 'which tenant? pagelite tenant list shows all');
+  await context.changeRepository(async (repository) => {
+    await checkTenant(id, await context.pageserver(repository).listTenants());
+    await repository.update((config) => {
+      config.defaultTenantId = id;
+    });
+    context.say(`Setting tenant ${id} as a default one`);
+  });
+}
+
+async function checkTenant(id: TenantId, known: readonly TenantId[]): Promise<void> {
+  if (known.includes(id)) return;
+  const hint = known.length > 0 ? `There is: ${known.join(', ')}` : 'Make one with: pagelite tenant create';
+  throw new PageliteError('notFound', `no tenant ${id}. ${hint}`, { tenantId: id });
+}

@@ -1,0 +1,214 @@
+/**
+ * A repository on disk: the folder `.pagelite`, laid out as neon_local lays out `.neon`, and its settings in `config.json`.
+ *
+ *   config.json                     what is in this file's `RepositoryConfig`: ports, the default tenant, names of branches
+ *   cli.pid                         held by the command that changes the repository now
+ *   pageserver_1/                   tenants, layers; pageserver.log, pageserver.pid
+ *   safekeepers/sk1/                WAL; safekeeper.log, safekeeper.pid
+ *   endpoints/<name>/               endpoint.json, compute.log, compute.pid
+ *
+ * Invariants
+ * - `config.json` is replaced whole and synced: a reader sees an old one or the new one
+ * - it is changed only under `cli.pid`, on what was read under it (`Repository.update`), so two commands at once lose nothing
+ * - what it holds is names and ports; branches, their ancestors and LSNs are the pageserver's to know
+ */
+import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { mkdir, stat } from 'node:fs/promises';
+import { dirname, join, resolve } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { z } from 'zod';
+import { isPageliteError, PageliteError } from '../../engine/errors.ts';
+import { claimPidFile, type PidFile, runningPid } from '../process/pid-file.ts';
+import { findFreePort } from '../process/ports.ts';
+
+const hex32 = z.string().regex(/^[0-9a-f]{32}$/, 'expected 32 hex digits');
+const port = z.int().min(1).max(65535);
+const nodePorts = { id: z.int().positive(), pgPort: port, httpPort: port };
+const configSchema = z.strictObject({
+  version: z.literal(1, 'this version of Pagelite reads version 1'),
+  pageserver: z.strictObject(nodePorts),
+  safekeepers: z.array(z.strictObject(nodePorts)).min(1),
+  defaultTenantId: hex32.nullable(),
+  branches: z.array(z.strictObject({ name: z.string(), tenantId: hex32, timelineId: hex32 })),
+});
+
+export type RepositoryConfig = z.infer<typeof configSchema>;
+export type NodeConfig = RepositoryConfig['pageserver'];
+
+export const localhost = '127.0.0.1';
+/** Neon's ports. */
+export const portDefaults = { pageserver: 64000, pageserverHttp: 9898, safekeeper: 5454, safekeeperHttp: 7676 };
+/** How long a command waits for another one that changes the same repository: the first start of a pageserver runs initdb. */
+const lockTimeoutMs = 120_000;
+
+/** `PAGELITE_REPO_DIR`, or `.pagelite` in the current folder. */
+export function repositoryDir(env: NodeJS.ProcessEnv = process.env): string {
+  return resolve(env.PAGELITE_REPO_DIR || '.pagelite');
+}
+
+export class Repository {
+  readonly dir: string;
+
+  private constructor(dir: string) {
+    this.dir = dir;
+  }
+
+  /** Throws `notFound` if there is none. */
+  static open(dir: string): Repository {
+    const repository = new Repository(dir);
+    repository.readConfig();
+    return repository;
+  }
+
+  /** Makes the folder and its settings. Throws `invalid` if there is a repository. */
+  static async init(dir: string): Promise<Repository> {
+    if (await exists(join(dir, 'config.json'))) {
+      const hint = 'Use it as it is, or remove the folder to start over.';
+      throw new PageliteError('invalid', `${dir} is a repository already. ${hint}`, { dir });
+    }
+    await mkdir(dir, { recursive: true });
+    const repository = new Repository(dir);
+    const config: RepositoryConfig = {
+      version: 1,
+      pageserver: { id: 1, ...(await freePorts(portDefaults.pageserver, portDefaults.pageserverHttp)) },
+      safekeepers: [{ id: 1, ...(await freePorts(portDefaults.safekeeper, portDefaults.safekeeperHttp)) }],
+      defaultTenantId: null,
+      branches: [],
+    };
+    await mkdir(repository.pageserverDir, { recursive: true });
+    await mkdir(repository.endpointsDir, { recursive: true });
+    for (const { id } of config.safekeepers) await mkdir(repository.safekeeperDir(id), { recursive: true });
+    writeFileWhole(repository.configFile, `${JSON.stringify(config, null, 2)}\n`);
+    return repository;
+  }
+
+  /** The repository in this folder, made if there is none. */
+  static async openOrInit(dir: string): Promise<Repository> {
+    return (await exists(join(dir, 'config.json'))) ? Repository.open(dir) : Repository.init(dir);
+  }
+
+  get configFile(): string {
+    return join(this.dir, 'config.json');
+  }
+  get pageserverDir(): string {
+    return join(this.dir, 'pageserver_1');
+  }
+  get endpointsDir(): string {
+    return join(this.dir, 'endpoints');
+  }
+  safekeeperDir(id: number): string {
+    return join(this.dir, 'safekeepers', `sk${id}`);
+  }
+  endpointDir(name: string): string {
+    return join(this.endpointsDir, name);
+  }
+  get pageserverPidFile(): string {
+    return join(this.pageserverDir, 'pageserver.pid');
+  }
+  safekeeperPidFile(id: number): string {
+    return join(this.safekeeperDir(id), 'safekeeper.pid');
+  }
+  /** Held while the storage runs inside another program: the development server, or an application that uses the library. */
+  get embeddedPidFile(): string {
+    return join(this.dir, 'embedded.pid');
+  }
+
+  readConfig(): RepositoryConfig {
+    let text: string;
+    try {
+      text = readFileSync(this.configFile, 'utf8');
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+      const hint = 'Make one with: pagelite init (or set PAGELITE_REPO_DIR to where it is)';
+      throw new PageliteError('notFound', `there is no repository in ${this.dir}. ${hint}`, { dir: this.dir });
+    }
+    return parseConfig(text, this.configFile);
+  }
+
+  /** Changes the settings on disk. `change` works on what is there now; what it throws leaves them as they were. */
+  async update<T>(change: (config: RepositoryConfig) => T | Promise<T>): Promise<T> {
+    const config = this.readConfig();
+    const before = JSON.stringify(config);
+    const result = await change(config);
+    if (JSON.stringify(config) !== before) {
+      writeFileWhole(this.configFile, `${JSON.stringify(configSchema.parse(config), null, 2)}\n`);
+    }
+    return result;
+  }
+
+  /** Runs `work` as the only command that changes this repository; waits for one that does so now. */
+  async exclusively<T>(work: () => Promise<T>): Promise<T> {
+    const lock = await this.#claim(join(this.dir, 'cli.pid'));
+    try {
+      return await work();
+    } finally {
+      lock.release();
+    }
+  }
+
+  async #claim(path: string): Promise<PidFile> {
+    for (let waitedMs = 0; ; waitedMs += 25) {
+      try {
+        return claimPidFile(path);
+      } catch (error) {
+        if (!isPageliteError(error, 'invalid')) throw error;
+        if (waitedMs >= lockTimeoutMs) {
+          const pid = runningPid(path);
+          throw new PageliteError(
+            'unavailable',
+            `another command (pid ${pid}) has been changing ${this.dir} for long`,
+            {
+              file: path,
+            },
+          );
+        }
+        await sleep(25);
+      }
+    }
+  }
+}
+
+function parseConfig(text: string, file: string): RepositoryConfig {
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch (cause) {
+    throw new PageliteError('corrupt', `${file} is not JSON: ${(cause as Error).message}`, { file }, { cause });
+  }
+  const parsed = configSchema.safeParse(json);
+  if (parsed.success) return parsed.data;
+  const problems = parsed.error.issues.map(({ path, message }) => `${path.join('.')}: ${message}`).join('; ');
+  throw new PageliteError('corrupt', `${file} does not hold settings of a repository: ${problems}`, { file });
+}
+
+async function freePorts(pg: number, http: number): Promise<{ pgPort: number; httpPort: number }> {
+  return { pgPort: await findFreePort(pg), httpPort: await findFreePort(http) };
+}
+
+/** The file under `path` is the old one or this one, whole and on disk. */
+export function writeFileWhole(path: string, text: string): void {
+  const temporary = `${path}.${process.pid}.tmp`;
+  writeFileSync(temporary, text);
+  syncPath(temporary);
+  renameSync(temporary, path);
+  syncPath(dirname(path));
+}
+
+function syncPath(path: string): void {
+  const fd = openSync(path, 'r');
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+async function exists(path: string): Promise<boolean> {
+  return stat(path).then(
+    () => true,
+    (error: NodeJS.ErrnoException) => {
+      if (error.code === 'ENOENT') return false;
+      throw error;
+    },
+  );
+}

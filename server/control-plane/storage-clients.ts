@@ -1,0 +1,175 @@
+/**
+ * The HTTP APIs of the pageserver (server/pageserver/http-api.ts) and of a safekeeper (server/safekeeper/http-api.ts) as the command line uses them.
+ *
+ * Errors of the other side come back with their kind; one that does not answer is `unavailable`, with the command that starts it.
+ */
+import { z } from 'zod';
+import { type ErrorKind, errorKinds, isPageliteError, messageOf, PageliteError } from '../../engine/errors.ts';
+import { type TenantId, type TenantTimelineId, type TimelineId, tenantId, timelineId } from '../../engine/model/ids.ts';
+import { type Lsn, parseLsn } from '../../engine/model/lsn.ts';
+import type { TimestampAnswer } from './branch-point.ts';
+import { localhost, type NodeConfig } from './repository.ts';
+import { formatTimestamp } from './timestamp.ts';
+
+/** Longer than anything a server waits for by itself. */
+const requestTimeoutMs = 90_000;
+
+const lsnText = z.string().transform((text) => parseLsn(text));
+const timelineText = z.string().transform((text) => timelineId(text));
+const stateText = z.union([z.string(), z.object({ Broken: z.object({ reason: z.string() }) })]);
+const timelineSchema = z.object({
+  timeline_id: timelineText,
+  ancestor_timeline_id: timelineText.nullish(),
+  ancestor_lsn: lsnText.nullish(),
+  last_record_lsn: lsnText.optional(),
+  min_readable_lsn: lsnText.optional(),
+  current_physical_size: z.number().optional(),
+  state: stateText,
+});
+const tenantsSchema = z.array(z.object({ id: z.string().transform((text) => tenantId(text)) }));
+const timestampSchema = z.object({ lsn: lsnText, kind: z.enum(['present', 'future', 'past', 'nodata']) });
+
+export interface TimelineInfo {
+  readonly timelineId: TimelineId;
+  readonly ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn } | null;
+  /** Null if the timeline is broken. */
+  readonly lastRecordLsn: Lsn | null;
+  readonly startLsn: Lsn | null;
+  readonly physicalBytes: number | null;
+  /** Why it is broken, or null. */
+  readonly broken: string | null;
+}
+
+/** One server's HTTP API. */
+class HttpApi {
+  readonly #base: string;
+  readonly #server: string;
+
+  constructor(server: string, port: number) {
+    this.#server = server;
+    this.#base = `http://${localhost}:${port}`;
+  }
+
+  async call<S extends z.ZodType>(schema: S, method: string, path: string, body?: object): Promise<z.infer<S>> {
+    const response = await this.#fetch(method, path, body);
+    const text = await response.text();
+    const json = asJson(text);
+    if (!response.ok) throw errorOf(this.#server, response.status, json, text);
+    const parsed = schema.safeParse(json);
+    if (parsed.success) return parsed.data;
+    throw new PageliteError(
+      'unavailable',
+      `the ${this.#server} at ${this.#base} answered ${method} ${path} with "${text}"`,
+    );
+  }
+
+  async #fetch(method: string, path: string, body?: object): Promise<Response> {
+    try {
+      return await fetch(`${this.#base}${path}`, {
+        method,
+        signal: AbortSignal.timeout(requestTimeoutMs),
+        ...(body && { body: JSON.stringify(body), headers: { 'content-type': 'application/json' } }),
+      });
+    } catch (cause) {
+      const why = messageOf((cause as { cause?: unknown }).cause ?? cause);
+      const text = `the ${this.#server} does not answer at ${this.#base} (${why}). Start it with: pagelite start`;
+      throw new PageliteError('unavailable', text, { address: this.#base }, { cause });
+    }
+  }
+}
+
+function asJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
+}
+
+function errorOf(server: string, status: number, json: unknown, text: string): PageliteError {
+  const { msg, kind, data } = (json ?? {}) as { msg?: string; kind?: ErrorKind; data?: object };
+  const known = kind !== undefined && errorKinds.includes(kind);
+  return new PageliteError(known ? kind : 'unavailable', msg ?? `the ${server} answered ${status}: ${text}`, {
+    ...data,
+    status,
+  });
+}
+
+export class PageserverClient {
+  readonly #api: HttpApi;
+
+  constructor(config: NodeConfig) {
+    this.#api = new HttpApi('pageserver', config.httpPort);
+  }
+
+  async checkStatus(): Promise<void> {
+    await this.#api.call(z.object({ id: z.number() }), 'GET', '/v1/status');
+  }
+
+  async listTenants(): Promise<TenantId[]> {
+    const tenants = await this.#api.call(tenantsSchema, 'GET', '/v1/tenant');
+    return tenants.map(({ id }) => id);
+  }
+
+  async createTenant(id: TenantId): Promise<void> {
+    await this.#api.call(z.unknown(), 'POST', '/v1/tenant', { new_tenant_id: id });
+  }
+
+  async listTimelines(tenant: TenantId): Promise<TimelineInfo[]> {
+    const timelines = await this.#api.call(z.array(timelineSchema), 'GET', `/v1/tenant/${tenant}/timeline`);
+    return timelines.map(timelineInfo);
+  }
+
+  async getTimeline({ tenantId: tenant, timelineId: timeline }: TenantTimelineId): Promise<TimelineInfo> {
+    return timelineInfo(await this.#api.call(timelineSchema, 'GET', `/v1/tenant/${tenant}/timeline/${timeline}`));
+  }
+
+  async createTimeline(
+    { tenantId: tenant, timelineId: timeline }: TenantTimelineId,
+    ancestor: { readonly timelineId: TimelineId; readonly lsn: string | null } | null,
+  ): Promise<TimelineInfo> {
+    const body = {
+      new_timeline_id: timeline,
+      ancestor_timeline_id: ancestor?.timelineId ?? null,
+      ancestor_start_lsn: ancestor?.lsn ?? null,
+    };
+    return timelineInfo(await this.#api.call(timelineSchema, 'POST', `/v1/tenant/${tenant}/timeline`, body));
+  }
+
+  async findLsnByTimestamp(id: TenantTimelineId, timestampMs: number): Promise<TimestampAnswer> {
+    const query = new URLSearchParams({ timestamp: formatTimestamp(timestampMs) });
+    const path = `/v1/tenant/${id.tenantId}/timeline/${id.timelineId}/get_lsn_by_timestamp?${query}`;
+    return this.#api.call(timestampSchema, 'GET', path);
+  }
+}
+
+function timelineInfo(info: z.infer<typeof timelineSchema>): TimelineInfo {
+  const { ancestor_timeline_id: ancestor, ancestor_lsn: lsn, state } = info;
+  return {
+    timelineId: info.timeline_id,
+    ancestor: ancestor && lsn !== null && lsn !== undefined ? { timelineId: ancestor, lsn } : null,
+    lastRecordLsn: info.last_record_lsn ?? null,
+    startLsn: info.min_readable_lsn ?? null,
+    physicalBytes: info.current_physical_size ?? null,
+    broken: typeof state === 'string' ? null : state.Broken.reason,
+  };
+}
+
+export class SafekeeperClient {
+  readonly #api: HttpApi;
+
+  constructor(config: NodeConfig) {
+    this.#api = new HttpApi(`safekeeper ${config.id}`, config.httpPort);
+  }
+
+  /** Null if no compute has written to the timeline yet. */
+  async getCommitLsn({ tenantId: tenant, timelineId: timeline }: TenantTimelineId): Promise<Lsn | null> {
+    const schema = z.object({ commit_lsn: lsnText });
+    try {
+      return (await this.#api.call(schema, 'GET', `/v1/tenant/${tenant}/timeline/${timeline}`)).commit_lsn;
+    } catch (error) {
+      if (isPageliteError(error, 'notFound')) return null;
+      throw error;
+    }
+  }
+}

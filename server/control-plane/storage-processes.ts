@@ -1,0 +1,172 @@
+/**
+ * Starting and stopping the pageserver and the safekeepers of a repository as processes of their own.
+ *
+ * Invariants
+ * - safekeepers start first and stop last: the pageserver follows them, endpoints write to them
+ * - a port that is taken is moved on and remembered in config.json, but only while nothing that runs knows the old one
+ * - the storage runs once: either as processes, or inside another program (the development server, the library), which holds the same pid files
+ */
+import { isPageliteError, PageliteError } from '../../engine/errors.ts';
+import { type StopMode, startDaemon, stopDaemon } from '../process/daemon.ts';
+import { runningPid } from '../process/pid-file.ts';
+import { findFreePort } from '../process/ports.ts';
+import { listEndpoints, statusOf } from './endpoints.ts';
+import { localhost, type NodeConfig, type Repository } from './repository.ts';
+
+/** Tells the user how it goes on, line by line. */
+export type Say = (text: string) => void;
+
+/** Others may take a port between our look and the process's listening; each attempt looks again. */
+const startAttempts = 5;
+
+const entries = {
+  pageserver: new URL('../pageserver/main.js', import.meta.url),
+  safekeeper: new URL('../safekeeper/main.js', import.meta.url),
+};
+
+export async function startStorage(repository: Repository, say: Say): Promise<void> {
+  for (const { id } of repository.readConfig().safekeepers) await startSafekeeper(repository, id, say);
+  await startPageserver(repository, say);
+}
+
+export async function startPageserver(repository: Repository, say: Say): Promise<void> {
+  checkNotEmbedded(repository);
+  const running = runningPid(repository.pageserverPidFile);
+  if (running !== null) {
+    say(`pageserver is already running, pid: ${running}`);
+    return;
+  }
+  const isKnown = hasRunningEndpoints(repository);
+  const { pid } = await withFreePorts(
+    repository,
+    isKnown,
+    'pageserver',
+    (config) => config.pageserver,
+    (node) => {
+      say(`Starting pageserver node ${node.id} at '${localhost}:${node.pgPort}' in "${shown(repository.dir)}".`);
+      const safekeepers = repository.readConfig().safekeepers.map(({ id, pgPort }) => `${id}=${localhost}:${pgPort}`);
+      return startDaemon({
+        name: 'pageserver',
+        entry: entries.pageserver,
+        args: [...nodeArgs(repository.pageserverDir, node), '--safekeepers', safekeepers.join(',')],
+        logFile: `${repository.pageserverDir}/pageserver.log`,
+        onProgress: say,
+      });
+    },
+  );
+  say(`pageserver started, pid: ${pid}`);
+}
+
+export async function startSafekeeper(repository: Repository, id: number, say: Say): Promise<void> {
+  checkNotEmbedded(repository);
+  const running = runningPid(repository.safekeeperPidFile(id));
+  if (running !== null) {
+    say(`safekeeper ${id} is already running, pid: ${running}`);
+    return;
+  }
+  const isKnown = hasRunningEndpoints(repository) || runningPid(repository.pageserverPidFile) !== null;
+  const find = (config: ReturnType<Repository['readConfig']>) => safekeeperConfig(config, id);
+  const { pid } = await withFreePorts(repository, isKnown, `safekeeper ${id}`, find, (node) => {
+    say(`Starting safekeeper at '${localhost}:${node.pgPort}' in '${shown(repository.safekeeperDir(id))}'.`);
+    return startDaemon({
+      name: `safekeeper ${id}`,
+      entry: entries.safekeeper,
+      args: nodeArgs(repository.safekeeperDir(id), node),
+      logFile: `${repository.safekeeperDir(id)}/safekeeper.log`,
+      onProgress: say,
+    });
+  });
+  say(`safekeeper ${id} started, pid: ${pid}`);
+}
+
+/** Throws `notFound` with the ids there are. */
+export function safekeeperConfig(config: ReturnType<Repository['readConfig']>, id: number): NodeConfig {
+  const found = config.safekeepers.find((node) => node.id === id);
+  if (found) return found;
+  const ids = config.safekeepers.map((node) => node.id).join(', ');
+  throw new PageliteError('notFound', `no safekeeper ${id}. There is: ${ids}`, { id });
+}
+
+export async function stopPageserver(repository: Repository, mode: StopMode, say: Say): Promise<void> {
+  checkNotEmbedded(repository);
+  await stopProcess('pageserver', repository.pageserverPidFile, mode, say);
+}
+
+export async function stopSafekeeper(repository: Repository, id: number, mode: StopMode, say: Say): Promise<void> {
+  checkNotEmbedded(repository);
+  await stopProcess(`safekeeper ${id}`, repository.safekeeperPidFile(id), mode, say);
+}
+
+export async function stopProcess(name: string, pidFile: string, mode: StopMode, say: Say): Promise<void> {
+  const pid = runningPid(pidFile);
+  if (pid !== null) say(`Stopping ${name} with pid ${pid} ${mode === 'fast' ? 'gracefully' : 'immediately'}..`);
+  const wasRunning = await stopDaemon(name, pidFile, mode);
+  say(wasRunning ? `${name} stopped` : `${name} is already stopped`);
+}
+
+/** Throws `invalid` while another program has the storage open. */
+export function checkNotEmbedded(repository: Repository): void {
+  const pid = runningPid(repository.embeddedPidFile);
+  if (pid === null) return;
+  const hint = 'End that first: pagelite dev with Ctrl-C, an application by closing its Pagelite';
+  throw new PageliteError('invalid', `${repository.dir} is in use inside process ${pid}. ${hint}`, { pid });
+}
+
+function nodeArgs(dir: string, node: NodeConfig): string[] {
+  return [
+    '-D',
+    dir,
+    '--id',
+    String(node.id),
+    '--listen-pg',
+    `${localhost}:${node.pgPort}`,
+    '--listen-http',
+    `${localhost}:${node.httpPort}`,
+  ];
+}
+
+function hasRunningEndpoints(repository: Repository): boolean {
+  return listEndpoints(repository).some((endpoint) => statusOf(endpoint) === 'running');
+}
+
+/** Starts a node on its ports, or on the next free ones where `isKnown` allows; remembers them. */
+async function withFreePorts<T>(
+  repository: Repository,
+  isKnown: boolean,
+  name: string,
+  find: (config: ReturnType<Repository['readConfig']>) => NodeConfig,
+  start: (node: NodeConfig) => Promise<T>,
+): Promise<T> {
+  for (let attempt = 1; ; attempt++) {
+    const node = await repository.update(async (config) => {
+      const wanted = find(config);
+      if (!isKnown) {
+        wanted.pgPort = await findFreePort(wanted.pgPort);
+        wanted.httpPort = await findFreePort(wanted.httpPort, localhost, new Set([wanted.pgPort]));
+      }
+      return wanted;
+    });
+    try {
+      return await start(node);
+    } catch (error) {
+      if (!isPortTaken(error)) throw error;
+      if (isKnown) throw stuckPort(name, error);
+      if (attempt === startAttempts) throw error;
+    }
+  }
+}
+
+export function isPortTaken(error: unknown): error is PageliteError {
+  return isPageliteError(error, 'unavailable') && /the port is taken|EADDRINUSE/.test(error.message);
+}
+
+function stuckPort(name: string, error: PageliteError): PageliteError {
+  const hint = `What runs now knows ${name} by that port: end the program that took it, or move on with: pagelite stop, then pagelite start`;
+  return new PageliteError(error.kind, `${error.message}. ${hint}`, error.data, { cause: error });
+}
+
+/** As a user names it who is in the current folder. */
+export function shown(path: string): string {
+  const here = `${process.cwd()}/`;
+  return path.startsWith(here) ? path.slice(here.length) : path;
+}
