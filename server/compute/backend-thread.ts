@@ -335,6 +335,7 @@ class BackendThread {
     if (type === controlType.open) this.#open(decodeControl<OpenMessage>(body));
     else if (type === controlType.switch) this.#sessions.switchTo(decodeControl<SwitchMessage>(body).client);
     else if (type === controlType.close) this.#close(decodeControl<SwitchMessage>(body).client);
+    else if (type === controlType.prepare) this.#prepare(body);
     else throw new PageliteError('invalid', `unknown control message ${type}`);
   }
 
@@ -361,6 +362,20 @@ class BackendThread {
     this.#sessions.close(client);
     this.#sendControl(controlType.closed, { client, consumed: this.#consumed });
     this.#sendReady();
+  }
+
+  /** The client believes the statement prepared: if it is not, a warning says why before its Bind fails. */
+  #prepare(parse: Uint8Array): void {
+    try {
+      this.#runOwn(parse);
+    } catch (error) {
+      if (!(error instanceof BackendSqlError)) throw error;
+      const text = `a statement could not be prepared: ${error.message}`;
+      const fields = `SWARNING\0VWARNING\0C${error.code}\0M${text}\0\0`;
+      const notice = frame('N', new TextEncoder().encode(fields));
+      this.#push(notice, 0, notice.length);
+    }
+    this.#runOwn(frame('S', new Uint8Array(0)));
   }
 
   /** Runs a simple query of our own; rows as text. */

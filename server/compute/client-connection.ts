@@ -39,6 +39,8 @@ export class ClientConnection {
   readonly input = new FrontendBuffer();
   state: 'startup' | 'opening' | 'serving' | 'closed' = 'startup';
   openMessage: OpenMessage | null = null;
+  /** Parse messages that were answered before the backend had them. */
+  readonly promisedParses: Buffer[] = [];
   readonly #socket: Socket;
   readonly #events: ConnectionEvents;
 

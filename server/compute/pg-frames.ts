@@ -100,6 +100,7 @@ const large = new Set([...'QPBdF'].map((type) => type.charCodeAt(0)));
 const small = new Set([...'EDCHScfX'].map((type) => type.charCodeAt(0)));
 export const frontendType = {
   query: 0x51,
+  parse: 0x50,
   functionCall: 0x46,
   sync: 0x53,
   terminate: 0x58,
@@ -148,6 +149,11 @@ export class FrontendBuffer {
   /** All bytes, without taking them. For the startup packet. */
   peekAll(): Buffer {
     return this.#peek(this.#size);
+  }
+
+  /** The first `count` bytes, which must be there, without taking them. */
+  peekBytes(count: number): Buffer {
+    return this.#peek(count);
   }
 
   /** At most `max` bytes from the front, all of one chunk; empty if there are none. */
@@ -270,6 +276,7 @@ export function message(type: string, ...parts: (string | Uint8Array | number)[]
 
 export const authenticationOk = message('R', 0);
 export const parameterStatus = (name: string, value: string) => message('S', name, value);
+export const parseComplete = message('1');
 export const backendKeyData = (processId: number, secret: number) => message('K', processId, secret);
 export const readyForQuery = (status: string) => message('Z', Buffer.from(status));
 /** NegotiateProtocolVersion: the newest minor version we speak, and the protocol options we do not know. */

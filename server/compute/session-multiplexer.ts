@@ -8,6 +8,7 @@
  * - Client bytes fill the in ring only up to `controlReserve`, so that a control message always fits.
  * - A client that has gone is followed by the close of its session before anybody else's turn.
  */
+import { assert } from '../../engine/assert.ts';
 import type { Log } from '../../engine/services.ts';
 import type { ClientConnection } from './client-connection.ts';
 import {
@@ -16,9 +17,11 @@ import {
   backendKeyData,
   type ErrorFields,
   errorResponse,
+  type FrontendBuffer,
   frontendType,
   message,
   parameterStatus,
+  parseComplete,
   readyForQuery,
 } from './pg-frames.ts';
 import { backendState, type SharedWire, signal, wakeBackend, word } from './ring.ts';
@@ -31,11 +34,13 @@ import {
   type OpenedMessage,
   type ReadyMessage,
   readReady,
+  wrapControl,
 } from './session-protocol.ts';
 import { canEnd, isSettled, standing, TurnGate, TurnQueue, type TurnState } from './session-queue.ts';
 import {
   clientBufferBytesMax,
   controlMessageBytesMax,
+  inRingBytes,
   type SessionLimits,
   socketBufferBytesMax,
 } from './wire-limits.ts';
@@ -43,6 +48,11 @@ import {
 /** Room that client bytes leave in the in ring. An `open` is only sent when the ring is empty; the others are small. */
 const controlReserve = 4096;
 const drainChunkBytes = 64 * 1024;
+/** A transaction rests when its client has sent nothing for so long. */
+const promiseAfterMs = 5;
+/** All of a client's promised statements together fit the in ring. */
+const promisedParsesMax = 64;
+const syncBytes = 5;
 
 interface Turn extends TurnState {
   readonly connection: ClientConnection;
@@ -118,6 +128,7 @@ export class SessionMultiplexer {
     if (this.#turn?.connection === connection) this.pump();
     else if (connection.state === 'serving' && this.#wantsTurn(connection)) {
       this.#join(connection);
+      this.#promiseParses(this.#host.now());
       this.pump();
     }
   }
@@ -186,6 +197,7 @@ export class SessionMultiplexer {
     if (turn === null || turn.kind !== 'serve' || turn.connection.state === 'closed') return;
     this.#watchOwnTimeouts(turn, now);
     if (this.#queue.length === 0) return;
+    this.#promiseParses(now);
     this.#watchStall(turn, now);
   }
 
@@ -311,6 +323,7 @@ export class SessionMultiplexer {
         this.#sessionClient = connection.id;
         this.#control(controlType.switch, { client: connection.id });
       }
+      for (const parse of connection.promisedParses.splice(0)) this.#write(wrapControl(controlType.prepare, parse));
       return;
     }
   }
@@ -488,6 +501,35 @@ export class SessionMultiplexer {
     }
   }
 
+  /**
+   * A client in a transaction may wait for another client of the same program, which waits for the backend: pgbench, for one, prepares
+   * statements on one connection in the middle of another's transaction, and goes on with neither until it has its answer. Preparing
+   * a statement changes nothing but the session, so where the transaction rests, its answer is given at once and the work is done in
+   * the client's next turn. Only a Parse with a name and its Sync: whoever asks for more has to wait.
+   */
+  #promiseParses(now: number): void {
+    const turn = this.#turn;
+    if (turn === null || standing(turn) !== 'inTransaction' || now - turn.movedAt < promiseAfterMs) return;
+    for (const connection of [...this.#queue.all()]) {
+      if (connection.state === 'serving') this.#promiseParse(connection);
+    }
+  }
+
+  #promiseParse(connection: ClientConnection): void {
+    const { input } = connection;
+    const header = input.peekHeader();
+    const whole = (header?.bytes ?? 0) + syncBytes;
+    if (header?.type !== frontendType.parse || whole > controlReserve / 2 || input.size < whole) return;
+    const bytes = input.peekBytes(whole);
+    const isNamed = bytes[5] !== 0;
+    if (!isNamed || bytes[header.bytes] !== frontendType.sync || connection.promisedParses.length >= promisedParsesMax)
+      return;
+    connection.promisedParses.push(Buffer.from(bytes.subarray(0, header.bytes)));
+    takeBytes(input, whole);
+    connection.send(Buffer.concat([parseComplete, readyForQuery('I')]));
+    if (!this.#wantsTurn(connection)) this.#leave(connection);
+  }
+
   /** Answers a statement that waits for its turn with an error, without the backend. */
   #refuseWaiting(connection: ClientConnection, fields: Omit<ErrorFields, 'severity'>): void {
     this.#leave(connection);
@@ -504,16 +546,20 @@ export class SessionMultiplexer {
         connection.destroy();
         return;
       }
-      for (let left = header.bytes; left > 0; ) {
-        const part = input.front(left).length;
-        input.skip(part);
-        left -= part;
-      }
+      takeBytes(input, header.bytes);
       if (isEnd || header.type === frontendType.functionCall) break;
     }
     connection.send(Buffer.concat([errorResponse({ severity: 'ERROR', ...fields }), readyForQuery('I')]));
     connection.throttle();
     if (this.#wantsTurn(connection)) this.#join(connection);
+  }
+}
+
+function takeBytes(input: FrontendBuffer, count: number): void {
+  for (let left = count; left > 0; ) {
+    const part = input.front(left).length;
+    input.skip(part);
+    left -= part;
   }
 }
 
@@ -532,3 +578,5 @@ const pinnedByOther = {
   message: 'another session holds session-level advisory locks, and with them the backend',
   hint: 'Release them with pg_advisory_unlock(), or use pg_advisory_xact_lock().',
 };
+
+assert(promisedParsesMax * (controlReserve / 2 + 5) <= inRingBytes);

@@ -8,6 +8,7 @@
  * | 0x01 open | to backend | make a session for a client; answered by `opened` |
  * | 0x02 switch | to backend | the client's bytes follow: give it its session back |
  * | 0x03 close | to backend | roll back, drop what the session has made, forget it; answered by `closed` |
+ * | 0x04 prepare | to backend | a Parse message that the client was told to be done (session-multiplexer.ts) |
  * | 0x11 opened | to listener | the session's ParameterStatus values, or why it cannot be |
  * | 0x12 ready | to listener | the backend waits for a command: see ReadyMessage |
  * | 0x13 closed | to listener | |
@@ -18,6 +19,7 @@ export const controlType = {
   open: 0x01,
   switch: 0x02,
   close: 0x03,
+  prepare: 0x04,
   opened: 0x11,
   ready: 0x12,
   closed: 0x13,
@@ -100,6 +102,15 @@ export function encodeControl(type: number, body: object): Uint8Array {
   bytes[0] = type;
   new DataView(bytes.buffer).setUint32(1, 4 + json.length);
   bytes.set(json, 5);
+  return bytes;
+}
+
+/** A control message whose body is a message of the protocol itself. */
+export function wrapControl(type: number, body: Uint8Array): Uint8Array {
+  const bytes = new Uint8Array(5 + body.length);
+  bytes[0] = type;
+  new DataView(bytes.buffer).setUint32(1, 4 + body.length);
+  bytes.set(body, 5);
   return bytes;
 }
 

@@ -90,7 +90,7 @@ export class TurnQueue<T> {
     return null;
   }
 
-  [Symbol.iterator](): Iterator<T> {
-    return this.#waiting.values();
+  all(): Iterable<T> {
+    return this.#waiting;
   }
 }

@@ -77,11 +77,20 @@ export class SessionStates {
 
   constructor(module: BackendModule, sql: RunSql) {
     this.#module = module;
-    this.#sql = sql;
+    // A simple query drops the unnamed statement, which is the client's.
+    this.#sql = (text) => {
+      const unnamed = readWord(module, layout.unnamedStatement);
+      writeWord(module, layout.unnamedStatement, 0);
+      try {
+        return sql(text);
+      } finally {
+        writeWord(module, layout.unnamedStatement, unnamed);
+      }
+    };
     this.#settings = new BackendSettings(module);
     this.#idleInTransactionAddress = this.#settings.integerAddress('idle_in_transaction_session_timeout');
     this.#idleSessionAddress = this.#settings.integerAddress('idle_session_timeout');
-    const [row] = sql('select current_database(), session_user');
+    const [row] = this.#sql('select current_database(), session_user');
     this.#database = must(row?.[0]);
     this.#baseUser = must(row?.[1]);
     this.#base = this.#newSession(-1);
