@@ -1,6 +1,9 @@
 // Vitest runs the TypeScript sources; tests that start processes or worker threads use the build in dist/ (`npm test` builds first).
 import { defineConfig } from 'vitest/config';
 
+/** Where .ci/run wants the results as JSON, to count them. */
+const report = process.env.PAGELITE_TEST_REPORT;
+
 export default defineConfig({
   test: {
     include: ['tests/**/*.test.ts'],
@@ -8,5 +11,6 @@ export default defineConfig({
     hookTimeout: 120_000,
     pool: 'forks',
     maxWorkers: 2,
+    reporters: report ? ['default', ['json', { outputFile: report }]] : ['default'],
   },
 });
