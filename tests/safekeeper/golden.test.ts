@@ -1,0 +1,121 @@
+/**
+ * The bytes of the WAL's two protocols and of the safekeeper's files are pinned to their versions.
+ *
+ * Must hold: every sample encodes to the bytes kept in golden/ and these decode to the sample; a change of any byte under an old version
+ * number fails here. To change one: raise its version, add a golden file, add its hash below. Golden control files of old versions stay
+ * readable, or the safekeeper that reads them converts them.
+ */
+import { createHash } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import {
+  decodeAcceptorMessage,
+  decodeProposerMessage,
+  encodeAcceptorMessage,
+  encodeProposerMessage,
+  messageTag,
+} from '../../engine/protocol/proposer-acceptor.ts';
+import { proposerAcceptorVersion, walStreamVersion } from '../../engine/protocol/version.ts';
+import {
+  decodeWalStreamRequest,
+  decodeWalStreamResponse,
+  encodeWalStreamRequest,
+  encodeWalStreamResponse,
+  walStreamTag,
+} from '../../engine/protocol/wal-stream.ts';
+import {
+  controlFileVersion,
+  decodeControlFile,
+  decodeFlushMark,
+  encodeControlFile,
+  encodeFlushMark,
+} from '../../engine/safekeeper/control-file.ts';
+import {
+  sampleAcceptorMessages,
+  sampleControlState,
+  sampleFlushLsn,
+  sampleProposerMessages,
+  sampleWalStreamRequests,
+  sampleWalStreamResponses,
+} from './samples.ts';
+
+/** SHA-256 over the tags and the bytes of all samples. */
+const schemaHashes: Record<string, string> = {
+  'proposer-acceptor-v1': 'bc01b98c19a15fa903c2c039350814415368b08a1c55c564ce2ffcb95865bcfc',
+  'wal-stream-v1': 'ac52e04ab56bac9bd13cedefcd1d4cf6d9e50d229cd5c247566e8e5dedd43481',
+  'control-file-v1': '7f6d3b396bd25d4c176c01221d2739871267337ca90cea81292e032b8c774e4b',
+};
+
+const hex = (bytes: Uint8Array) => Buffer.from(bytes).toString('hex');
+const unhex = (line: string) => new Uint8Array(Buffer.from(line, 'hex'));
+
+interface Pinned {
+  readonly name: string;
+  readonly tags: object;
+  readonly lines: readonly string[];
+  /** Decodes line `i`. */
+  readonly decode: (bytes: Uint8Array, i: number) => unknown;
+  readonly samples: readonly unknown[];
+}
+
+const pinned: Pinned[] = [
+  {
+    name: `proposer-acceptor-v${proposerAcceptorVersion}`,
+    tags: messageTag,
+    lines: [
+      ...sampleProposerMessages.map(encodeProposerMessage),
+      ...sampleAcceptorMessages.map(encodeAcceptorMessage),
+    ].map(hex),
+    decode: (bytes, i) =>
+      i < sampleProposerMessages.length ? decodeProposerMessage(bytes) : decodeAcceptorMessage(bytes),
+    samples: [...sampleProposerMessages, ...sampleAcceptorMessages],
+  },
+  {
+    name: `wal-stream-v${walStreamVersion}`,
+    tags: walStreamTag,
+    lines: [
+      ...sampleWalStreamRequests.map(encodeWalStreamRequest),
+      ...sampleWalStreamResponses.map(encodeWalStreamResponse),
+    ].map(hex),
+    decode: (bytes, i) =>
+      i < sampleWalStreamRequests.length ? decodeWalStreamRequest(bytes) : decodeWalStreamResponse(bytes),
+    samples: [...sampleWalStreamRequests, ...sampleWalStreamResponses],
+  },
+  {
+    name: `control-file-v${controlFileVersion}`,
+    tags: {},
+    lines: [encodeControlFile(sampleControlState), encodeFlushMark(sampleFlushLsn)].map(hex),
+    decode: (bytes, i) =>
+      i === 0 ? decodeControlFile(bytes, sampleControlState.timeline, 'safekeeper.control') : decodeFlushMark(bytes),
+    samples: [sampleControlState, sampleFlushLsn],
+  },
+];
+
+describe.each(pinned)('$name', ({ name, tags, lines, decode, samples }) => {
+  const file = join(import.meta.dirname, `golden/${name}.txt`);
+  const golden = readFileSync(file, 'utf8').trim().split('\n');
+
+  it('the schema hash belongs to this version', () => {
+    const schema = JSON.stringify([tags, lines]);
+    expect(createHash('sha256').update(schema).digest('hex')).toBe(schemaHashes[name]);
+  });
+
+  it('encodes to the golden bytes', () => {
+    expect(lines).toEqual(golden);
+  });
+
+  it('decodes the golden bytes', () => {
+    expect(golden.map((line, i) => decode(unhex(line), i))).toEqual(samples);
+  });
+});
+
+it('the samples have a message of every kind', () => {
+  const kinds = (samples: readonly { kind: string }[]) => samples.map(({ kind }) => kind);
+  expect(new Set(kinds([...sampleProposerMessages, ...sampleAcceptorMessages]))).toEqual(
+    new Set(Object.keys(messageTag)),
+  );
+  expect(new Set(kinds([...sampleWalStreamRequests, ...sampleWalStreamResponses]))).toEqual(
+    new Set(Object.keys(walStreamTag)),
+  );
+});

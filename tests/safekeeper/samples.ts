@@ -1,0 +1,104 @@
+/** One message of every kind and a control file, for the golden bytes and the fuzzing of what decodes them. */
+import { PageliteError } from '../../engine/errors.ts';
+import { type NodeId, tenantId, timelineId } from '../../engine/model/ids.ts';
+import type { Lsn } from '../../engine/model/lsn.ts';
+import type { Term } from '../../engine/model/term.ts';
+import type { AcceptorMessage, ProposerId, ProposerMessage } from '../../engine/protocol/proposer-acceptor.ts';
+import type { WalStreamRequest, WalStreamResponse } from '../../engine/protocol/wal-stream.ts';
+import type { ControlState } from '../../engine/safekeeper/control-file.ts';
+
+const timeline = {
+  tenantId: tenantId('0123456789abcdef0123456789abcdef'),
+  timelineId: timelineId('fedcba9876543210fedcba9876543210'),
+};
+const proposerId = '00112233445566778899aabbccddeeff' as ProposerId;
+const term = 7 as Term;
+const at = 0x1_2345_6780 as Lsn;
+const termHistory = [
+  { term: 2 as Term, lsn: 0x1000028 as Lsn },
+  { term, lsn: at },
+];
+
+export const sampleProposerMessages: readonly ProposerMessage[] = [
+  {
+    kind: 'proposerGreeting',
+    version: 1,
+    timeline,
+    proposerId,
+    systemIdentifier: 7000000000000000001n,
+    pgVersion: 180006,
+    walSegmentBytes: 16777216,
+  },
+  { kind: 'voteRequest', term, proposerId },
+  { kind: 'proposerElected', term, startStreamingAt: at, termHistory },
+  {
+    kind: 'appendRequest',
+    term,
+    beginLsn: at,
+    commitLsn: 0x1_2345_6700 as Lsn,
+    mustReply: true,
+    bytes: Uint8Array.of(1, 2, 3, 250),
+  },
+];
+
+const error = new PageliteError('fenced', 'another compute has taken over', { term: 8, node: 3 });
+
+export const sampleAcceptorMessages: readonly AcceptorMessage[] = [
+  { kind: 'acceptorGreeting', nodeId: 3 as NodeId, term, ruler: proposerId },
+  {
+    kind: 'voteResponse',
+    term,
+    ruler: proposerId,
+    voteGiven: true,
+    flushLsn: at,
+    commitLsn: 0x1000028 as Lsn,
+    startLsn: 0x1000028 as Lsn,
+    termHistory,
+  },
+  {
+    kind: 'appendResponse',
+    term,
+    ruler: proposerId,
+    flushLsn: at,
+    writeLsn: (at + 8) as Lsn,
+    commitLsn: 0x1000028 as Lsn,
+  },
+  { kind: 'error', error },
+];
+
+export const sampleWalStreamRequests: readonly WalStreamRequest[] = [
+  { kind: 'readWal', timeline, startLsn: at, term: null },
+  { kind: 'readWal', timeline, startLsn: at, term: 7 },
+  { kind: 'getStatus', timeline },
+  { kind: 'consumed', lsn: at },
+];
+
+export const sampleWalStreamResponses: readonly WalStreamResponse[] = [
+  { kind: 'chunk', chunk: { startLsn: at, bytes: Uint8Array.of(9, 8, 7), commitLsn: (at + 3) as Lsn } },
+  { kind: 'status', status: null },
+  {
+    kind: 'status',
+    status: {
+      term: 7,
+      flushLsn: at,
+      commitLsn: 0x1000028 as Lsn,
+      startLsn: 0x1000028 as Lsn,
+      termHistory: termHistory.map((entry) => [entry.term, entry.lsn] as const),
+    },
+  },
+  { kind: 'error', error },
+];
+
+export const sampleControlState: ControlState = {
+  timeline,
+  systemIdentifier: 7000000000000000001n,
+  pgVersion: 180006,
+  walSegmentBytes: 16777216,
+  term,
+  ruler: proposerId,
+  startLsn: 0x1000028 as Lsn,
+  commitLsn: at,
+  termHistory,
+};
+
+export const sampleFlushLsn = at;
