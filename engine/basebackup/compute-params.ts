@@ -14,6 +14,8 @@ const settings = [
   'fsync=on',
   'wal_sync_method=fsync',
   'full_page_writes=off',
+  // PREPARE TRANSACTION works out of the box; each slot costs some hundred bytes.
+  'max_prepared_transactions=64',
 ];
 
 /** PGlite's `startParams`, with further settings (`name=value`) at the end. */

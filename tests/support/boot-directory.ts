@@ -44,12 +44,15 @@ export async function dataDirectory(
   return files;
 }
 
-export async function bootDirectory(files: ReadonlyMap<string, Uint8Array | null>): Promise<PGlite> {
+export async function bootDirectory(
+  files: ReadonlyMap<string, Uint8Array | null>,
+  settings: readonly string[] = [],
+): Promise<PGlite> {
   let pglite: PGlite | null = null;
   const log: string[] = [];
   try {
     return await PGlite.create({
-      startParams: computeStartParams(),
+      startParams: computeStartParams(settings),
       fs: {
         async init(pg, emscriptenOpts) {
           pglite = pg;

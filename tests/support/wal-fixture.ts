@@ -4,6 +4,7 @@
  * Settings are those of a compute: no full-page writes, no checksums, fsync on (so that nothing stays in WAL buffers after a commit).
  */
 import { PGlite } from '@electric-sql/pglite';
+import { computeStartParams } from '../../engine/basebackup/compute-params.ts';
 import { walSegmentSize } from '../../engine/limits.ts';
 import { type Lsn, parseLsn } from '../../engine/model/lsn.ts';
 import { segmentFileName } from '../../engine/wal/wal-page.ts';
@@ -18,32 +19,14 @@ export interface WalFixture {
   readonly systemIdentifier: bigint;
 }
 
-export const computeParams = [
-  '--single',
-  '-O',
-  '-j',
-  ...['search_path=public', 'exit_on_error=false', 'log_checkpoints=false', 'max_worker_processes=0'].flatMap((s) => [
-    '-c',
-    s,
-  ]),
-  ...['max_parallel_workers=0', 'max_parallel_workers_per_gather=0', 'io_method=sync'].flatMap((s) => ['-c', s]),
-  ...['max_parallel_maintenance_workers=0', 'fsync=on', 'wal_sync_method=fsync', 'full_page_writes=off'].flatMap(
-    (s) => ['-c', s],
-  ),
-];
+/** No WAL segment is recycled, so that all of it can be read in the end. */
+export const keepWal = ['max_wal_size=100GB', 'wal_keep_size=100GB'];
 
 /** A plain PGlite in memory with a compute's settings. */
 export function plainPglite(settings: readonly string[] = []): Promise<PGlite> {
   return PGlite.create({
     initDbStartParams: ['--no-data-checksums'],
-    startParams: [
-      ...computeParams,
-      '-c',
-      'max_wal_size=100GB',
-      '-c',
-      'wal_keep_size=100GB',
-      ...settings.flatMap((s) => ['-c', s]),
-    ],
+    startParams: computeStartParams([...keepWal, ...settings]),
   });
 }
 
