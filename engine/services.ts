@@ -102,7 +102,7 @@ export interface PageService {
     blockCount: number,
     signal?: AbortSignal,
   ): Promise<Uint8Array>;
-  /** Reconstructed values of any keys, in the order asked; null where the key does not exist at that LSN. */
+  /** Reconstructed values of at most `keysPerRequestMax` keys, in the order asked; null where the key does not exist at that LSN. */
   getImages(at: ReadLsn, keys: readonly Key[], signal?: AbortSignal): Promise<(Uint8Array | null)[]>;
   /** Size in blocks, or null if the relation fork does not exist at that LSN. */
   getRelSize(at: ReadLsn, rel: RelTag, signal?: AbortSignal): Promise<BlockNumber | null>;

@@ -98,14 +98,12 @@ export class RemotePageService implements PageService {
   }
 
   async getImages(at: ReadLsn, keys: readonly Key[], signal?: AbortSignal): Promise<(Uint8Array | null)[]> {
-    const images: (Uint8Array | null)[] = [];
-    for (let i = 0; i < keys.length; i += keysPerRequestMax) {
-      const part = keys.slice(i, i + keysPerRequestMax);
-      const answer = await this.#ask({ kind: 'getImages', at, keys: part }, 'images', signal);
-      if (answer.images.length !== part.length) {
-        throw new PageliteError('invalid', `${answer.images.length} images answered for ${part.length} keys`);
-      }
-      images.push(...answer.images);
+    if (keys.length > keysPerRequestMax) {
+      throw new PageliteError('invalid', `${keys.length} keys asked for: at most ${keysPerRequestMax} are possible`);
+    }
+    const { images } = await this.#ask({ kind: 'getImages', at, keys }, 'images', signal);
+    if (images.length !== keys.length) {
+      throw new PageliteError('invalid', `${images.length} images answered for ${keys.length} keys`);
     }
     return images;
   }

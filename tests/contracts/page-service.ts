@@ -7,7 +7,7 @@
  */
 import { describe, expect, it } from 'vitest';
 import { type ErrorKind, PageliteError } from '../../engine/errors.ts';
-import { pageSize, pagesPerRequestMax } from '../../engine/limits.ts';
+import { keysPerRequestMax, pageSize, pagesPerRequestMax } from '../../engine/limits.ts';
 import { controlFileKey, keyKind, keyPrefix, relPrefix } from '../../engine/model/key.ts';
 import { type Lsn, maxLsn } from '../../engine/model/lsn.ts';
 import type { BlockNumber, RelTag } from '../../engine/model/rel.ts';
@@ -197,12 +197,14 @@ export function runPageServiceContract(name: string, setup: () => Promise<PageSe
     );
 
     it(
-      'refuses an LSN before the start and a number of blocks out of range',
+      'refuses an LSN before the start, and too few or too many blocks or keys',
       using(async ({ service, rel, later }) => {
         const { startLsn } = await service.getStatus();
         await expectKind(service.getPages(exactly((startLsn - 8) as Lsn), rel, 0, 1), 'invalid');
         await expectKind(service.getPages(exactly(later), rel, 0, 0), 'invalid');
         await expectKind(service.getPages(exactly(later), rel, 0, pagesPerRequestMax + 1), 'invalid');
+        const keys = Array.from({ length: keysPerRequestMax + 1 }, (_, block) => ({ prefix: relPrefix(rel), block }));
+        await expectKind(service.getImages(exactly(later), keys), 'invalid');
       }),
     );
 

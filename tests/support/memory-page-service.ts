@@ -5,7 +5,7 @@
  * contract suite is run against. Values are put at an LSN; `advance` moves the last record LSN and wakes the reads that wait for it.
  */
 import { PageliteError } from '../../engine/errors.ts';
-import { pageSize, pagesPerRequestMax, waitLsnTimeoutMs } from '../../engine/limits.ts';
+import { keysPerRequestMax, pageSize, pagesPerRequestMax, waitLsnTimeoutMs } from '../../engine/limits.ts';
 import type { TenantTimelineId } from '../../engine/model/ids.ts';
 import { compareKeys, type Key, keyKind, relPrefix } from '../../engine/model/key.ts';
 import { formatLsn, invalidLsn, type Lsn } from '../../engine/model/lsn.ts';
@@ -75,6 +75,7 @@ export class MemoryPageService implements PageService {
   }
 
   async getImages(at: ReadLsn, keys: readonly Key[], signal?: AbortSignal): Promise<(Uint8Array | null)[]> {
+    if (keys.length > keysPerRequestMax) throw new PageliteError('invalid', `${keys.length} keys`);
     const lsn = await this.#waitLsn(at, signal);
     return keys.map((key) => newest(this.#images, key, lsn)?.slice() ?? null);
   }
