@@ -4,7 +4,7 @@ import { isPageliteError, messageOf } from '../../engine/errors.ts';
 import { type TenantId, type TimelineId, tenantId, timelineId } from '../../engine/model/ids.ts';
 import { formatLsn, type Lsn, parseLsn } from '../../engine/model/lsn.ts';
 import { Repository, repositoryDir } from '../control-plane/repository.ts';
-import { PageserverClient } from '../control-plane/storage-clients.ts';
+import { HttpStorage } from '../control-plane/storage-clients.ts';
 import { parseTimestamp } from '../control-plane/timestamp.ts';
 
 export interface Terminal {
@@ -41,8 +41,8 @@ export class CliContext {
     return repository.exclusively(() => work(repository));
   }
 
-  pageserver(repository: Repository): PageserverClient {
-    return new PageserverClient(repository.readConfig().pageserver);
+  storage(repository: Repository): HttpStorage {
+    return new HttpStorage(repository.readConfig());
   }
 }
 

@@ -3,9 +3,9 @@ import type { Command } from 'commander';
 import { PageliteError } from '../../engine/errors.ts';
 import type { TenantId } from '../../engine/model/ids.ts';
 import { formatLsn, type Lsn } from '../../engine/model/lsn.ts';
-import { branchExtent } from '../control-plane/branch-extent.ts';
 import { checkLsn } from '../control-plane/branch-point.ts';
 import { branchNameDefault, chooseTenant, nameOfTimeline, resolveBranch } from '../control-plane/branches.ts';
+import { branchExtent } from '../control-plane/branching.ts';
 import { startCompute } from '../control-plane/compute-process.ts';
 import {
   checkNewEndpointName,
@@ -60,7 +60,7 @@ export function addEndpointCommands(program: Command, context: CliContext): void
     .addHelpText('after', createHelp)
     .action((name: string | undefined, options: CreateOptions) =>
       context.changeRepository(async (repository) => {
-        await create(repository, name ?? `ep-${options.branchName}`.replaceAll('/', '-'), options);
+        await create(repository, context, name ?? `ep-${options.branchName}`.replaceAll('/', '-'), options);
       }),
     );
   endpoint
@@ -111,12 +111,18 @@ interface StartOptions extends Partial<CreateOptions> {
   readonly allowMultiple?: boolean;
 }
 
-async function create(repository: Repository, name: string, options: CreateOptions): Promise<Endpoint> {
+async function create(
+  repository: Repository,
+  context: CliContext,
+  name: string,
+  options: CreateOptions,
+): Promise<Endpoint> {
   checkNewEndpointName(repository, name);
   const config = repository.readConfig();
   const tenantId = chooseTenant(config, options.tenantId);
   const id = { tenantId, timelineId: resolveBranch(config, tenantId, options.branchName) };
-  if (options.lsn !== undefined) checkLsn(await branchExtent(config, id, options.branchName), options.lsn);
+  if (options.lsn !== undefined)
+    checkLsn(await branchExtent(context.storage(repository), config, id, options.branchName), options.lsn);
   return createEndpoint(repository, {
     name,
     id,
@@ -131,14 +137,15 @@ async function start(repository: Repository, name: string, options: StartOptions
   const isThere = listEndpoints(repository).some((other) => other.name === name);
   const mayCreate = options.branchName !== undefined || options.lsn !== undefined;
   const isNew = !isThere && mayCreate;
-  if (isNew) await create(repository, name, { ...options, branchName: options.branchName ?? branchNameDefault });
+  if (isNew)
+    await create(repository, context, name, { ...options, branchName: options.branchName ?? branchNameDefault });
   const endpoint = findEndpoint(repository, name);
   if (!isNew) checkSameSettings(repository, endpoint, options);
   if (statusOf(endpoint) === 'running') {
     throw new PageliteError('invalid', `endpoint "${name}" runs already, on port ${endpoint.config.pgPort}`);
   }
   if (!options.allowMultiple) checkNoOtherWriter(repository, endpoint);
-  await context.pageserver(repository).checkStatus();
+  await context.storage(repository).checkStatus();
   const { timelineId } = timelineOf(endpoint);
   context.say(
     isNew || endpoint.config.pageserver === null
@@ -198,7 +205,7 @@ async function list(options: { tenantId?: TenantId; json?: boolean }, context: C
 /** Ends of the tenant's timelines; empty while the pageserver is stopped, and the list says so instead of failing. */
 async function lastLsns(repository: Repository, tenant: TenantId, context: CliContext): Promise<Map<string, string>> {
   try {
-    const timelines = await context.pageserver(repository).listTimelines(tenant);
+    const timelines = await context.storage(repository).listTimelines(tenant);
     return new Map(
       timelines.flatMap(({ timelineId, lastRecordLsn }) =>
         lastRecordLsn === null ? [] : [[timelineId, formatLsn(lastRecordLsn)] as const],

@@ -39,7 +39,7 @@ export function addPageserverCommands(program: Command, context: CliContext): vo
     .command('status')
     .description('ask the pageserver whether it serves')
     .action(async () => {
-      await context.pageserver(context.openRepository()).checkStatus();
+      await context.storage(context.openRepository()).checkStatus();
       context.say('Page server is up and running');
     });
 }

@@ -1,9 +1,10 @@
 /** `pagelite tenant create|list|set-default`. A new tenant gets a first timeline, the branch `main`. */
 import type { Command } from 'commander';
 import { PageliteError } from '../../engine/errors.ts';
-import { newTenantId, newTimelineId, type TenantId, type TimelineId } from '../../engine/model/ids.ts';
+import { newTenantId, type TenantId, type TimelineId } from '../../engine/model/ids.ts';
 import { formatLsn } from '../../engine/model/lsn.ts';
-import { branchNameDefault, nameBranch } from '../control-plane/branches.ts';
+import { createTenant } from '../control-plane/branching.ts';
+import type { Repository } from '../control-plane/repository.ts';
 import { nodeRandom } from '../process/node-host.ts';
 import { type CliContext, tenantArgument, timelineArgument } from './context.ts';
 
@@ -21,7 +22,7 @@ export function addTenantCommands(program: Command, context: CliContext): void {
     .option('--timeline-id <id>', 'id of its first timeline (default: a new one)', timelineArgument)
     .option('--set-default', 'use this tenant in commands that name none')
     .addHelpText('after', createHelp)
-    .action((options: CreateOptions) => createTenant(options, context));
+    .action((options: CreateOptions) => create(options, context));
   tenant
     .command('list')
     .description('list the tenants')
@@ -45,31 +46,28 @@ interface CreateOptions {
   readonly setDefault?: boolean;
 }
 
-function createTenant(options: CreateOptions, context: CliContext): Promise<void> {
+function create(options: CreateOptions, context: CliContext): Promise<void> {
   return context.changeRepository(async (repository) => {
     const tenantId = options.tenantId ?? newTenantId(nodeRandom);
-    const timelineId = options.timelineId ?? newTimelineId(nodeRandom);
-    const pageserver = context.pageserver(repository);
-    if ((await pageserver.listTenants()).includes(tenantId)) {
-      throw new PageliteError('invalid', `tenant ${tenantId} exists. pagelite tenant list shows all`, { tenantId });
-    }
-    await pageserver.createTenant(tenantId);
+    const { id, lsn } = await createTenant(context.storage(repository), repository, tenantId, options.timelineId);
     context.say(`tenant ${tenantId} successfully created on the pageserver`);
-    const { lastRecordLsn } = await pageserver.createTimeline({ tenantId, timelineId }, null);
-    const at = lastRecordLsn === null ? '' : ` at Lsn ${formatLsn(lastRecordLsn)}`;
-    await repository.update((config) => {
-      nameBranch(config, branchNameDefault, { tenantId, timelineId });
-      if (options.setDefault) config.defaultTenantId = tenantId;
-    });
-    context.say(`Created an initial timeline '${timelineId}'${at} for tenant: ${tenantId}`);
-    if (options.setDefault) context.say(`Setting tenant ${tenantId} as a default one`);
+    const at = lsn === null ? '' : ` at Lsn ${formatLsn(lsn)}`;
+    context.say(`Created an initial timeline '${id.timelineId}'${at} for tenant: ${tenantId}`);
+    if (options.setDefault) await setDefault(repository, tenantId, context);
   });
+}
+
+async function setDefault(repository: Repository, id: TenantId, context: CliContext): Promise<void> {
+  await repository.update((config) => {
+    config.defaultTenantId = id;
+  });
+  context.say(`Setting tenant ${id} as a default one`);
 }
 
 async function listTenants(json: boolean, context: CliContext): Promise<void> {
   const repository = context.openRepository();
   const { defaultTenantId } = repository.readConfig();
-  const tenants = await context.pageserver(repository).listTenants();
+  const tenants = await context.storage(repository).listTenants();
   if (json)
     context.sayJson(tenants.map((id) => ({ tenantId: id, state: 'Active', isDefault: id === defaultTenantId })));
   else for (const id of tenants) context.say(`${id} Active${id === defaultTenantId ? ' (default)' : ''}`);
@@ -78,15 +76,12 @@ async function listTenants(json: boolean, context: CliContext): Promise<void> {
 async function setDefaultTenant(id: TenantId | undefined, context: CliContext): Promise<void> {
   if (id === undefined) throw new PageliteError('invalid', 'which tenant? pagelite tenant list shows all');
   await context.changeRepository(async (repository) => {
-    await checkTenant(id, await context.pageserver(repository).listTenants());
-    await repository.update((config) => {
-      config.defaultTenantId = id;
-    });
-    context.say(`Setting tenant ${id} as a default one`);
+    checkTenant(id, await context.storage(repository).listTenants());
+    await setDefault(repository, id, context);
   });
 }
 
-async function checkTenant(id: TenantId, known: readonly TenantId[]): Promise<void> {
+function checkTenant(id: TenantId, known: readonly TenantId[]): void {
   if (known.includes(id)) return;
   const hint = known.length > 0 ? `There is: ${known.join(', ')}` : 'Make one with: pagelite tenant create';
   throw new PageliteError('notFound', `no tenant ${id}. ${hint}`, { tenantId: id });

@@ -1,21 +1,11 @@
 /** `pagelite timeline list|branch|create`: branches of a tenant. */
 import type { Command } from 'commander';
 import { PageliteError } from '../../engine/errors.ts';
-import { newTimelineId, type TenantId, type TenantTimelineId, type TimelineId } from '../../engine/model/ids.ts';
+import type { TenantId, TimelineId } from '../../engine/model/ids.ts';
 import { formatLsn, type Lsn } from '../../engine/model/lsn.ts';
-import { branchExtent } from '../control-plane/branch-extent.ts';
-import { type BranchExtent, checkLsn, checkNotInFuture, lsnOfTimestamp } from '../control-plane/branch-point.ts';
-import {
-  branchNameDefault,
-  checkNewBranchName,
-  chooseTenant,
-  nameBranch,
-  nameOfTimeline,
-  resolveBranch,
-} from '../control-plane/branches.ts';
-import type { Repository } from '../control-plane/repository.ts';
-import type { PageserverClient, TimelineInfo } from '../control-plane/storage-clients.ts';
-import { nodeRandom } from '../process/node-host.ts';
+import { branchNameDefault, chooseTenant, nameOfTimeline } from '../control-plane/branches.ts';
+import { type BranchStart, branchFrom, createBranch } from '../control-plane/branching.ts';
+import type { TimelineInfo } from '../control-plane/storage-api.ts';
 import { type CliContext, lsnArgument, tenantArgument, timelineArgument, timestampArgument } from './context.ts';
 import { drawTimelineTree } from './timeline-tree.ts';
 
@@ -75,7 +65,7 @@ async function listTimelines(options: { tenantId?: TenantId; json?: boolean }, c
   const repository = context.openRepository();
   const config = repository.readConfig();
   const tenantId = chooseTenant(config, options.tenantId);
-  const timelines = await context.pageserver(repository).listTimelines(tenantId);
+  const timelines = await context.storage(repository).listTimelines(tenantId);
   const named = timelines.map((info) => ({
     ...info,
     name: nameOfTimeline(config, { tenantId, timelineId: info.timelineId }),
@@ -93,75 +83,37 @@ function timelineJson(timeline: TimelineInfo & { readonly name: string | null })
     ancestorLsn: text(timeline.ancestor?.lsn),
     startLsn: text(timeline.startLsn),
     lastRecordLsn: text(timeline.lastRecordLsn),
-    layerBytes: timeline.physicalBytes,
+    layerBytes: timeline.layerBytes,
     broken: timeline.broken,
   };
 }
 
 function branchTimeline(options: BranchOptions, context: CliContext): Promise<void> {
   return context.changeRepository(async (repository) => {
-    if (options.ancestorStartLsn !== undefined && options.at !== undefined) {
-      throw new PageliteError('invalid', 'give --ancestor-start-lsn or --at, not both');
-    }
-    const config = repository.readConfig();
-    const tenantId = chooseTenant(config, options.tenantId);
-    checkNewBranchName(config, tenantId, options.branchName);
-    const ancestor = { tenantId, timelineId: resolveBranch(config, tenantId, options.ancestorBranchName) };
-    const pageserver = context.pageserver(repository);
-    const extent = await branchExtent(config, ancestor, options.ancestorBranchName);
-    const lsn = await branchPoint(extent, ancestor, options, pageserver);
-    const id = { tenantId, timelineId: options.timelineId ?? newTimelineId(nodeRandom) };
-    const created = await createNamed(repository, pageserver, options.branchName, id, {
-      timelineId: ancestor.timelineId,
-      lsn: formatLsn(lsn),
-    });
-    const at = formatLsn(created.ancestor?.lsn ?? lsn);
-    context.say(
-      `Created timeline '${id.timelineId}' at Lsn ${at} for tenant: ${tenantId}. Ancestor timeline: '${options.ancestorBranchName}'`,
-    );
+    const { branchName: name, ancestorBranchName: ancestor, timelineId } = options;
+    const tenantId = chooseTenant(repository.readConfig(), options.tenantId);
+    const storage = context.storage(repository);
+    const start = startOf(options);
+    const { id, lsn } = await branchFrom(storage, repository, { tenantId, name, timelineId }, ancestor, start);
+    const at = lsn === null ? '' : ` at Lsn ${formatLsn(lsn)}`;
+    context.say(`Created timeline '${id.timelineId}'${at} for tenant: ${tenantId}. Ancestor timeline: '${ancestor}'`);
   });
 }
 
-async function branchPoint(
-  extent: BranchExtent,
-  ancestor: TenantTimelineId,
-  { ancestorStartLsn, at }: BranchOptions,
-  pageserver: PageserverClient,
-): Promise<Lsn> {
-  if (ancestorStartLsn !== undefined) {
-    checkLsn(extent, ancestorStartLsn);
-    return ancestorStartLsn;
+function startOf({ ancestorStartLsn, at }: BranchOptions): BranchStart {
+  if (ancestorStartLsn !== undefined && at !== undefined) {
+    throw new PageliteError('invalid', 'give --ancestor-start-lsn or --at, not both');
   }
-  if (at === undefined) return extent.endLsn;
-  checkNotInFuture(at, Date.now());
-  return lsnOfTimestamp(extent, await pageserver.findLsnByTimestamp(ancestor, at), at);
+  if (ancestorStartLsn !== undefined) return { lsn: ancestorStartLsn };
+  return at === undefined ? 'end' : { timestampMs: at };
 }
 
 function createTimeline(options: NewTimelineOptions, context: CliContext): Promise<void> {
   return context.changeRepository(async (repository) => {
-    const config = repository.readConfig();
-    const tenantId = chooseTenant(config, options.tenantId);
-    checkNewBranchName(config, tenantId, options.branchName);
-    const id = { tenantId, timelineId: options.timelineId ?? newTimelineId(nodeRandom) };
-    const created = await createNamed(repository, context.pageserver(repository), options.branchName, id, null);
-    const at = created.lastRecordLsn === null ? '' : ` at Lsn ${formatLsn(created.lastRecordLsn)}`;
+    const { branchName: name, timelineId } = options;
+    const tenantId = chooseTenant(repository.readConfig(), options.tenantId);
+    const { id, lsn } = await createBranch(context.storage(repository), repository, { tenantId, name, timelineId });
+    const at = lsn === null ? '' : ` at Lsn ${formatLsn(lsn)}`;
     context.say(`Created timeline '${id.timelineId}'${at} for tenant: ${tenantId}`);
   });
-}
-
-/** The timeline first, its name second: a crash between leaves a timeline without a name, which the list shows. */
-async function createNamed(
-  repository: Repository,
-  pageserver: PageserverClient,
-  name: string,
-  id: TenantTimelineId,
-  ancestor: { readonly timelineId: TimelineId; readonly lsn: string } | null,
-): Promise<TimelineInfo> {
-  const known = await pageserver.listTimelines(id.tenantId);
-  if (known.some(({ timelineId }) => timelineId === id.timelineId)) {
-    throw new PageliteError('invalid', `timeline ${id.timelineId} exists. Choose another --timeline-id`, { ...id });
-  }
-  const created = await pageserver.createTimeline(id, ancestor);
-  await repository.update((config) => nameBranch(config, name, id));
-  return created;
 }

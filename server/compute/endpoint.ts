@@ -14,6 +14,7 @@ import { interruptHookName } from './backend-thread.ts';
 import { ClientConnection, type ConnectionEvents } from './client-connection.ts';
 import type { ComputeWorkerData, WorkerMessage } from './compute-worker.ts';
 import { Interrupter } from './interrupter.ts';
+import type { ErrorFields } from './pg-frames.ts';
 import { createSharedWire, type SharedWire, signal, wakeBackend, word } from './ring.ts';
 import { SessionMultiplexer } from './session-multiplexer.ts';
 import { defaultSessionLimits, type SessionLimits } from './wire-limits.ts';
@@ -45,10 +46,11 @@ export interface EndpointStats {
 export interface Endpoint {
   readonly port: number;
   stats(): EndpointStats;
-  /** Ends all connections and the backend (which shuts down in order). */
-  close(): Promise<void>;
+  /** Ends all connections, with this reason, and the backend (which shuts down in order). */
+  close(reason?: Omit<ErrorFields, 'severity'>): Promise<void>;
 }
 
+const adminShutdown = { code: '57P01', message: 'terminating connection due to administrator command' };
 const tickMs = 50;
 const restartDelayMs = 1000;
 
@@ -110,14 +112,14 @@ class RunningEndpoint implements Endpoint {
     this.#ticker = setInterval(() => this.#backend?.multiplexer.tick(), tickMs);
   }
 
-  async close(): Promise<void> {
+  async close(reason: Omit<ErrorFields, 'severity'> = adminShutdown): Promise<void> {
     if (this.#closing) return;
     this.#closing = true;
     if (this.#ticker !== null) clearInterval(this.#ticker);
     if (this.#timer !== null) clearTimeout(this.#timer.id);
     const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
     for (const connection of [...this.#connections]) {
-      connection.fail({ code: '57P01', message: 'terminating connection due to administrator command' });
+      connection.fail(reason);
     }
     await this.#stopBackend();
     this.#interrupter.close();

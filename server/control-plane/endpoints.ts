@@ -50,10 +50,11 @@ export interface Endpoint {
 export const endpointPidFile = (dir: string): string => join(dir, 'compute.pid');
 export const endpointLogFile = (dir: string): string => join(dir, 'compute.log');
 
-export const timelineOf = ({ config }: Endpoint): TenantTimelineId => ({
+export const timelineIdsOf = (config: EndpointConfig): TenantTimelineId => ({
   tenantId: tenantId(config.tenantId),
   timelineId: timelineId(config.timelineId),
 });
+export const timelineOf = ({ config }: Endpoint): TenantTimelineId => timelineIdsOf(config);
 
 export function staticLsnOf({ lsn }: EndpointConfig): Lsn | null {
   return lsn === null ? null : parseLsn(lsn);

@@ -6,9 +6,10 @@
 import { z } from 'zod';
 import { type ErrorKind, errorKinds, isPageliteError, messageOf, PageliteError } from '../../engine/errors.ts';
 import { type TenantId, type TenantTimelineId, type TimelineId, tenantId, timelineId } from '../../engine/model/ids.ts';
-import { type Lsn, parseLsn } from '../../engine/model/lsn.ts';
+import { formatLsn, type Lsn, parseLsn } from '../../engine/model/lsn.ts';
 import type { TimestampAnswer } from './branch-point.ts';
-import { localhost, type NodeConfig } from './repository.ts';
+import { localhost, type NodeConfig, type RepositoryConfig } from './repository.ts';
+import type { StorageApi, TimelineInfo } from './storage-api.ts';
 import { formatTimestamp } from './timestamp.ts';
 
 /** Longer than anything a server waits for by itself. */
@@ -28,17 +29,6 @@ const timelineSchema = z.object({
 });
 const tenantsSchema = z.array(z.object({ id: z.string().transform((text) => tenantId(text)) }));
 const timestampSchema = z.object({ lsn: lsnText, kind: z.enum(['present', 'future', 'past', 'nodata']) });
-
-export interface TimelineInfo {
-  readonly timelineId: TimelineId;
-  readonly ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn } | null;
-  /** Null if the timeline is broken. */
-  readonly lastRecordLsn: Lsn | null;
-  readonly startLsn: Lsn | null;
-  readonly physicalBytes: number | null;
-  /** Why it is broken, or null. */
-  readonly broken: string | null;
-}
 
 /** One server's HTTP API. */
 class HttpApi {
@@ -95,11 +85,14 @@ function errorOf(server: string, status: number, json: unknown, text: string): P
   });
 }
 
-export class PageserverClient {
+/** A repository whose pageserver and safekeepers listen on the ports of its settings. */
+export class HttpStorage implements StorageApi {
   readonly #api: HttpApi;
+  readonly #safekeepers: readonly SafekeeperClient[];
 
-  constructor(config: NodeConfig) {
-    this.#api = new HttpApi('pageserver', config.httpPort);
+  constructor(config: RepositoryConfig) {
+    this.#api = new HttpApi('pageserver', config.pageserver.httpPort);
+    this.#safekeepers = config.safekeepers.map((node) => new SafekeeperClient(node));
   }
 
   async checkStatus(): Promise<void> {
@@ -126,12 +119,12 @@ export class PageserverClient {
 
   async createTimeline(
     { tenantId: tenant, timelineId: timeline }: TenantTimelineId,
-    ancestor: { readonly timelineId: TimelineId; readonly lsn: string | null } | null,
+    ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn } | null,
   ): Promise<TimelineInfo> {
     const body = {
       new_timeline_id: timeline,
       ancestor_timeline_id: ancestor?.timelineId ?? null,
-      ancestor_start_lsn: ancestor?.lsn ?? null,
+      ancestor_start_lsn: ancestor ? formatLsn(ancestor.lsn) : null,
     };
     return timelineInfo(await this.#api.call(timelineSchema, 'POST', `/v1/tenant/${tenant}/timeline`, body));
   }
@@ -140,6 +133,13 @@ export class PageserverClient {
     const query = new URLSearchParams({ timestamp: formatTimestamp(timestampMs) });
     const path = `/v1/tenant/${id.tenantId}/timeline/${id.timelineId}/get_lsn_by_timestamp?${query}`;
     return this.#api.call(timestampSchema, 'GET', path);
+  }
+
+  /** What a quorum has; one safekeeper may not know the latest of it. */
+  async getCommitLsn(id: TenantTimelineId): Promise<Lsn | null> {
+    const answers = await Promise.all(this.#safekeepers.map((safekeeper) => safekeeper.getCommitLsn(id)));
+    const known = answers.filter((lsn) => lsn !== null);
+    return known.length === 0 ? null : (Math.max(...known) as Lsn);
   }
 }
 
@@ -150,12 +150,12 @@ function timelineInfo(info: z.infer<typeof timelineSchema>): TimelineInfo {
     ancestor: ancestor && lsn !== null && lsn !== undefined ? { timelineId: ancestor, lsn } : null,
     lastRecordLsn: info.last_record_lsn ?? null,
     startLsn: info.min_readable_lsn ?? null,
-    physicalBytes: info.current_physical_size ?? null,
+    layerBytes: info.current_physical_size ?? null,
     broken: typeof state === 'string' ? null : state.Broken.reason,
   };
 }
 
-export class SafekeeperClient {
+class SafekeeperClient {
   readonly #api: HttpApi;
 
   constructor(config: NodeConfig) {

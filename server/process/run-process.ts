@@ -15,6 +15,8 @@ import { claimPidFile, type PidFile } from './pid-file.ts';
 export interface RunningProcess {
   /** Shown to the starter: ports. */
   readonly info: Readonly<Record<string, string | number>>;
+  /** Rejects when the process cannot go on: it then ends with code 1 and this reason. */
+  readonly failed?: Promise<never>;
   close(): Promise<void>;
 }
 
@@ -47,7 +49,7 @@ export async function runProcess(
     });
     log.info(`${name} serves`, running.info);
     tellStarter({ kind: 'ready', info: running.info });
-    await stopped;
+    await Promise.race([stopped, ...(running.failed ? [running.failed] : [])]);
     await running.close();
     log.info(`${name} has stopped`);
   } catch (error) {

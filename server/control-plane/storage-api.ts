@@ -1,0 +1,36 @@
+/**
+ * What names, branches and endpoints need of the storage: over HTTP from the processes of a repository (storage-clients.ts), or in the same
+ * process (library/embedded-storage.ts).
+ */
+import type { TenantId, TenantTimelineId, TimelineId } from '../../engine/model/ids.ts';
+import type { Lsn } from '../../engine/model/lsn.ts';
+import type { TimestampAnswer } from './branch-point.ts';
+
+export interface TimelineInfo {
+  readonly timelineId: TimelineId;
+  readonly ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn } | null;
+  /** Up to here the pageserver has ingested. Null if the timeline is broken. */
+  readonly lastRecordLsn: Lsn | null;
+  readonly startLsn: Lsn | null;
+  /** Bytes of layer files. */
+  readonly layerBytes: number | null;
+  /** Why it is broken, or null. */
+  readonly broken: string | null;
+}
+
+export interface StorageApi {
+  listTenants(): Promise<readonly TenantId[]>;
+  createTenant(id: TenantId): Promise<void>;
+  /** Rejects `notFound` for an unknown tenant. */
+  listTimelines(tenant: TenantId): Promise<readonly TimelineInfo[]>;
+  /** Rejects `notFound`. */
+  getTimeline(id: TenantTimelineId): Promise<TimelineInfo>;
+  /** Without an ancestor: from the template. */
+  createTimeline(
+    id: TenantTimelineId,
+    ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn } | null,
+  ): Promise<TimelineInfo>;
+  findLsnByTimestamp(id: TenantTimelineId, timestampMs: number): Promise<TimestampAnswer>;
+  /** Up to where the safekeepers have acknowledged; null if no compute has written yet. */
+  getCommitLsn(id: TenantTimelineId): Promise<Lsn | null>;
+}

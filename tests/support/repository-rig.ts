@@ -1,0 +1,176 @@
+/**
+ * A repository in a temporary folder with its real processes, driven by the real command line from the build, as a user drives it.
+ *
+ * initdb takes seconds, so the tenant template that the first pageserver makes is kept under node_modules/.cache and put into later repositories:
+ * it is the very file that a pageserver would find there at its second start.
+ */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { copyFileSync, cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import type { Client, QueryResult } from 'pg';
+import { runningPid } from '../../server/process/pid-file.ts';
+
+const root = resolve(import.meta.dirname, '../..').replace(/\/dist$/, '');
+const cliEntry = join(root, 'dist/server/cli/main.js');
+const cacheDir = join(root, 'node_modules/.cache/pagelite-tests');
+const { Client: PgClient } = createRequire(import.meta.url)('pg') as typeof import('pg');
+
+export interface CommandResult {
+  readonly code: number;
+  readonly out: string;
+  readonly err: string;
+}
+
+export class RepositoryRig {
+  /** The folder that the commands run in; the repository is its `.pagelite`. */
+  readonly cwd: string;
+  readonly #clients = new Set<Client>();
+
+  constructor() {
+    this.cwd = mkdtempSync(join(tmpdir(), 'pagelite-cli-'));
+  }
+
+  get dir(): string {
+    return join(this.cwd, '.pagelite');
+  }
+
+  /** Runs `pagelite ...args` and gives what it printed; does not care how it ended. */
+  run(...args: string[]): Promise<CommandResult> {
+    return runProgram(process.execPath, [cliEntry, ...args], this.cwd);
+  }
+
+  /** Runs `pagelite ...args`, which must succeed, and gives its standard output. */
+  async ok(...args: string[]): Promise<string> {
+    const { code, out, err } = await this.run(...args);
+    if (code !== 0) throw new Error(`pagelite ${args.join(' ')} ended with ${code}: ${err}${out}\n${this.logs()}`);
+    return out;
+  }
+
+  /** Runs `pagelite ...args`, which must be refused, and gives its standard error. */
+  async refused(...args: string[]): Promise<string> {
+    const { code, out, err } = await this.run(...args);
+    if (code === 0) throw new Error(`pagelite ${args.join(' ')} was not refused: ${out}`);
+    return err;
+  }
+
+  /** init, start, tenant create --set-default. */
+  async start(): Promise<void> {
+    await this.ok('init');
+    this.putTemplate();
+    await this.ok('start');
+    this.keepTemplate();
+    await this.ok('tenant', 'create', '--set-default');
+  }
+
+  /** Makes and starts an endpoint. */
+  async endpoint(name: string, ...args: string[]): Promise<void> {
+    await this.ok('endpoint', 'create', name, ...args);
+    await this.ok('endpoint', 'start', name);
+  }
+
+  port(endpoint: string): number {
+    return JSON.parse(readFileSync(join(this.dir, 'endpoints', endpoint, 'endpoint.json'), 'utf8')).pgPort;
+  }
+
+  /** A connection that is closed with the rig, if not before. */
+  async connect(endpoint: string): Promise<Client> {
+    const client = new PgClient({
+      host: '127.0.0.1',
+      port: this.port(endpoint),
+      user: 'cloud_admin',
+      database: 'postgres',
+    });
+    // A killed compute ends its connections; the query that is under way hears of it.
+    client.on('error', () => {});
+    await client.connect();
+    this.#clients.add(client);
+    return client;
+  }
+
+  /** One statement over a connection of its own; its rows. */
+  async sql<Row extends object = Record<string, unknown>>(endpoint: string, text: string): Promise<Row[]> {
+    const client = await this.connect(endpoint);
+    try {
+      const result = (await client.query(text)) as unknown as QueryResult<Row> | QueryResult<Row>[];
+      return Array.isArray(result) ? result.at(-1)!.rows : result.rows;
+    } finally {
+      await client.end();
+      this.#clients.delete(client);
+    }
+  }
+
+  /** Runs psql on the endpoint with `input` as its script. */
+  psql(endpoint: string, input: string, ...args: string[]): Promise<CommandResult> {
+    const where = ['-h', '127.0.0.1', '-p', String(this.port(endpoint)), '-U', 'cloud_admin', '-X'];
+    return runProgram('psql', [...where, ...args, 'postgres'], this.cwd, input);
+  }
+
+  pid(process: 'pageserver' | 'safekeeper' | { readonly endpoint: string }): number {
+    const pid = runningPid(this.pidFile(process));
+    if (pid === null) throw new Error(`${JSON.stringify(process)} is not running`);
+    return pid;
+  }
+
+  pidFile(process: 'pageserver' | 'safekeeper' | { readonly endpoint: string }): string {
+    if (process === 'pageserver') return join(this.dir, 'pageserver_1/pageserver.pid');
+    if (process === 'safekeeper') return join(this.dir, 'safekeepers/sk1/safekeeper.pid');
+    return join(this.dir, 'endpoints', process.endpoint, 'compute.pid');
+  }
+
+  putTemplate(): void {
+    mkdirSync(cacheDir, { recursive: true });
+    for (const name of readdirSync(cacheDir)) {
+      if (!name.endsWith('.bin')) continue;
+      mkdirSync(join(this.dir, 'pageserver_1'), { recursive: true });
+      copyFileSync(join(cacheDir, name), join(this.dir, 'pageserver_1', name));
+    }
+  }
+
+  keepTemplate(): void {
+    const known = new Set(readdirSync(cacheDir));
+    for (const name of readdirSync(join(this.dir, 'pageserver_1'))) {
+      if (!/^template-.*\.bin$/.test(name) || known.has(name)) continue;
+      const temporary = join(cacheDir, `${name}.${process.pid}`);
+      cpSync(join(this.dir, 'pageserver_1', name), temporary);
+      renameSync(temporary, join(cacheDir, name));
+    }
+  }
+
+  /** The ends of all logs, for a failure that needs explaining. */
+  logs(): string {
+    return readdirSync(this.dir, { recursive: true, encoding: 'utf8' })
+      .filter((name) => name.endsWith('.log'))
+      .map((name) => `--- ${name}\n${readFileSync(join(this.dir, name), 'utf8').split('\n').slice(-15).join('\n')}`)
+      .join('\n');
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([...this.#clients].map((client) => client.end().catch(() => {})));
+    if (readdirSync(this.cwd).includes('.pagelite')) await this.run('stop', '--mode', 'immediate');
+    rmSync(this.cwd, { recursive: true, force: true });
+  }
+}
+
+/** Runs a program to its end. */
+export async function runProgram(
+  program: string,
+  args: readonly string[],
+  cwd: string,
+  input = '',
+): Promise<CommandResult> {
+  const env = { ...process.env, PAGELITE_REPO_DIR: '', PGCONNECT_TIMEOUT: '30' };
+  const child = spawn(program, args, { cwd, env, stdio: ['pipe', 'pipe', 'pipe'] });
+  const out: Buffer[] = [];
+  const err: Buffer[] = [];
+  child.stdout.on('data', (chunk: Buffer) => out.push(chunk));
+  child.stderr.on('data', (chunk: Buffer) => err.push(chunk));
+  // A program that ends without reading its input is judged by its exit code.
+  child.stdin.on('error', () => {});
+  child.stdin.end(input);
+  const [code, signal] = await once(child, 'close');
+  const text = (parts: Buffer[]) => Buffer.concat(parts).toString();
+  return { code: code ?? 128, out: text(out), err: text(err) + (signal ? `killed by ${signal}\n` : '') };
+}
