@@ -15,11 +15,8 @@ import { segmentFileName } from '../../engine/wal/wal-page.ts';
 
 const root = '/pglite/data';
 
-/** Every file of the data directory as of the basebackup, relations included; `null` is a folder. */
-export async function dataDirectory(
-  basebackup: Basebackup,
-  reader: ValueReader,
-): Promise<Map<string, Uint8Array | null>> {
+/** The basebackup's files and the WAL it boots from; `null` is a folder. */
+export function bootFiles(basebackup: Basebackup): Map<string, Uint8Array | null> {
   const files = new Map<string, Uint8Array | null>();
   for (const { path, bytes } of basebackup.files) files.set(path, bytes);
   const control = files.get('global/pg_control')!;
@@ -29,6 +26,15 @@ export async function dataDirectory(
     segment.set(bytes, lsn % walSegmentSize);
     files.set(path, segment);
   }
+  return files;
+}
+
+/** Every file of the data directory as of the basebackup, relations included. */
+export async function dataDirectory(
+  basebackup: Basebackup,
+  reader: ValueReader,
+): Promise<Map<string, Uint8Array | null>> {
+  const files = bootFiles(basebackup);
   for (const { spc, db } of decodeDatabases(await reader.getImage(dbDirectoryKey.prefix, dbDirectoryKey.block))) {
     for (const { rel, size } of await readRels(reader, spc, db)) {
       const folder = spc === globalTablespace ? 'global' : `base/${db}`;

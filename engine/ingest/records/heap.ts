@@ -1,8 +1,9 @@
 /**
  * Resource managers Heap and Heap2: which visibility map bits a record clears. Formats: src/include/access/heapam_xlog.h.
  *
- * Redo of the heap page is Postgres's; but in redo Postgres also clears bits of a visibility map page that the record does not name, and
- * since pages are rebuilt one at a time, ingest puts that change on the map's page itself (patch vmClear).
+ * PostgreSQL 18.6 names the visibility map's page in every record that clears bits of it (block references 1 of insert, multi insert, delete
+ * and lock, 2 and 3 of update), so the map's page is rebuilt by Postgres's redo like any other. Earlier minor versions did not, and cleared
+ * the bits in redo all the same; since pages are rebuilt one at a time, ingest then puts that change on the map's page (patch vmClear).
  *
  *   | record        | main data                                                                                 |
  *   |---------------|-------------------------------------------------------------------------------------------|
@@ -13,6 +14,7 @@
  *   | multi insert  | u8 flags, u16 ntuples, ...                                                                |
  *   | lock updated  | u32 xmax, u16 offnum, u8 infobits, u8 flags                                               |
  */
+import { vmFork } from '../../model/rel.ts';
 import { corruptRecord } from '../../wal/parse-record.ts';
 import { rmgr, type WalRecord } from '../../wal/wal-record.ts';
 import { unknownRecord } from '../unknown-record.ts';
@@ -29,8 +31,13 @@ const newAllVisibleCleared = 2;
 /** XLH_LOCK_ALL_FROZEN_CLEARED */
 const allFrozenCleared = 1;
 
-/** Two bits per block reference (of index 0 and 1): which bits of its heap block to clear. */
+/**
+ * Two bits per block reference (of index 0 and 1): which bits of its heap block to clear in a visibility map page that the record does not
+ * name. Hot: called for every heap record.
+ */
 export function heapVmClears(record: WalRecord): number {
+  // References to the map come after those to the heap.
+  if (record.blockCount > 1 && record.blocks[record.blockCount - 1]!.fork === vmFork) return noVmClears;
   return record.rmid === rmgr.heap ? heapClears(record) : heap2Clears(record);
 }
 
