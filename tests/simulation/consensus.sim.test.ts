@@ -74,8 +74,8 @@ function scheduleFaults(cluster: ConsensusCluster, computes: SimCompute[], start
       world.pick(computes).kill();
       start();
     } else if (fault === 3) {
-      // A rival while the others still run.
-      if (world.chance(0.5)) start();
+      // Rivals, at once, while the others still run.
+      for (let i = world.below(4); i > 0; i--) start();
     } else if (world.chance(0.2)) {
       for (const other of cluster.nodes) {
         cluster.killSafekeeper(other, true);
