@@ -36,6 +36,7 @@ export interface BackendModule {
   _PostgresMainLongJmp(): void;
   _PostgresSendReadyForQueryIfNecessary(): void;
   _pgl_pq_flush(): void;
+  _pgl_sendConnData(): void;
   _pq_buffer_remaining_data(): number;
   _IsTransactionBlock(): number;
   _IsAbortedTransactionBlockState(): number;

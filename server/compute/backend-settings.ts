@@ -58,10 +58,14 @@ export class BackendSettings {
   /** Addresses of looked-up settings; a setting never moves. Placeholders of extensions may be replaced, so they are not kept. */
   readonly #addresses = new Map<string, number>();
   /** Value before any client, of settings that a startup packet has changed. */
-  readonly #baseDefaults = new Map<string, string>();
+  readonly #baseDefaults: Map<string, string>;
+  /** The defaults that are in force, ours and no more: what the present session's startup packet has changed. */
+  readonly #defaults = new Map<string, string>();
 
-  constructor(module: BackendModule) {
+  constructor(module: BackendModule, baseUser: string) {
     this.#module = module;
+    // Not set in a backend that was started in single-user mode.
+    this.#baseDefaults = new Map([['session_authorization', baseUser]]);
     this.#listHead = this.#findListHead();
   }
 
@@ -97,14 +101,14 @@ export class BackendSettings {
    * Brings the settings from one session's to another's. Must run inside a transaction (roles and encodings are looked up in
    * catalogs). Returns whether anything was changed. A value that is refused now (a dropped role) surfaces as the backend's ERROR.
    */
-  apply(from: { defaults: Settings; changed: Settings }, to: { defaults: Settings; changed: Settings }): boolean {
+  apply(from: { changed: Settings }, to: { defaults: Settings; changed: Settings }): boolean {
     let touched = false;
     for (const name of from.changed.keys()) {
       if (to.changed.has(name) || name === 'role') continue;
       this.#set(name, null, contextSuperuser, source.session);
       touched = true;
     }
-    touched = this.#applyDefaults(from.defaults, to.defaults) || touched;
+    touched = this.#applyDefaults(to.defaults) || touched;
     const names = [...to.changed.keys()].sort((a, b) => applyOrder(a) - applyOrder(b));
     // Changing the session authorization resets the role, so after it the role is set even if it is the same.
     if (from.changed.has('role') && !to.changed.has('role')) {
@@ -121,17 +125,19 @@ export class BackendSettings {
     return touched;
   }
 
-  #applyDefaults(from: Settings, to: Settings): boolean {
+  #applyDefaults(to: Settings): boolean {
     let touched = false;
-    for (const name of from.keys()) {
+    for (const name of [...this.#defaults.keys()]) {
       if (to.has(name)) continue;
       this.#setDefault(name, must(this.#baseDefaults.get(name)));
+      this.#defaults.delete(name);
       touched = true;
     }
     for (const [name, value] of to) {
-      if (from.get(name) === value) continue;
+      if (this.#defaults.get(name) === value) continue;
       if (!this.#baseDefaults.has(name)) this.#baseDefaults.set(name, this.read(name) ?? '');
       this.#setDefault(name, value);
+      this.#defaults.set(name, value);
       touched = true;
     }
     return touched;

@@ -82,6 +82,8 @@ class BackendThread {
   #consumed = 0;
   #atBoundary = true;
   #inCommand = false;
+  /** The present session could not be restored: its messages are dropped. */
+  #lost = false;
   /** Our own SQL: where the backend reads from, and what it has answered. */
   #ownInput: Uint8Array | null = null;
   #ownOffset = 0;
@@ -97,6 +99,7 @@ class BackendThread {
     const read = module.addFunction((pointer, max) => this.#onRead(pointer, max), 'ipi');
     const write = module.addFunction((pointer, length) => this.#onWrite(pointer, length), 'ipi');
     module._pgl_set_rw_cbs(read, write);
+    this.#reportSettings();
     this.#sessions = new SessionStates(module, (sql) => this.#runSql(sql));
     this.#sessions.guard = (work) => this.#guardDirectCalls(work);
   }
@@ -114,6 +117,15 @@ class BackendThread {
       delete (globalThis as Record<symbol, unknown>)[interruptHook];
       this.#timers.uninstall();
     }
+  }
+
+  /** PostgreSQL reports changed settings from its startup on; PGlite leaves that part of the startup to its caller. */
+  #reportSettings(): void {
+    this.#ownInput = new Uint8Array(0);
+    this.#ownOutput = [];
+    this.#module._pgl_sendConnData();
+    this.#module._pgl_pq_flush();
+    this.#ownInput = null;
   }
 
   /** Waits for the next message and takes its header. False at shutdown. */
@@ -159,6 +171,10 @@ class BackendThread {
   #command(): void {
     const type = this.#frameType;
     this.#consumed = (this.#consumed + 1) >>> 0;
+    if (this.#lost) {
+      this.#dropFrame();
+      return;
+    }
     this.#inCommand = true;
     this.#loopOnce();
     this.#inCommand = false;
@@ -333,7 +349,7 @@ class BackendThread {
     this.#frameLeft = 0;
     const body = bytes.subarray(5);
     if (type === controlType.open) this.#open(decodeControl<OpenMessage>(body));
-    else if (type === controlType.switch) this.#sessions.switchTo(decodeControl<SwitchMessage>(body).client);
+    else if (type === controlType.switch) this.#switch(decodeControl<SwitchMessage>(body).client);
     else if (type === controlType.close) this.#close(decodeControl<SwitchMessage>(body).client);
     else if (type === controlType.prepare) this.#prepare(body);
     else throw new PageliteError('invalid', `unknown control message ${type}`);
@@ -352,8 +368,20 @@ class BackendThread {
     this.#sendReady();
   }
 
+  #switch(client: number): void {
+    try {
+      this.#sessions.switchTo(client);
+    } catch (error) {
+      if (!(error instanceof BackendSqlError)) throw error;
+      this.#sendControl(controlType.lost, { client, error: { code: error.code, message: error.message } });
+      // Until the listener has closed it, its statements must not run under settings that are not its own.
+      this.#lost = true;
+    }
+  }
+
   /** The client's transaction, if any, is rolled back first; an unfinished pipeline is ended with a Sync. */
   #close(client: number): void {
+    this.#lost = false;
     if (this.#sessions.currentClient === client) {
       if (!this.#atBoundary) this.#runOwn(frame('S', new Uint8Array(0)));
       this.#atBoundary = true;

@@ -31,6 +31,7 @@ import {
   decodeControl,
   encodeControl,
   type ListensMessage,
+  type LostMessage,
   type OpenedMessage,
   type ReadyMessage,
   readReady,
@@ -211,6 +212,7 @@ export class SessionMultiplexer {
     if (type === controlType.ready) this.#onReady(readReady(body));
     else if (type === controlType.opened) this.#onOpened(decodeControl<OpenedMessage>(body));
     else if (type === controlType.closed) this.#onClosed(decodeControl<ClosedMessage>(body));
+    else if (type === controlType.lost) this.#onLost(decodeControl<LostMessage>(body));
     else if (type === controlType.listens) this.#onListens(decodeControl<ListensMessage>(body));
     else this.#onNotification(body);
   }
@@ -259,6 +261,10 @@ export class SessionMultiplexer {
     this.#cancelDeadline = null;
     this.#sessionClient = -1;
     this.#turn = null;
+  }
+
+  #onLost({ client, error }: LostMessage): void {
+    this.#clients.get(client)?.fail(error);
   }
 
   #onListens(listens: ListensMessage): void {

@@ -12,6 +12,7 @@
  * | 0x11 opened | to listener | the session's ParameterStatus values, or why it cannot be |
  * | 0x12 ready | to listener | the backend waits for a command: see ReadyMessage |
  * | 0x13 closed | to listener | |
+ * | 0x15 lost | to listener | the session could not be given the backend: its settings are refused now |
  * | 0x14 listens | to listener | the channels that a client listens to, when they change |
  */
 
@@ -24,6 +25,7 @@ export const controlType = {
   ready: 0x12,
   closed: 0x13,
   listens: 0x14,
+  lost: 0x15,
 } as const;
 
 export interface OpenMessage {
@@ -86,6 +88,11 @@ export interface ClosedMessage {
   readonly client: number;
   /** As in ReadyMessage: what was sent beyond it has been dropped. */
   readonly consumed: number;
+}
+
+export interface LostMessage {
+  readonly client: number;
+  readonly error: { readonly code: string; readonly message: string };
 }
 
 export interface ListensMessage {

@@ -87,12 +87,12 @@ export class SessionStates {
         writeWord(module, layout.unnamedStatement, unnamed);
       }
     };
-    this.#settings = new BackendSettings(module);
-    this.#idleInTransactionAddress = this.#settings.integerAddress('idle_in_transaction_session_timeout');
-    this.#idleSessionAddress = this.#settings.integerAddress('idle_session_timeout');
     const [row] = this.#sql('select current_database(), session_user');
     this.#database = must(row?.[0]);
     this.#baseUser = must(row?.[1]);
+    this.#settings = new BackendSettings(module, this.#baseUser);
+    this.#idleInTransactionAddress = this.#settings.integerAddress('idle_in_transaction_session_timeout');
+    this.#idleSessionAddress = this.#settings.integerAddress('idle_session_timeout');
     this.#base = this.#newSession(-1);
     this.#base.portalTable = readWord(module, layout.portalTable);
     this.#current = this.#base;
@@ -184,9 +184,11 @@ export class SessionStates {
     return changed ? channels : null;
   }
 
+  /** Undoes it. A session whose last UNLISTEN has taken the backend off the list of listeners puts it there again for the others. */
   afterNotifications(): void {
     if (this.#unionList !== 0 && readWord(this.#module, layout.listenChannels) === this.#unionList) {
       writeWord(this.#module, layout.listenChannels, this.#current.channelList);
+      if (this.#current.channelList === 0) this.#sql(`listen ${sentinelChannel}`);
     }
   }
 
