@@ -1,0 +1,252 @@
+/**
+ * A compute: a PGlite whose storage is Pagelite's. Runs in a thread that may block; its I/O host (bridge/io-host.ts) runs in another.
+ *
+ * `openCompute` takes what the I/O host's `start` returned, mounts the file system (vfs/pagelite-fs.ts) through PGlite's public `fs` option, and
+ * returns the PGlite. Boot needs no recovery: the basebackup is a data directory after a clean shutdown at the boot LSN.
+ *
+ * Invariants
+ * - the result is a PGlite; after its storage has failed for good (fenced, I/O host gone) every call throws that reason
+ * - a read-only compute refuses to write, and nothing that PostgreSQL writes by itself there leaves it
+ */
+import { PGlite, type PGliteOptions } from '@electric-sql/pglite';
+import { computeStartParams } from '../engine/basebackup/compute-params.ts';
+import { messageOf, type PageliteError } from '../engine/errors.ts';
+import type { Log } from '../engine/services.ts';
+import { BackendAbi } from './backend-abi.ts';
+import type { ComputeStart } from './bridge/io-host.ts';
+import { SyncBridge } from './bridge/sync-bridge.ts';
+import type { CacheCounters } from './pages/page-cache.ts';
+import { PageStore } from './pages/page-store.ts';
+import { MemorySpill, type SpillStore } from './pages/spill-store.ts';
+import type { EmscriptenModule, WasmExports } from './vfs/emscripten.ts';
+import { PageliteFs } from './vfs/pagelite-fs.ts';
+import { WalTap } from './wal/wal-tap.ts';
+
+const dataFolder = '/pglite/data';
+const defaultCacheBytes = 64 * 1024 * 1024;
+const willNeed = 3;
+
+export interface ComputeOptions {
+  /** Memory for pages beside PostgreSQL's shared buffers. */
+  readonly pageCacheBytes?: number;
+  /** Where pages go that must stay and have no room; memory if absent. Closed with the compute. */
+  readonly spill?: SpillStore;
+  readonly extensions?: PGliteOptions['extensions'];
+  /** PGlite's own files where the host has loaded them already. */
+  readonly artefacts?: Pick<PGliteOptions, 'pgliteWasmModule' | 'initdbWasmModule' | 'fsBundle'>;
+  readonly database?: string;
+  readonly username?: string;
+  /** Further PostgreSQL settings, `name=value`. */
+  readonly settings?: readonly string[];
+  readonly log?: Log;
+  /** Lines of PostgreSQL's own log. */
+  readonly onServerLog?: (line: string) => void;
+  readonly pglite?: Pick<PGliteOptions, 'parsers' | 'serializers' | 'debug' | 'initialMemory'>;
+}
+
+/** Segments are not filled with zeros, kept or used again: they exist only to be streamed. */
+const walSettings = ['wal_init_zero=off', 'wal_recycle=off', 'min_wal_size=32MB', 'autovacuum=off'];
+const readOnlySettings = ['default_transaction_read_only=on'];
+
+export class Compute extends PGlite {
+  readonly #storage: ComputeStorage;
+
+  private constructor(storage: ComputeStorage, options: PGliteOptions) {
+    super(options);
+    this.#storage = storage;
+  }
+
+  /** Use `openCompute`. */
+  static async open(storage: ComputeStorage, options: PGliteOptions): Promise<Compute> {
+    const compute = new Compute(storage, options);
+    try {
+      await compute.waitReady;
+      storage.booted();
+      return compute;
+    } catch (error) {
+      const reason = storage.failure ?? storage.lastError;
+      storage.close();
+      throw reason ?? error;
+    }
+  }
+
+  override execProtocolRawSync(message: Uint8Array): Uint8Array {
+    this.#storage.throwIfFailed();
+    const answer = super.execProtocolRawSync(message);
+    // A PANIC of the backend is swallowed by PGlite; why it panicked is known here.
+    this.#storage.throwIfFailed();
+    return answer;
+  }
+
+  bridgePing(): void {
+    this.#storage.ping();
+  }
+  /** Counters of the page cache. */
+  get cacheCounters(): Readonly<CacheCounters> {
+    return this.#storage.counters;
+  }
+
+  /** Pages that had to stay and found no room in the cache. */
+  get spilledPages(): number {
+    return this.#storage.spilledPages;
+  }
+}
+
+export async function openCompute(start: ComputeStart, options: ComputeOptions = {}): Promise<Compute> {
+  const storage = new ComputeStorage(start, options);
+  const settings = [...walSettings, ...(start.readOnly ? readOnlySettings : []), ...(options.settings ?? [])];
+  return Compute.open(storage, {
+    ...options.artefacts,
+    ...options.pglite,
+    ...(options.extensions === undefined ? {} : { extensions: options.extensions }),
+    ...(options.database === undefined ? {} : { database: options.database }),
+    ...(options.username === undefined ? {} : { username: options.username }),
+    startParams: computeStartParams(settings),
+    fs: storage,
+  });
+}
+
+type Filesystem = NonNullable<PGliteOptions['fs']>;
+type Imports = { readonly env: Record<string, unknown> };
+type Instantiated = (instance: WebAssembly.Instance, module: unknown) => void;
+/** Emscripten's module options: PGlite declares them as its whole module, of which only some are set. */
+// biome-ignore lint/suspicious/noExplicitAny: the border to PGlite
+type EmscriptenOptions = any;
+
+/** PGlite's `fs` option: mounts the file system and holds what is behind it. */
+class ComputeStorage implements Filesystem {
+  readonly #start: ComputeStart;
+  readonly #options: ComputeOptions;
+  readonly #bridge: SyncBridge;
+  readonly #spill: SpillStore;
+  readonly #pages: PageStore;
+  readonly #wal: WalTap;
+  #exports: WasmExports | null = null;
+  #module: EmscriptenModule | null = null;
+  #backend: BackendAbi | null = null;
+  #fs: PageliteFs | null = null;
+  /** The last error of a read; PostgreSQL itself only says "I/O error". */
+  lastError: PageliteError | null = null;
+  #closed = false;
+
+  constructor(start: ComputeStart, options: ComputeOptions) {
+    this.#start = start;
+    this.#options = options;
+    this.#bridge = new SyncBridge(start.bridge);
+    this.#spill = options.spill ?? new MemorySpill();
+    this.#pages = new PageStore({
+      bridge: this.#bridge,
+      bootLsn: start.lsn,
+      readOnly: start.readOnly,
+      cacheBytes: options.pageCacheBytes ?? defaultCacheBytes,
+      spill: this.#spill,
+      currentXid: () => this.#backend?.currentXid() ?? 0,
+    });
+    this.#wal = new WalTap({
+      bridge: this.#bridge,
+      startLsn: start.lsn,
+      bootWal: start.bootWal,
+      discard: start.readOnly,
+      onFlushed: (lsn) => this.#pages.flushed(lsn),
+    });
+    for (const pages of start.prewarm) this.#pages.prewarm(pages);
+  }
+
+  get failure(): PageliteError | null {
+    return this.#bridge.failure;
+  }
+
+  get counters(): Readonly<CacheCounters> {
+    return this.#pages.cache.counters;
+  }
+
+  get spilledPages(): number {
+    return this.#pages.cache.spilledCount;
+  }
+
+  ping(): void {
+    this.#bridge.ping();
+  }
+
+  throwIfFailed(): void {
+    const { failure } = this.#bridge;
+    if (failure !== null && !this.#closed) throw failure;
+  }
+
+  /** PostgreSQL runs. */
+  booted(): void {
+    const backend = this.#backend!;
+    backend.checkLayout();
+    if (!this.#start.readOnly) return;
+    for (const name of ['default_transaction_read_only', 'transaction_read_only']) backend.lockOn(name, this.#module!);
+  }
+
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#bridge.bye();
+    this.#spill.close();
+  }
+
+  // Filesystem of PGlite
+
+  async init(_pg: PGlite, options: EmscriptenOptions): Promise<{ emscriptenOpts: EmscriptenOptions }> {
+    const instantiate = options.instantiateWasm as (imports: Imports, done: Instantiated) => unknown;
+    const { onServerLog } = this.#options;
+    const emscriptenOpts = {
+      ...options,
+      instantiateWasm: (imports: Imports, done: Instantiated) => {
+        this.#wrapFadvise(imports.env);
+        return instantiate(imports, (instance: WebAssembly.Instance, module: unknown) => {
+          this.#exports = instance.exports;
+          done(instance, module);
+        });
+      },
+      preRun: [...(options.preRun ?? []), (module: EmscriptenModule) => this.#mount(module, options.wasmMemory)],
+    };
+    if (onServerLog) {
+      emscriptenOpts.printErr = onServerLog;
+      emscriptenOpts.print = onServerLog;
+    }
+    return { emscriptenOpts };
+  }
+
+  async syncToFs(): Promise<void> {}
+
+  async initialSyncFs(): Promise<void> {}
+
+  async closeFs(): Promise<void> {
+    this.close();
+  }
+
+  async dumpTar(): Promise<Blob> {
+    throw new Error('a branch is not dumped as a data directory: use pg_dump');
+  }
+
+  #wrapFadvise(env: Record<string, unknown>): void {
+    const original = env.__syscall_fadvise64 as (fd: number, offset: bigint, length: bigint, advice: number) => number;
+    env.__syscall_fadvise64 = (fd: number, offset: bigint, length: bigint, advice: number): number => {
+      if (advice === willNeed) this.#fs?.willNeed(fd, Number(offset), Number(length));
+      return original(fd, offset, length, advice);
+    };
+  }
+
+  #mount(module: EmscriptenModule, memory: WebAssembly.Memory): void {
+    this.#module = module;
+    this.#backend = new BackendAbi(this.#exports!, memory);
+    this.#fs = new PageliteFs({
+      module,
+      pages: this.#pages,
+      wal: this.#wal,
+      files: this.#start.files,
+      onError: (error, path) => this.#failed(error, path),
+    });
+    module.FS.mkdirTree(dataFolder);
+    this.#fs.mount(dataFolder);
+  }
+
+  #failed(error: unknown, path: string): void {
+    this.lastError = error as PageliteError;
+    this.#options.log?.error('storage failed', { path, error: messageOf(error), ...this.lastError.data });
+  }
+}

@@ -1,0 +1,222 @@
+/**
+ * R2. Reads and writes of relation files: cache first, else the bridge.
+ *
+ * Called by the file system (vfs/pagelite-fs.ts) with a relation and a range of bytes in it. Decides at which LSN to ask, how much to
+ * read at once, and how long a written page has to stay.
+ *
+ * Invariants
+ * - a page that is read from afar was last written at or before the flushed LSN: whoever has newer WAL still has the page in the cache. So no
+ *   read waits for WAL that the safekeepers do not have
+ * - blocks past the relation's end as this compute sees it are never asked for
+ */
+import { pageSize } from '../../engine/limits.ts';
+import type { PrewarmPages } from '../../engine/services.ts';
+import { hintsPerRequestMax } from '../bridge/bridge-layout.ts';
+import type { ReadHint, SyncBridge } from '../bridge/sync-bridge.ts';
+import { LastWrittenLsn } from './last-written-lsn.ts';
+import { forever, PageCache } from './page-cache.ts';
+import { Announced, announceLength, runLength } from './prefetch.ts';
+import { type Relation, RelationTable } from './rel-size-cache.ts';
+import type { SpillStore } from './spill-store.ts';
+
+export interface PageStoreOptions {
+  readonly bridge: SyncBridge;
+  readonly bootLsn: number;
+  readonly readOnly: boolean;
+  readonly cacheBytes: number;
+  readonly spill: SpillStore;
+  /** Xid of the transaction that runs now, 0 if it has none. */
+  readonly currentXid: () => number;
+}
+
+export class PageStore {
+  readonly #options: PageStoreOptions;
+  readonly #bridge: SyncBridge;
+  readonly relations: RelationTable;
+  readonly cache: PageCache;
+  readonly #lastWritten: LastWrittenLsn;
+  readonly #announced = new Announced(hintsPerRequestMax - 1);
+  #flushedLsn: number;
+  /** Whose pages must stay; 0: nobody's. */
+  #xid = 0;
+  /** Relations created by the transaction that runs: their floor is known when it has ended. */
+  readonly #createdNow = new Set<Relation>();
+
+  constructor(options: PageStoreOptions) {
+    this.#options = options;
+    this.#bridge = options.bridge;
+    this.cache = new PageCache(options.cacheBytes, options.spill);
+    this.#lastWritten = new LastWrittenLsn(options.bootLsn);
+    this.#flushedLsn = options.bootLsn;
+    this.cache.flushedLsn = options.bootLsn;
+    this.relations = new RelationTable(
+      ({ spc, db }) => options.bridge.listRels(spc, db, options.bootLsn),
+      (from, to) => this.#copy(from, to),
+    );
+  }
+
+  prewarm(prewarm: PrewarmPages): void {
+    const relation = this.relations.prewarm(prewarm);
+    const { firstBlock, pages } = prewarm;
+    for (let i = 0; i * pageSize < pages.length; i++) {
+      this.cache.addRead(relation.id, firstBlock + i, pages, i * pageSize);
+    }
+  }
+
+  /** The quorum has all WAL up to `lsn`, which is where a record ends. */
+  flushed(lsn: number): void {
+    this.#flushedLsn = lsn;
+    this.cache.flushedLsn = lsn;
+    this.#lookAtTransaction();
+  }
+
+  /** Copies [position, position + length) of the relation into `target`; returns how much of it there is. */
+  read(relation: Relation, position: number, length: number, target: Uint8Array, offset: number): number {
+    const size = relation.blocks * pageSize;
+    const count = Math.max(0, Math.min(length, size - position));
+    for (let done = 0; done < count; ) {
+      const block = Math.floor((position + done) / pageSize);
+      const inPage = (position + done) % pageSize;
+      const take = Math.min(count - done, pageSize - inPage);
+      if (!this.cache.read(relation.id, block, inPage, take, target, offset + done)) {
+        this.#load(relation, block, inPage, take, target, offset + done);
+      }
+      done += take;
+    }
+    return count;
+  }
+
+  /** Whole pages only. A write past the end extends the relation; what lies between reads as zeros. */
+  write(relation: Relation, position: number, source: Uint8Array, offset: number, length: number): void {
+    this.#lookAtTransaction();
+    for (let done = 0; done < length; done += pageSize) {
+      this.#writePage(relation, (position + done) / pageSize, source, offset + done);
+    }
+  }
+
+  #writePage(relation: Relation, block: number, source: Uint8Array, offset: number): void {
+    const pageLsn = lsnOfPage(source, offset);
+    if (block >= relation.blocks) relation.setSize(block + 1);
+    if (relation.localOnly) {
+      this.cache.write(relation.id, block, source, offset, forever, 0);
+      return;
+    }
+    if (this.#options.readOnly) {
+      // Nothing that a read-only compute writes leaves it. Hint bits alone may be lost.
+      const own = pageLsn > this.#options.bootLsn || relation.created;
+      this.cache.write(relation.id, block, source, offset, own ? forever : 0, 0);
+      return;
+    }
+    const needLsn = Math.max(pageLsn, relation.floorLsn);
+    this.#lastWritten.note(relation.id, block, needLsn);
+    relation.writtenLsn = Math.max(relation.writtenLsn, needLsn);
+    this.cache.write(relation.id, block, source, offset, this.#xid === 0 ? 0 : this.cache.epoch, needLsn);
+  }
+
+  /** Zero pages up to `blocks`, as a file made longer. */
+  extend(relation: Relation, blocks: number): void {
+    if (blocks <= relation.blocks) return;
+    const zeros = new Uint8Array(pageSize);
+    this.#lookAtTransaction();
+    for (let block = relation.blocks; block < blocks; block++) this.#writePage(relation, block, zeros, 0);
+  }
+
+  truncate(relation: Relation, blocks: number): void {
+    if (blocks > relation.blocks) {
+      this.extend(relation, blocks);
+      return;
+    }
+    // PostgreSQL has flushed the record of a truncation: what is written behind the new end from now on is newer than that.
+    relation.floorLsn = Math.max(relation.floorLsn, this.#flushedLsn);
+    relation.setSize(blocks);
+    relation.nextBlock = -1;
+    this.cache.drop(relation.id, blocks);
+  }
+
+  create(relation: Relation): void {
+    this.#lookAtTransaction();
+    this.cache.drop(relation.id, 0);
+    for (const other of this.relations.create(relation, this.#flushedLsn)) this.cache.keepForever(other.id);
+    if (!relation.localOnly) this.#createdNow.add(relation);
+  }
+
+  remove(relation: Relation): void {
+    relation.floorLsn = Math.max(relation.floorLsn, this.#flushedLsn);
+    relation.setSize(null);
+    relation.nextBlock = -1;
+    this.cache.drop(relation.id, 0);
+  }
+
+  /** PostgreSQL is going to read this block. */
+  announce(relation: Relation, block: number): void {
+    if (relation.localOnly || block >= relation.blocks || this.cache.has(relation.id, block)) return;
+    this.#announced.add(relation, block);
+  }
+
+  /** Notices that the transaction whose pages had to stay has ended. */
+  #lookAtTransaction(): void {
+    const xid = this.#options.currentXid();
+    if (xid === this.#xid) return;
+    const ended = this.#xid !== 0;
+    this.#xid = xid;
+    if (!ended) return;
+    this.cache.endTransaction();
+    // A database copied file by file has pages with the LSNs of the other one: here they are as new as the copy.
+    for (const relation of this.#createdNow) relation.floorLsn = Math.max(relation.floorLsn, this.#flushedLsn);
+    this.#createdNow.clear();
+  }
+
+  #load(relation: Relation, block: number, inPage: number, length: number, target: Uint8Array, offset: number): void {
+    if (relation.localOnly) {
+      // Never written: a hole that was skipped over.
+      target.fill(0, offset, offset + length);
+      return;
+    }
+    const count = this.#absent(relation, block, runLength(relation, block));
+    const hints: ReadHint[] = [];
+    this.#announced.take((announced, first, blocks) => {
+      hints.push({ rel: announced, firstBlock: first, blockCount: blocks, lsn: this.#lsnOf(announced, first, blocks) });
+    });
+    const next = announceLength(relation);
+    if (next > 0) {
+      const first = relation.nextBlock;
+      hints.push({ rel: relation, firstBlock: first, blockCount: next, lsn: this.#lsnOf(relation, first, next) });
+    }
+    const lsn = this.#lsnOf(relation, block, count);
+    const pages = this.#bridge.getPages(relation, block, count, lsn, hints);
+    target.set(pages.subarray(inPage, inPage + length), offset);
+    for (let i = 0; i < count; i++) this.cache.addRead(relation.id, block + i, pages, i * pageSize);
+  }
+
+  /** How many of the blocks to read before the last one that is not here: pages behind it need not travel. */
+  #absent(relation: Relation, block: number, count: number): number {
+    let last = count - 1;
+    while (last > 0 && this.cache.has(relation.id, block + last)) last--;
+    return last + 1;
+  }
+
+  #lsnOf(relation: Relation, firstBlock: number, blockCount: number): number {
+    const { bootLsn } = this.#options;
+    // The table's entries are shared: a relation that was not written need not wait for others that were.
+    const shared = relation.writtenLsn === 0 ? 0 : this.#lastWritten.getRange(relation.id, firstBlock, blockCount);
+    const written = Math.max(bootLsn, Math.min(shared, relation.writtenLsn), relation.floorLsn);
+    return Math.min(this.#flushedLsn, written);
+  }
+
+  #copy(from: Relation, to: Relation): void {
+    to.setSize(0);
+    to.segments = 1;
+    const page = new Uint8Array(pageSize);
+    for (let block = 0; block < from.blocks; block++) {
+      this.read(from, block * pageSize, pageSize, page, 0);
+      this.#writePage(to, block, page, 0);
+    }
+  }
+}
+
+/** pd_lsn of a page: two u32, the high one first. */
+function lsnOfPage(bytes: Uint8Array, offset: number): number {
+  const high = bytes[offset]! | (bytes[offset + 1]! << 8) | (bytes[offset + 2]! << 16) | (bytes[offset + 3]! << 24);
+  const low = bytes[offset + 4]! | (bytes[offset + 5]! << 8) | (bytes[offset + 6]! << 16) | (bytes[offset + 7]! << 24);
+  return (high >>> 0) * 4294967296 + (low >>> 0);
+}
