@@ -74,6 +74,30 @@ export const deltaBlockBytes = 16 * 1024;
 export const imageBlockBytes = 8 * 1024;
 /** Neighbouring blocks of a layer file are read with one request up to this size. */
 export const layerReadBytesMax = 4 * 1024 * 1024;
+/** Values in the open layer of a timeline before it is frozen and written out: one delta layer of about this size. */
+export const openLayerBytesMax = 64 * 1024 * 1024;
+/** WAL after which the open layer is frozen however little it holds: bounds what is read again after a crash (Neon's checkpoint_distance). */
+export const flushWalDistance = 256 * 1024 * 1024;
+/** Frozen layers of a timeline that wait to be written before ingest waits too: bounds memory to about four layers. */
+export const frozenLayersMax = 2;
+/** Blocks of layer files in memory, all timelines together. */
+export const blockCacheBytesMax = 64 * 1024 * 1024;
+/** Pages that were rebuilt from records, kept for the next read, all timelines together. */
+export const pageVersionsBytesMax = 32 * 1024 * 1024;
+/** WAL records redone before the event loop has a turn: about 10 ms. */
+export const redoRecordsPerTurn = 2000;
+/** WAL bytes ingested before the event loop has a turn: about 3 ms. */
+export const ingestBytesPerTurn = 512 * 1024;
+/** A page whose chain is this long, in records or in bytes, gets an image in the background: a page is then read rather than rebuilt. */
+export const imageChainRecordsMin = 8;
+export const imageChainBytesMin = 4096;
+/** An image layer file is closed at this size. */
+export const imageLayerBytesMax = 64 * 1024 * 1024;
+/** Pause of a WAL receiver when a safekeeper does not have its timeline yet or is away: doubled up to the maximum, cut short when a read waits. */
+export const walReceiverPauseMinMs = 20;
+export const walReceiverPauseMaxMs = 1_000;
+/** A WAL stream that is silent for this long is compared with what the other safekeepers have. */
+export const walReceiverSilenceMs = 2_000;
 
 assert(pagesPerRequestMax * pageSize <= channelMessageBytesMax);
 assert(walSegmentSize % pageSize === 0);

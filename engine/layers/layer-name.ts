@@ -1,45 +1,83 @@
 /**
- * Names of layer files, as Neon's: the key range and the LSN range that a layer covers, both half-open.
+ * Names of layer files: the rectangle of keys and LSNs that a layer holds, as in Neon.
  *
- *   delta  <first key>-<end key>__<start LSN>-<end LSN>     000000...-FFFFFF...__00000000016B5A50-0000000001A00000
- *   image  <first key>-<end key>__<LSN>                      values as of that LSN
+ *   delta  <first key>-<end key>__<start LSN>-<end LSN>   every value of the timeline in this rectangle
+ *   image  <first key>-<end key>__<LSN>                   whole values as of this LSN, of some keys of this range
  *
- * Keys are 36 hex digits, LSNs 16. The end key is the last key with its block number plus one (saturating): good enough for people; the
- * layer's own index is exact.
+ * Keys are 36 hex digits, LSNs 16; all ranges are half-open. Example of a delta:
+ *
+ *   000000067F0000000500004000000000000-...__0000000001F52C31-0000000002A4F1D9
+ *
+ * A value that a record ending at LSN E made has the LSN E, so a delta that was closed at E ends at E + 1.
  */
+import { assert } from '../assert.ts';
 import { PageliteError } from '../errors.ts';
+import { compareKeys, formatKey, type Key, type KeyPrefix, keyPrefix } from '../model/key.ts';
 import type { Lsn } from '../model/lsn.ts';
 
-export interface LayerName {
+export interface KeyRange {
+  readonly start: Key;
+  /** Exclusive. */
+  readonly end: Key;
+}
+
+export interface LayerDesc {
   readonly kind: 'delta' | 'image';
-  readonly firstKey: string;
-  readonly endKey: string;
-  readonly startLsn: Lsn;
-  /** For an image layer `startLsn + 1`: it tells of that LSN only. */
-  readonly endLsn: Lsn;
+  readonly keys: KeyRange;
+  readonly lsnStart: Lsn;
+  /** Exclusive. An image layer at L has [L, L + 1). */
+  readonly lsnEnd: Lsn;
 }
 
-const pattern = /^([0-9A-F]{36})-([0-9A-F]{36})__([0-9A-F]{16})(?:-([0-9A-F]{16}))?$/;
+const blockEnd = 4294967296;
 
-const hex16 = (lsn: number) => lsn.toString(16).toUpperCase().padStart(16, '0');
-
-export function formatLayerName(name: LayerName): string {
-  const lsns = name.kind === 'image' ? hex16(name.startLsn) : `${hex16(name.startLsn)}-${hex16(name.endLsn)}`;
-  return `${name.firstKey}-${name.endKey}__${lsns}`;
+/** The key right after this one. After a fork's last block comes the next fork number, whether PostgreSQL has it or not. */
+export function keyAfter({ prefix, block }: Key): Key {
+  if (block + 1 < blockEnd) return { prefix, block: block + 1 };
+  return { prefix: keyPrefix(prefix.kind, prefix.spc, prefix.db, prefix.rel, prefix.fork + 1), block: 0 };
 }
 
-export function parseLayerName(text: string): LayerName {
-  const match = pattern.exec(text);
-  if (!match) throw new PageliteError('corrupt', `not a layer file name: ${text}`, { file: text });
-  const startLsn = Number.parseInt(match[3]!, 16) as Lsn;
-  const endLsn = (match[4] === undefined ? startLsn + 1 : Number.parseInt(match[4], 16)) as Lsn;
-  if (!(endLsn > startLsn))
-    throw new PageliteError('corrupt', `layer file name with an empty LSN range: ${text}`, { file: text });
-  return {
-    kind: match[4] === undefined ? 'image' : 'delta',
-    firstKey: match[1]!,
-    endKey: match[2]!,
-    startLsn,
-    endLsn,
-  };
+export function rangeContains(range: KeyRange, key: Key): boolean {
+  return compareKeys(range.start, key) <= 0 && compareKeys(key, range.end) < 0;
+}
+
+export function formatLayerName(layer: LayerDesc): string {
+  const { start, end } = layer.keys;
+  const keys = `${formatKey(start.prefix, start.block)}-${formatKey(end.prefix, end.block)}`;
+  const lsns = layer.kind === 'delta' ? `${hexLsn(layer.lsnStart)}-${hexLsn(layer.lsnEnd)}` : hexLsn(layer.lsnStart);
+  return `${keys}__${lsns}`;
+}
+
+const namePattern = /^([0-9A-F]{36})-([0-9A-F]{36})__([0-9A-F]{16})(?:-([0-9A-F]{16}))?$/;
+
+/** The layer of this name, or null if it is not the name of a layer. */
+export function parseLayerName(name: string): LayerDesc | null {
+  const match = namePattern.exec(name);
+  if (match === null) return null;
+  try {
+    const keys = { start: parseKey(match[1]!), end: parseKey(match[2]!) };
+    const lsnStart = Number.parseInt(match[3]!, 16) as Lsn;
+    const lsnEnd = (match[4] === undefined ? lsnStart + 1 : Number.parseInt(match[4], 16)) as Lsn;
+    if (!Number.isSafeInteger(lsnEnd) || lsnStart >= lsnEnd || compareKeys(keys.start, keys.end) >= 0) return null;
+    return { kind: match[4] === undefined ? 'image' : 'delta', keys, lsnStart, lsnEnd };
+  } catch {
+    // Fields that no key has.
+    return null;
+  }
+}
+
+function hexLsn(lsn: number): string {
+  assert(Number.isSafeInteger(lsn) && lsn >= 0);
+  return lsn.toString(16).toUpperCase().padStart(16, '0');
+}
+
+function parseKey(hex: string): Key {
+  const part = (from: number, to: number) => Number.parseInt(hex.slice(from, to), 16);
+  const prefix: KeyPrefix = keyPrefix(part(0, 2), part(2, 10), part(10, 18), part(18, 26), part(26, 28));
+  return { prefix, block: part(28, 36) };
+}
+
+/** An object of a layer that is not what it should be. `file` is its key in the object store. */
+export function corruptLayer(file: string, reason: string): PageliteError {
+  return new PageliteError('corrupt', `layer file ${file} is damaged: ${reason}`, { file });
 }

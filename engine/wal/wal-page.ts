@@ -43,6 +43,15 @@ export function nextRecordStart(lsn: number): Lsn {
   return (aligned % pageSize === 0 ? aligned + headerBytesAt(aligned) : aligned) as Lsn;
 }
 
+/**
+ * PostgreSQL tells the position right behind a page header as the place of the next record; the record before ends at the page's start. The
+ * end of the WAL before `lsn` in our sense (EndRecPtr).
+ */
+export function recordEnd(lsn: Lsn): Lsn {
+  const inPage = lsn % pageSize;
+  return inPage > 0 && inPage === headerBytesAt(lsn - inPage) ? ((lsn - inPage) as Lsn) : lsn;
+}
+
 export const pageStart = (lsn: number): Lsn => (lsn - (lsn % pageSize)) as Lsn;
 export const segmentStart = (lsn: number): Lsn => (lsn - (lsn % walSegmentSize)) as Lsn;
 

@@ -1,0 +1,252 @@
+/**
+ * W5 to W8. Follows a timeline's WAL: from the safekeeper that has committed most, through the decoder and ingest, into the open layer.
+ *
+ * Works in batches of `ingestBytesPerTurn`: after each the timeline's lastRecordLsn moves, reads that wait are woken and the event loop gets
+ * a turn. A safekeeper that is away, or does not know the timeline yet, is asked again later; the pause ends early when a read waits. WAL
+ * that cannot be decoded or ingested stops the timeline for good and says where: nothing is skipped.
+ *
+ * Invariants:
+ * - records are ingested once each, in order, from lastRecordLsn on; after a lost connection reading goes on at the last whole record
+ * - lastRecordLsn only moves past records that are ingested completely
+ */
+import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
+import { ingestBytesPerTurn, walReceiverPauseMaxMs, walReceiverPauseMinMs, walReceiverSilenceMs } from '../limits.ts';
+import type { TenantTimelineId } from '../model/ids.ts';
+import { formatLsn, type Lsn } from '../model/lsn.ts';
+import type { Clock, Log, Random, ValueReader, ValueSink, WalChunk, WalService } from '../services.ts';
+import { WalDecoder } from '../wal/wal-decoder.ts';
+import { WalIngest } from './wal-ingest.ts';
+
+/** What the receiver needs of a timeline. */
+export interface IngestTarget extends ValueSink, ValueReader {
+  readonly id: TenantTimelineId;
+  readonly systemIdentifier: bigint;
+  readonly lastRecordLsn: Lsn;
+  readonly prevRecordLsn: Lsn;
+  advance(lsn: Lsn, prevLsn: Lsn): void;
+  stop(error: Error): void;
+}
+
+export interface WalReceiverParts {
+  readonly target: IngestTarget;
+  readonly services: readonly WalService[];
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Log;
+  readonly yieldTurn: () => Promise<void>;
+  /** Called after each batch; the receiver awaits what it returns before it takes more. */
+  afterBatch(): Promise<void> | undefined;
+  /** Every whole record below `lsn` is ingested. */
+  onFed(lsn: Lsn): void;
+}
+
+export class WalReceiver {
+  readonly #parts: WalReceiverParts;
+  readonly #abort = new AbortController();
+  #pause: AbortController | null = null;
+  #hurried = false;
+  #ingest: WalIngest | null = null;
+  #running: Promise<void> | null = null;
+  /** Safekeepers whose stored WAL of this timeline is damaged. */
+  readonly #damaged = new Set<WalService>();
+
+  constructor(parts: WalReceiverParts) {
+    this.#parts = parts;
+  }
+
+  start(): void {
+    this.#running ??= this.#run();
+  }
+
+  /** A read waits for WAL: ask for it now. */
+  hurry(): void {
+    this.#hurried = true;
+    this.#pause?.abort();
+  }
+
+  async close(): Promise<void> {
+    this.#abort.abort(new PageliteError('closed', 'the WAL receiver was closed'));
+    this.#pause?.abort();
+    await this.#running;
+  }
+
+  async #run(): Promise<void> {
+    const { target, log } = this.#parts;
+    const { signal } = this.#abort;
+    let pauseMs = walReceiverPauseMinMs;
+    while (!signal.aborted) {
+      const before = target.lastRecordLsn;
+      try {
+        const service = await this.#furthest();
+        if (service !== null) await this.#follow(service);
+      } catch (error) {
+        if (signal.aborted) return;
+        const fatal = error instanceof IngestError ? (error.cause as Error) : this.#allDamaged(error);
+        if (fatal !== null) {
+          log.error('a timeline stopped ingesting', { ...target.id, error: messageOf(fatal) });
+          target.stop(fatal);
+          return;
+        }
+        log.warn('WAL stream lost', { ...target.id, error: messageOf(error) });
+      }
+      if (target.lastRecordLsn > before || this.#hurried) pauseMs = walReceiverPauseMinMs;
+      this.#hurried = false;
+      await this.#sleep(pauseMs);
+      pauseMs = Math.min(pauseMs * 2, walReceiverPauseMaxMs);
+    }
+  }
+
+  /** The error if no safekeeper is left that may have this WAL undamaged. */
+  #allDamaged(error: unknown): Error | null {
+    return this.#damaged.size === this.#parts.services.length ? (error as Error) : null;
+  }
+
+  async #sleep(ms: number): Promise<void> {
+    if (this.#hurried || this.#abort.signal.aborted) return;
+    this.#pause = new AbortController();
+    await this.#parts.clock.sleep(ms * (0.5 + this.#parts.random.next() / 2), this.#pause.signal).catch(() => {});
+    this.#pause = null;
+  }
+
+  /** The safekeeper whose commitLsn is highest; null if none knows the timeline or all are away. Those at the same LSN are chosen by chance. */
+  async #furthest(): Promise<WalService | null> {
+    const { services, target, random, log } = this.#parts;
+    const statuses = await Promise.all(
+      services.map((service) =>
+        service.getStatus(target.id).catch((error) => {
+          log.debug('a safekeeper is away', { ...target.id, nodeId: service.nodeId, error: messageOf(error) });
+          return null;
+        }),
+      ),
+    );
+    let best: WalService[] = [];
+    let bestLsn = target.lastRecordLsn;
+    for (const [i, status] of statuses.entries()) {
+      if (this.#damaged.has(services[i]!)) continue;
+      if (status === null || status.commitLsn < bestLsn || status.startLsn > target.lastRecordLsn) continue;
+      if (status.commitLsn > bestLsn) best = [];
+      bestLsn = status.commitLsn;
+      best.push(services[i]!);
+    }
+    return best[Math.floor(random.next() * best.length)] ?? null;
+  }
+
+  /** Ingests what `service` sends until its stream ends, fails, or another one is ahead of it. */
+  async #follow(service: WalService): Promise<void> {
+    const { target, log } = this.#parts;
+    const startLsn = target.lastRecordLsn;
+    const stream = new AbortController();
+    const end = () => stream.abort(this.#abort.signal.reason);
+    this.#abort.signal.addEventListener('abort', end, { once: true });
+    const decoder = new WalDecoder(startLsn, {
+      prevLsn: target.prevRecordLsn,
+      systemIdentifier: target.systemIdentifier,
+    });
+    log.debug('following WAL', { ...target.id, nodeId: service.nodeId, lsn: formatLsn(startLsn) });
+    const chunks = service.readWal(target.id, startLsn, stream.signal)[Symbol.asyncIterator]();
+    try {
+      let next = chunks.next();
+      for (;;) {
+        const result = await this.#orSilence(next);
+        if (result === null) {
+          if (await this.#isBehind(service)) return;
+          continue;
+        }
+        if (result.done) return;
+        next = chunks.next();
+        // A failure of the next chunk is heard when its turn comes.
+        next.catch(() => {});
+        await this.#ingestChunk(decoder, result.value);
+      }
+    } catch (error) {
+      // Of the stream itself: what is at fault in the records is an IngestError.
+      if (isPageliteError(error, 'corrupt')) this.#damaged.add(service);
+      throw error;
+    } finally {
+      this.#abort.signal.removeEventListener('abort', end);
+      stream.abort(new PageliteError('cancelled', 'the WAL stream is not read any more'));
+      // Ends the generator of an in-process safekeeper; a pending `next` may hold it up, and nobody waits for it.
+      chunks.return?.(undefined)?.catch(() => {});
+    }
+  }
+
+  /** The next chunk, or null if none came for a while. */
+  async #orSilence(next: Promise<IteratorResult<WalChunk>>): Promise<IteratorResult<WalChunk> | null> {
+    const { clock, services } = this.#parts;
+    if (services.length < 2) return next;
+    const timer = new AbortController();
+    const silence = clock.sleep(walReceiverSilenceMs, timer.signal).then(
+      () => null,
+      () => null,
+    );
+    try {
+      return await Promise.race([next, silence]);
+    } finally {
+      timer.abort();
+    }
+  }
+
+  async #isBehind(service: WalService): Promise<boolean> {
+    const best = await this.#furthest();
+    if (best === null || best === service) return false;
+    const status = await best.getStatus(this.#parts.target.id).catch(() => null);
+    return status !== null && status.commitLsn > this.#parts.target.lastRecordLsn;
+  }
+
+  async #ingestChunk(decoder: WalDecoder, chunk: WalChunk): Promise<void> {
+    const { yieldTurn, afterBatch } = this.#parts;
+    if (chunk.bytes.length === 0) return;
+    feed(decoder, chunk);
+    for (let more = true; more; ) {
+      more = await this.#ingestBatch(decoder);
+      const room = afterBatch();
+      if (room !== undefined) await room;
+      if (more) await yieldTurn();
+      this.#abort.signal.throwIfAborted();
+    }
+    this.#parts.onFed(decoder.fedTo);
+  }
+
+  /** Ingests up to `ingestBytesPerTurn` of the records that the decoder has. False if there are no more. */
+  async #ingestBatch(decoder: WalDecoder): Promise<boolean> {
+    const { target } = this.#parts;
+    let doneLsn = target.lastRecordLsn;
+    let donePrevLsn = target.prevRecordLsn;
+    const stopAt = doneLsn + ingestBytesPerTurn;
+    try {
+      this.#ingest ??= await WalIngest.open(target, target);
+      const ingest = this.#ingest;
+      while (doneLsn < stopAt) {
+        const record = decoder.next();
+        if (record === null) return false;
+        const pending = ingest.ingest(record);
+        if (pending !== undefined) await pending;
+        doneLsn = record.endLsn;
+        donePrevLsn = record.lsn;
+      }
+      return true;
+    } catch (error) {
+      // What ingest has to read may be away for a while (a remote ancestor); to ingest the record again then changes nothing.
+      if (isPageliteError(error, 'unavailable')) throw error;
+      throw new IngestError(error);
+    } finally {
+      // Also after a failure: the records before it are whole.
+      if (doneLsn > target.lastRecordLsn) target.advance(doneLsn, donePrevLsn);
+    }
+  }
+}
+
+/** The WAL itself, or a layer that ingest had to read, is at fault: trying again does not help. */
+class IngestError extends Error {
+  constructor(cause: unknown) {
+    super(messageOf(cause), { cause });
+  }
+}
+
+function feed(decoder: WalDecoder, chunk: WalChunk): void {
+  try {
+    decoder.feed(chunk.startLsn, chunk.bytes);
+  } catch (error) {
+    throw new IngestError(error);
+  }
+}

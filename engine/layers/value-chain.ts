@@ -1,0 +1,35 @@
+/**
+ * What a value is rebuilt from: versions of one key, newest first, down to one that needs nothing older.
+ *
+ * Filled by the layers in the order in which reconstruct visits them (R8); each only adds what is older than what is there.
+ */
+import type { KeyPrefix } from '../model/key.ts';
+import { isSelfContained, type ValueKind } from '../model/value.ts';
+
+export class ValueChain {
+  readonly prefix: KeyPrefix;
+  readonly block: number;
+  readonly lsns: number[] = [];
+  readonly kinds: ValueKind[] = [];
+  /** Views of layers' memory: read only. */
+  readonly values: Uint8Array[] = [];
+  /** Nothing older is needed. */
+  complete = false;
+  /** Versions at or below this LSN are not needed: `known` is the whole value as of it. */
+  knownLsn = -1;
+  known: Uint8Array | null = null;
+
+  constructor(prefix: KeyPrefix, block: number) {
+    this.prefix = prefix;
+    this.block = block;
+  }
+
+  /** Returns true if that was all. */
+  add(lsn: number, kind: ValueKind, value: Uint8Array): boolean {
+    this.lsns.push(lsn);
+    this.kinds.push(kind);
+    this.values.push(value);
+    this.complete = isSelfContained(kind);
+    return this.complete;
+  }
+}

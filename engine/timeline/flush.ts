@@ -1,0 +1,170 @@
+/**
+ * W9. Writes frozen layers out: delta layer file first, then the index by compare-and-set, then memory is given back.
+ *
+ * Called by ingest after every batch (`afterBatch`) and whenever somebody wants everything on disk (`flushAll`). Layers are written one at a time,
+ * oldest first, in the background. A store that is away is tried again; one that says `fenced` belongs to somebody else now, and stops
+ * the timeline.
+ *
+ * Invariants:
+ * - diskConsistentLsn moves only after the index that names the layers is stored
+ * - ingest waits while `frozenLayersMax` layers are unwritten: memory is bounded
+ */
+
+import { must } from '../assert.ts';
+import { isPageliteError, messageOf } from '../errors.ts';
+import { writeDeltaLayer } from '../layers/delta-layer.ts';
+import type { InMemoryLayer } from '../layers/in-memory-layer.ts';
+import type { LayerFile } from '../layers/layer-file.ts';
+import type { WrittenLayer } from '../layers/layer-writer.ts';
+import { reconnectPauseMaxMs, reconnectPauseMinMs } from '../limits.ts';
+import { formatLsn, type Lsn } from '../model/lsn.ts';
+import type { Clock, Log, ObjectStore } from '../services.ts';
+import type { StoredIndex } from './index-part.ts';
+import type { YieldTurn } from './reconstruct.ts';
+import type { Timeline } from './timeline.ts';
+
+export interface FlushLimits {
+  readonly openLayerBytesMax: number;
+  readonly flushWalDistance: number;
+  readonly frozenLayersMax: number;
+}
+
+export interface FlushParts {
+  readonly timeline: Timeline;
+  readonly index: StoredIndex;
+  readonly store: ObjectStore;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly limits: FlushLimits;
+  readonly yieldTurn: YieldTurn;
+  /** Aborted when the timeline is closed: attempts end. */
+  readonly signal: AbortSignal;
+  /** The LayerFile of a layer of this timeline. */
+  openLayer(layer: WrittenLayer): LayerFile;
+  /** A layer was flushed. */
+  onFlushed(): void;
+}
+
+interface Frozen {
+  readonly layer: InMemoryLayer;
+  readonly prevRecordLsn: Lsn;
+}
+
+export class Flusher {
+  readonly #parts: FlushParts;
+  readonly #frozen: Frozen[] = [];
+  #running: Promise<void> | null = null;
+  #freezeWanted: (() => void)[] = [];
+  #roomWanted: (() => void)[] = [];
+
+  constructor(parts: FlushParts) {
+    this.#parts = parts;
+  }
+
+  /** Ingest is at a record boundary. A promise to await before the next batch, if there is too much in memory. */
+  afterBatch(): Promise<void> | undefined {
+    const { timeline, limits } = this.#parts;
+    const { openLayer, lastRecordLsn } = timeline;
+    const full =
+      openLayer.bytes >= limits.openLayerBytesMax || lastRecordLsn - openLayer.lsnStart >= limits.flushWalDistance;
+    if (full || this.#freezeWanted.length > 0) {
+      this.#freeze();
+      for (const wake of this.#freezeWanted.splice(0)) wake();
+    }
+    if (this.#frozen.length < limits.frozenLayersMax) return;
+    return new Promise((resolve) => this.#roomWanted.push(resolve));
+  }
+
+  /** Resolves when everything up to the present lastRecordLsn is in files and index. */
+  async flushAll(): Promise<void> {
+    const { timeline } = this.#parts;
+    if (timeline.isMidRecord && timeline.stopped === null) {
+      await new Promise<void>((resolve) => this.#freezeWanted.push(resolve));
+    } else if (timeline.lastRecordLsn > timeline.openLayer.lsnStart - 1) {
+      this.#freeze();
+    }
+    await this.#running;
+  }
+
+  /** The timeline is stopped or closed: nobody must wait for it. Resolves when nothing is being written any more. */
+  async close(): Promise<void> {
+    for (const wake of this.#freezeWanted.splice(0)) wake();
+    for (const wake of this.#roomWanted.splice(0)) wake();
+    await this.#running?.catch(() => {});
+  }
+
+  #freeze(): void {
+    const { timeline } = this.#parts;
+    this.#frozen.push({ layer: timeline.freeze(), prevRecordLsn: timeline.prevRecordLsn });
+    if (this.#running !== null) return;
+    const running = this.#run().finally(() => {
+      this.#running = null;
+    });
+    // flushAll hears of a failure; otherwise the timeline has stopped and says why.
+    running.catch(() => {});
+    this.#running = running;
+  }
+
+  async #run(): Promise<void> {
+    const { timeline, log } = this.#parts;
+    try {
+      while (this.#frozen.length > 0) {
+        const frozen = this.#frozen[0]!;
+        const lsnEnd = must(frozen.layer.lsnEnd);
+        const written = await writeDeltaLayer(timeline.id, frozen.layer, lsnEnd, this.#parts.yieldTurn);
+        const files = written === null ? [] : [this.#parts.openLayer(written)];
+        if (written !== null) await this.#retry(() => this.#parts.store.put(files[0]!.key, written.bytes));
+        await this.#retry(() => this.#storeIndex(frozen, written));
+        timeline.flushed(frozen.layer, files);
+        this.#frozen.shift();
+        log.debug('flushed a layer', { ...timeline.id, layer: written?.name, lsn: formatLsn(lsnEnd - 1) });
+        if (this.#frozen.length < this.#parts.limits.frozenLayersMax) {
+          for (const wake of this.#roomWanted.splice(0)) wake();
+        }
+        this.#parts.onFlushed();
+      }
+    } catch (error) {
+      if (!this.#parts.signal.aborted) {
+        log.error('a timeline cannot be flushed', { ...timeline.id, error: messageOf(error) });
+        timeline.stop(error as Error);
+        for (const wake of this.#roomWanted.splice(0)) wake();
+      }
+      throw error;
+    }
+  }
+
+  #storeIndex(frozen: Frozen, written: WrittenLayer | null): Promise<void> {
+    return this.#parts.index.update((part) => ({
+      ...part,
+      diskConsistentLsn: (must(frozen.layer.lsnEnd) - 1) as Lsn,
+      prevRecordLsn: frozen.prevRecordLsn,
+      layers: written === null ? part.layers : [...part.layers, { name: written.name, size: written.bytes.length }],
+    }));
+  }
+
+  #retry(work: () => Promise<unknown>): Promise<void> {
+    const { clock, log, signal, timeline } = this.#parts;
+    return retryUnavailable(work, clock, signal, (error) =>
+      log.warn('the object store is away', { ...timeline.id, error: messageOf(error) }),
+    );
+  }
+}
+
+/** Does `work` until it succeeds or fails with anything but `unavailable`, or the signal fires. */
+export async function retryUnavailable(
+  work: () => Promise<unknown>,
+  clock: Clock,
+  signal: AbortSignal,
+  onError: (error: unknown) => void,
+): Promise<void> {
+  for (let pause = reconnectPauseMinMs; ; pause = Math.min(pause * 2, reconnectPauseMaxMs)) {
+    try {
+      await work();
+      return;
+    } catch (error) {
+      if (!isPageliteError(error, 'unavailable')) throw error;
+      onError(error);
+      await clock.sleep(pause, signal);
+    }
+  }
+}

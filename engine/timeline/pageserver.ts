@@ -1,0 +1,400 @@
+/**
+ * The pageserver of one object store: its tenants and their timelines. What HTTP, CLI and embedded hosts call.
+ *
+ *   tenants/<tenant>/tenant.json
+ *   tenants/<tenant>/timelines/<timeline>/index_part.json
+ *   tenants/<tenant>/timelines/<timeline>/<layer>...
+ *
+ * Invariants:
+ * - a timeline exists from the moment its index is stored until its index is deleted; other files of its folder are waste then
+ * - a timeline whose index is damaged is there, and says so to whoever asks for it; others go on
+ * - one process at a time writes to the store; the index's version fences one that was replaced
+ */
+
+import { assert } from '../assert.ts';
+import { systemIdentifierOf } from '../basebackup/control-data.ts';
+import { importTemplate } from '../basebackup/import-template.ts';
+import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
+import { BlockCache } from '../layers/block-cache.ts';
+import { ClockCache } from '../layers/clock-cache.ts';
+import { writeImageLayer } from '../layers/image-layer.ts';
+import { InMemoryLayer } from '../layers/in-memory-layer.ts';
+import type { LayerFile } from '../layers/layer-file.ts';
+import {
+  blockCacheBytesMax,
+  flushWalDistance,
+  frozenLayersMax,
+  imageChainBytesMin,
+  imageChainRecordsMin,
+  imageLayerBytesMax,
+  openLayerBytesMax,
+  pageVersionsBytesMax,
+  waitLsnTimeoutMs,
+} from '../limits.ts';
+import { type TenantId, type TenantTimelineId, type TimelineId, tenantId, timelineId } from '../model/ids.ts';
+import { controlFileKey } from '../model/key.ts';
+import { invalidLsn, type Lsn } from '../model/lsn.ts';
+import type { Clock, Log, ObjectStore, PageService, Random, TenantTemplate, WalRedo, WalService } from '../services.ts';
+import { type BranchSource, branchIndex, checkBranchPoint } from './branch.ts';
+import { findLsnByTimestamp, type TimestampLsn } from './find-lsn.ts';
+import type { Ancestor } from './gather.ts';
+import { encodeChecked, type IndexPart, StoredIndex, tenantFolder, timelineFolder } from './index-part.ts';
+import type { YieldTurn } from './reconstruct.ts';
+import { RunningTimeline, type SharedParts, type TimelineLimits } from './running-timeline.ts';
+
+export interface PageserverLimits extends TimelineLimits {
+  readonly blockCacheBytesMax: number;
+  readonly pageVersionsBytesMax: number;
+}
+
+export const defaultPageserverLimits: PageserverLimits = {
+  openLayerBytesMax,
+  flushWalDistance,
+  frozenLayersMax,
+  waitLsnTimeoutMs,
+  imageChainRecordsMin,
+  imageChainBytesMin,
+  imageLayerBytesMax,
+  blockCacheBytesMax,
+  pageVersionsBytesMax,
+};
+
+export interface PageserverOptions {
+  readonly store: ObjectStore;
+  /** The safekeepers. */
+  readonly wal: readonly WalService[];
+  /** Closed with the pageserver. */
+  readonly redo: WalRedo;
+  readonly template: () => Promise<TenantTemplate>;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Log;
+  readonly limits?: Partial<PageserverLimits>;
+  /** Gives the event loop a turn; by default `clock.sleep(0)`, which a host may do faster. */
+  readonly yieldTurn?: YieldTurn;
+  /** Timelines that are not in this store but may be ancestors of some that are. */
+  readonly openRemote?: (id: TenantTimelineId) => PageService;
+}
+
+export interface LayerInfo {
+  readonly inMemory: { startLsn: Lsn; endLsn: Lsn | null }[];
+  readonly files: { name: string; bytes: number; kind: 'delta' | 'image'; startLsn: Lsn; endLsn: Lsn }[];
+}
+
+/** A timeline that is there but cannot be opened, or one that is being created or deleted. */
+type Slot =
+  | { readonly kind: 'running'; readonly running: RunningTimeline }
+  | { readonly kind: 'broken'; readonly error: Error }
+  | { readonly kind: 'busy' };
+
+const tenantFile = 'tenant.json';
+const tenantVersion = 1;
+const keyPattern = /^tenants\/([0-9a-f]{32})\/(?:timelines\/([0-9a-f]{32})\/([^/]+)|tenant\.json)$/;
+
+export class Pageserver {
+  readonly #options: PageserverOptions;
+  readonly #shared: SharedParts;
+  readonly #tenants = new Map<TenantId, Map<TimelineId, Slot>>();
+  #closed = false;
+
+  private constructor(options: PageserverOptions) {
+    const limits = { ...defaultPageserverLimits, ...options.limits };
+    this.#options = options;
+    const { store, wal, redo, clock, random, log } = options;
+    this.#shared = {
+      store,
+      wal,
+      redo,
+      clock,
+      random,
+      log,
+      limits,
+      blocks: new BlockCache(limits.blockCacheBytesMax),
+      versions: new ClockCache(limits.pageVersionsBytesMax),
+      yieldTurn: options.yieldTurn ?? (() => clock.sleep(0)),
+    };
+  }
+
+  /** Loads every timeline's index and follows its WAL. A damaged index costs that timeline. */
+  static async open(options: PageserverOptions): Promise<Pageserver> {
+    const pageserver = new Pageserver(options);
+    await pageserver.#load();
+    return pageserver;
+  }
+
+  // Tenants
+
+  /** Throws `invalid` if it exists. */
+  async createTenant(id: TenantId): Promise<void> {
+    this.#checkOpen();
+    if (this.#tenants.has(id)) throw new PageliteError('invalid', `tenant ${id} exists`, { tenantId: id });
+    const content = encodeChecked(JSON.stringify({ version: tenantVersion }));
+    await this.#options.store.put(tenantFolder(id) + tenantFile, content, { ifAbsent: true });
+    this.#tenants.set(id, new Map());
+  }
+
+  async listTenants(): Promise<TenantId[]> {
+    this.#checkOpen();
+    return [...this.#tenants.keys()].sort();
+  }
+
+  // Timelines
+
+  /**
+   * A timeline from the template, or a branch of another one at `lsn` (null: all that is committed). Waits until the ancestor has ingested
+   * that LSN. Throws `notFound` (tenant, ancestor), `invalid` (id taken, LSN before the ancestor's start or past its end).
+   */
+  async createTimeline(
+    id: TenantTimelineId,
+    ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn | null } | null,
+  ): Promise<void> {
+    this.#checkOpen();
+    const timelines = this.#timelines(id.tenantId);
+    if (timelines.has(id.timelineId)) {
+      throw new PageliteError('invalid', `timeline ${id.timelineId} exists`, { ...id });
+    }
+    timelines.set(id.timelineId, { kind: 'busy' });
+    try {
+      const part = ancestor === null ? await this.#bootstrap(id) : await this.#branch(id, ancestor);
+      const index = await StoredIndex.create(this.#options.store, id, part);
+      this.#checkOpen();
+      this.#run(id, index, []);
+    } catch (error) {
+      timelines.delete(id.timelineId);
+      throw error;
+    }
+  }
+
+  async listTimelines(tenant: TenantId): Promise<TimelineId[]> {
+    this.#checkOpen();
+    return [...this.#timelines(tenant)]
+      .filter(([, slot]) => slot.kind !== 'busy')
+      .map(([id]) => id)
+      .sort();
+  }
+
+  /** Throws `notFound`; `corrupt` with the file if the timeline cannot be opened. */
+  async openPages(id: TenantTimelineId): Promise<PageService> {
+    return this.#running(id).pages;
+  }
+
+  async findLsnByTimestamp(id: TenantTimelineId, timestampMs: number): Promise<TimestampLsn> {
+    const { timeline, pages } = this.#running(id);
+    return findLsnByTimestamp((lsn) => pages.readerAt(lsn), timeline.startLsn, timeline.lastRecordLsn, timestampMs);
+  }
+
+  /** Writes everything ingested so far to layers (Neon's "checkpoint" of a timeline). */
+  flush(id: TenantTimelineId): Promise<void> {
+    return this.#running(id).flush();
+  }
+
+  /** Resolves when images for the pages that wanted one are written. */
+  imagesIdle(id: TenantTimelineId): Promise<void> {
+    return this.#running(id).imagesIdle();
+  }
+
+  /** Resolves when every whole record below `lsn` is ingested. */
+  catchUp(id: TenantTimelineId, lsn: Lsn): Promise<void> {
+    return this.#running(id).catchUp(lsn);
+  }
+
+  async listLayers(id: TenantTimelineId): Promise<LayerInfo> {
+    const { memory, files } = this.#running(id).timeline.layers;
+    const info = ({ name, size, desc }: LayerFile) => ({
+      name,
+      bytes: size,
+      kind: desc.kind,
+      startLsn: desc.lsnStart,
+      endLsn: desc.lsnEnd,
+    });
+    return {
+      inMemory: memory.map((layer) => ({ startLsn: layer.lsnStart, endLsn: layer.lsnEnd })),
+      files: files.layers().map(info),
+    };
+  }
+
+  /** Throws `notFound`, and `invalid` while other timelines branch from it. */
+  async deleteTimeline(id: TenantTimelineId): Promise<void> {
+    this.#checkOpen();
+    const timelines = this.#timelines(id.tenantId);
+    const slot = timelines.get(id.timelineId);
+    if (slot === undefined || slot.kind === 'busy') throw noTimeline(id);
+    for (const [child, other] of timelines) {
+      if (other.kind === 'running' && other.running.timeline.ancestorId === id.timelineId) {
+        throw new PageliteError('invalid', `timeline ${id.timelineId} has the branch ${child}`, { ...id });
+      }
+    }
+    timelines.set(id.timelineId, { kind: 'busy' });
+    if (slot.kind === 'running') await slot.running.close();
+    const folder = timelineFolder(id);
+    const keys = (await this.#options.store.list(folder)).map(({ key }) => key);
+    // The index first: without it the rest is waste, whenever we crash.
+    const rank = (key: string) => (key.endsWith('.json') ? 0 : 1);
+    for (const key of keys.sort((a, b) => rank(a) - rank(b))) await this.#options.store.delete(key);
+    timelines.delete(id.timelineId);
+  }
+
+  /** Ends everything and loses nothing: what is not in layers is read from the safekeepers again. */
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    const all = [...this.#tenants.values()].flatMap((timelines) => [...timelines.values()]);
+    await Promise.all(all.map((slot) => (slot.kind === 'running' ? slot.running.close() : undefined)));
+    await this.#options.redo.close();
+  }
+
+  // Loading
+
+  async #load(): Promise<void> {
+    const { store, log } = this.#options;
+    const folders = new Map<string, { id: TenantTimelineId; keys: string[] }>();
+    for (const { key } of await store.list('tenants/')) {
+      const match = keyPattern.exec(key);
+      if (match === null) {
+        log.warn('an object that is not ours is in the store', { file: key });
+        continue;
+      }
+      const tenant = tenantId(match[1]!);
+      if (!this.#tenants.has(tenant)) this.#tenants.set(tenant, new Map());
+      if (match[2] === undefined) continue;
+      const id = { tenantId: tenant, timelineId: timelineId(match[2]) };
+      const folder = folders.get(timelineFolder(id)) ?? { id, keys: [] };
+      folder.keys.push(key);
+      folders.set(timelineFolder(id), folder);
+    }
+    for (const { id, keys } of folders.values()) await this.#loadTimeline(id, keys);
+  }
+
+  async #loadTimeline(id: TenantTimelineId, keys: readonly string[]): Promise<void> {
+    const { store, log } = this.#options;
+    try {
+      const index = await StoredIndex.load(store, id);
+      const folder = timelineFolder(id);
+      const named = new Set([index.key, ...index.part.layers.map(({ name }) => folder + name)]);
+      this.#run(
+        id,
+        index,
+        keys.filter((key) => !named.has(key)),
+      );
+    } catch (error) {
+      if (isPageliteError(error, 'notFound')) {
+        // Its creation or its deletion was cut off: it does not exist.
+        for (const key of keys) await store.delete(key);
+        return;
+      }
+      log.error('a timeline cannot be opened', { ...id, error: messageOf(error) });
+      this.#timelines(id.tenantId).set(id.timelineId, { kind: 'broken', error: error as Error });
+    }
+  }
+
+  #run(id: TenantTimelineId, index: StoredIndex, leftovers: readonly string[]): void {
+    const running = new RunningTimeline(id, index, this.#ancestorOf(id, index.part), leftovers, this.#shared);
+    this.#timelines(id.tenantId).set(id.timelineId, { kind: 'running', running });
+    running.start();
+  }
+
+  /** A local ancestor is looked up when it is read: it may be loaded later, or be broken. */
+  #ancestorOf(id: TenantTimelineId, { ancestor }: IndexPart): Ancestor | null {
+    if (ancestor === null) return null;
+    const ancestorId = { tenantId: id.tenantId, timelineId: ancestor.timelineId };
+    const { openRemote } = this.#options;
+    const isLocal = this.#tenants.get(id.tenantId)?.has(ancestor.timelineId) ?? false;
+    if (openRemote !== undefined && !isLocal) {
+      return { kind: 'remote', lsn: ancestor.lsn, service: openRemote(ancestorId) };
+    }
+    return { kind: 'local', lsn: ancestor.lsn, open: () => this.#running(ancestorId).timeline };
+  }
+
+  // Creation
+
+  /** The template's files as the first image layer. */
+  async #bootstrap(id: TenantTimelineId): Promise<IndexPart> {
+    const template = await this.#options.template();
+    const { lsn, systemIdentifier } = template;
+    const values = new InMemoryLayer(lsn);
+    importTemplate(template, values);
+    const layer = await writeImageLayer(id, values, lsn, this.#shared.yieldTurn);
+    assert(layer !== null, 'a template has files');
+    await this.#options.store.put(timelineFolder(id) + layer.name, layer.bytes);
+    return {
+      systemIdentifier,
+      startLsn: lsn,
+      ancestor: null,
+      diskConsistentLsn: lsn,
+      prevRecordLsn: invalidLsn,
+      imagedLsn: lsn,
+      layers: [{ name: layer.name, size: layer.bytes.length }],
+    };
+  }
+
+  async #branch(
+    id: TenantTimelineId,
+    ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn | null },
+  ): Promise<IndexPart> {
+    const ancestorId = { tenantId: id.tenantId, timelineId: ancestor.timelineId };
+    const slot = this.#timelines(id.tenantId).get(ancestor.timelineId);
+    const { openRemote } = this.#options;
+    if (slot === undefined && openRemote !== undefined) return remoteBranch(openRemote(ancestorId), ancestor.lsn);
+    const running = this.#running(ancestorId);
+    const { timeline } = running;
+    const source = { ...sourceOf(timeline), timelineId: ancestor.timelineId };
+    const committedLsn = Math.max(timeline.lastRecordLsn, await this.#commitLsn(ancestorId)) as Lsn;
+    const lsn = checkBranchPoint(source, ancestor.lsn ?? committedLsn, committedLsn);
+    await running.catchUp(lsn);
+    return branchIndex({ ...sourceOf(timeline), timelineId: ancestor.timelineId }, lsn);
+  }
+
+  /** The end of committed WAL as the safekeepers know it; 0 if none answers or knows the timeline. */
+  async #commitLsn(id: TenantTimelineId): Promise<Lsn> {
+    const statuses = await Promise.all(
+      this.#options.wal.map((service) =>
+        service.getStatus(id).catch((error) => {
+          this.#options.log.warn('a safekeeper is away', { ...id, nodeId: service.nodeId, error: messageOf(error) });
+          return null;
+        }),
+      ),
+    );
+    return Math.max(0, ...statuses.map((status) => status?.commitLsn ?? 0)) as Lsn;
+  }
+
+  // Look-ups
+
+  #checkOpen(): void {
+    if (this.#closed) throw new PageliteError('closed', 'the pageserver was closed');
+  }
+
+  #timelines(tenant: TenantId): Map<TimelineId, Slot> {
+    const timelines = this.#tenants.get(tenant);
+    if (timelines === undefined)
+      throw new PageliteError('notFound', `tenant ${tenant} does not exist`, { tenantId: tenant });
+    return timelines;
+  }
+
+  #running(id: TenantTimelineId): RunningTimeline {
+    this.#checkOpen();
+    const slot = this.#timelines(id.tenantId).get(id.timelineId);
+    if (slot === undefined || slot.kind === 'busy') throw noTimeline(id);
+    if (slot.kind === 'broken') throw slot.error;
+    return slot.running;
+  }
+}
+
+function noTimeline(id: TenantTimelineId): PageliteError {
+  return new PageliteError('notFound', `timeline ${id.timelineId} of tenant ${id.tenantId} does not exist`, { ...id });
+}
+
+function sourceOf(timeline: Omit<BranchSource, 'timelineId'>): Omit<BranchSource, 'timelineId'> {
+  const { systemIdentifier, startLsn, lastRecordLsn, prevRecordLsn } = timeline;
+  return { systemIdentifier, startLsn, lastRecordLsn, prevRecordLsn };
+}
+
+/** A branch here of a timeline elsewhere. */
+async function remoteBranch(service: PageService, requested: Lsn | null): Promise<IndexPart> {
+  const status = await service.getStatus();
+  const at = requested ?? status.lastRecordLsn;
+  const [control] = await service.getImages({ requestLsn: at, notModifiedSince: at }, [controlFileKey]);
+  if (control == null) throw new PageliteError('corrupt', `timeline ${service.id.timelineId} has no pg_control`);
+  const after = await service.getStatus();
+  const source = { ...after, timelineId: service.id.timelineId, systemIdentifier: systemIdentifierOf(control) };
+  return branchIndex(source, checkBranchPoint(source, at, after.lastRecordLsn));
+}

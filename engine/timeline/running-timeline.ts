@@ -1,0 +1,201 @@
+/**
+ * One timeline with everything that works on it: state, flusher, image creation, WAL receiver, page service. Wires them, starts and ends them.
+ */
+
+import { must } from '../assert.ts';
+import { PageliteError } from '../errors.ts';
+import { WalReceiver } from '../ingest/wal-receiver.ts';
+import type { BlockCache } from '../layers/block-cache.ts';
+import type { ClockCache } from '../layers/clock-cache.ts';
+import { LayerFile } from '../layers/layer-file.ts';
+import { parseLayerName } from '../layers/layer-name.ts';
+import type { WrittenLayer } from '../layers/layer-writer.ts';
+import type { TenantTimelineId } from '../model/ids.ts';
+import type { Lsn } from '../model/lsn.ts';
+import type { Clock, Log, ObjectStore, Random, WalRedo, WalService } from '../services.ts';
+import { Flusher, type FlushLimits } from './flush.ts';
+import type { Ancestor } from './gather.ts';
+import { ImageCreation, type ImageLimits } from './image-creation.ts';
+import { type StoredIndex, timelineFolder } from './index-part.ts';
+import { PageVersions } from './page-versions.ts';
+import type { YieldTurn } from './reconstruct.ts';
+import { Timeline } from './timeline.ts';
+import { TimelinePageService } from './timeline-page-service.ts';
+import { LsnWaiters } from './wait-lsn.ts';
+
+export interface TimelineLimits extends FlushLimits, ImageLimits {
+  readonly waitLsnTimeoutMs: number;
+}
+
+/** What all timelines of a pageserver share. */
+export interface SharedParts {
+  readonly store: ObjectStore;
+  readonly wal: readonly WalService[];
+  readonly redo: WalRedo;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Log;
+  readonly limits: TimelineLimits;
+  readonly blocks: BlockCache;
+  readonly versions: ClockCache;
+  readonly yieldTurn: YieldTurn;
+}
+
+/** Turns of the event loop that image creation lets pass at most while reads are being served. */
+const turnsForReadsMax = 20;
+/** A read that redid this many times the records that make a page worth an image asks for one. */
+const redoFactorForImage = 4;
+
+export class RunningTimeline {
+  readonly timeline: Timeline;
+  readonly pages: TimelinePageService;
+  readonly index: StoredIndex;
+  readonly #shared: SharedParts;
+  readonly #id: TenantTimelineId;
+  readonly #folder: string;
+  readonly #flusher: Flusher;
+  readonly #images: ImageCreation;
+  readonly #receiver: WalReceiver;
+  readonly #abort = new AbortController();
+  readonly #fed: LsnWaiters;
+  #fedLsn: Lsn;
+  /** Files in the folder that the index did not name when it was loaded: left by a crash. */
+  #leftovers: readonly string[];
+
+  constructor(
+    id: TenantTimelineId,
+    index: StoredIndex,
+    ancestor: Ancestor | null,
+    leftovers: readonly string[],
+    shared: SharedParts,
+  ) {
+    const { part } = index;
+    this.#shared = shared;
+    this.#id = id;
+    this.#folder = timelineFolder(id);
+    this.#leftovers = leftovers;
+    this.index = index;
+    this.timeline = new Timeline(
+      {
+        id,
+        systemIdentifier: part.systemIdentifier,
+        startLsn: part.startLsn,
+        ancestorId: part.ancestor?.timelineId ?? null,
+        ancestor,
+        diskConsistentLsn: part.diskConsistentLsn,
+        prevRecordLsn: part.prevRecordLsn,
+        files: part.layers.map(({ name, size }) => this.#layerFile(name, size)),
+      },
+      {
+        redo: shared.redo,
+        versions: new PageVersions(shared.versions),
+        clock: shared.clock,
+        waitLsnTimeoutMs: shared.limits.waitLsnTimeoutMs,
+      },
+    );
+    this.#fed = new LsnWaiters(shared.clock, shared.limits.waitLsnTimeoutMs);
+    this.#fedLsn = part.diskConsistentLsn;
+    const { store, clock, log, limits, yieldTurn } = shared;
+    const { timeline } = this;
+    const openLayer = ({ name, bytes }: WrittenLayer) => this.#layerFile(name, bytes.length);
+    const parts = { timeline, index, store, clock, log, limits, yieldTurn, openLayer, signal: this.#abort.signal };
+    this.#flusher = new Flusher({ ...parts, onFlushed: () => this.#onFlushed() });
+    this.#images = new ImageCreation({ ...parts, yieldToReads: () => this.#yieldToReads() });
+    this.pages = new TimelinePageService(timeline, {
+      yieldTurn,
+      checkOpen: () => this.#checkOpen(),
+      onRedo: (prefix, block, records) => {
+        if (records >= limits.imageChainRecordsMin * redoFactorForImage) this.#images.want(prefix, block);
+      },
+    });
+    this.#receiver = new WalReceiver({
+      target: timeline,
+      services: shared.wal,
+      clock,
+      random: shared.random,
+      log,
+      yieldTurn,
+      afterBatch: () => this.#flusher.afterBatch(),
+      onFed: (lsn) => this.#onFed(lsn),
+    });
+    timeline.onWait = () => this.#receiver.hurry();
+    timeline.onStop = (error) => this.#fed.fail(error);
+  }
+
+  get isClosed(): boolean {
+    return this.#abort.signal.aborted;
+  }
+
+  start(): void {
+    this.#receiver.start();
+    this.#images.kick();
+  }
+
+  /** Resolves when every whole record below `lsn` is ingested, also if `lsn` is inside the last one. Rejects as a read would. */
+  async catchUp(lsn: Lsn): Promise<void> {
+    if (lsn <= this.#fedLsn || lsn <= this.timeline.lastRecordLsn) return;
+    if (this.timeline.stopped !== null) await this.timeline.waitLsn(lsn);
+    const wait = this.#fed.wait(lsn, this.#abort.signal);
+    this.#receiver.hurry();
+    await wait;
+  }
+
+  flush(): Promise<void> {
+    this.#checkOpen();
+    return this.#flusher.flushAll();
+  }
+
+  /** Resolves when no image creation is under way. */
+  imagesIdle(): Promise<void> {
+    return this.#images.idle();
+  }
+
+  /** Ends everything; loses nothing: what is not in layers is read from the safekeepers again. */
+  async close(): Promise<void> {
+    if (this.isClosed) return;
+    const closed = new PageliteError('closed', `timeline ${this.timeline.id.timelineId} was closed`);
+    this.#abort.abort(closed);
+    this.timeline.stop(closed);
+    const receiver = this.#receiver.close();
+    await this.#flusher.close();
+    await receiver;
+    await this.#images.idle();
+    for (const file of this.timeline.layers.files.layers()) file.forget();
+  }
+
+  #checkOpen(): void {
+    if (this.isClosed) throw this.#abort.signal.reason;
+  }
+
+  #layerFile(name: string, size: number): LayerFile {
+    const { store, blocks } = this.#shared;
+    return new LayerFile(this.#id, must(parseLayerName(name)), this.#folder, size, store, blocks);
+  }
+
+  #onFed(lsn: Lsn): void {
+    this.#fedLsn = lsn;
+    this.#fed.wake(lsn);
+  }
+
+  #onFlushed(): void {
+    this.#images.kick();
+    const leftovers = this.#leftovers;
+    this.#leftovers = [];
+    if (leftovers.length > 0) this.#removeLeftovers(leftovers);
+  }
+
+  /** The index was swapped by us, so nobody else is at work in this folder. */
+  #removeLeftovers(keys: readonly string[]): void {
+    const { store, log } = this.#shared;
+    for (const key of keys) {
+      if (this.index.part.layers.some(({ name }) => this.#folder + name === key)) continue;
+      log.info('removing a file that the index does not name', { file: key });
+      store.delete(key).catch((error: Error) => log.warn('cannot remove a file', { file: key, error: error.message }));
+    }
+  }
+
+  async #yieldToReads(): Promise<void> {
+    await this.#shared.yieldTurn();
+    for (let i = 0; i < turnsForReadsMax && this.pages.reading > 0; i++) await this.#shared.yieldTurn();
+  }
+}

@@ -1,0 +1,207 @@
+/**
+ * R6. The PageService of a timeline in this process: waits for the LSN, gathers, reconstructs, copies out.
+ *
+ * Called by the compute of an embedded host, or by the pagestream handler for a remote one. A request whose data is resident runs to its end
+ * without giving way, except that redo of many records gives others a turn.
+ */
+import { buildBasebackup } from '../basebackup/basebackup.ts';
+import { PageliteError } from '../errors.ts';
+import { readRels } from '../ingest/readers.ts';
+import { decodeSize } from '../ingest/rel-sizes.ts';
+import type { ValueChain } from '../layers/value-chain.ts';
+import { keysPerRequestMax, pageSize, pagesPerRequestMax } from '../limits.ts';
+import type { TenantTimelineId } from '../model/ids.ts';
+import { type Key, type KeyPrefix, relPrefix, sizeBlock } from '../model/key.ts';
+import { formatLsn, invalidLsn, type Lsn } from '../model/lsn.ts';
+import type { BlockNumber, RelTag } from '../model/rel.ts';
+import type { Basebackup, PageService, ReadLsn, TimelineStatus, ValueReader } from '../services.ts';
+import { recordEnd } from '../wal/wal-page.ts';
+import { gather } from './gather.ts';
+import { reconstruct, WorkBudget, type YieldTurn } from './reconstruct.ts';
+import type { Timeline } from './timeline.ts';
+import { throwIfCancelled } from './wait-lsn.ts';
+
+export interface PageServiceHooks {
+  readonly yieldTurn: YieldTurn;
+  /** Throws once the timeline is closed or deleted. */
+  checkOpen(): void;
+  /** A chain of this many values was redone for a read. */
+  onRedo(prefix: KeyPrefix, block: number, records: number): void;
+}
+
+export class TimelinePageService implements PageService {
+  readonly id: TenantTimelineId;
+  readonly #timeline: Timeline;
+  readonly #hooks: PageServiceHooks;
+  readonly #budget: WorkBudget;
+  #reading = 0;
+
+  constructor(timeline: Timeline, hooks: PageServiceHooks) {
+    this.id = timeline.id;
+    this.#timeline = timeline;
+    this.#hooks = hooks;
+    this.#budget = new WorkBudget(hooks.yieldTurn);
+  }
+
+  /** Requests under way. */
+  get reading(): number {
+    return this.#reading;
+  }
+
+  async getPages(
+    at: ReadLsn,
+    rel: RelTag,
+    firstBlock: BlockNumber,
+    blockCount: number,
+    signal?: AbortSignal,
+  ): Promise<Uint8Array> {
+    if (!(blockCount >= 1 && blockCount <= pagesPerRequestMax)) {
+      throw new PageliteError('invalid', `${blockCount} pages asked for, 1 to ${pagesPerRequestMax} are possible`);
+    }
+    this.#reading++;
+    try {
+      const lsn = await this.#readLsn(at, signal);
+      const prefix = relPrefix(rel);
+      const size = await this.#relSize(prefix, lsn, signal);
+      const out = new Uint8Array(blockCount * pageSize);
+      const count = Math.min(blockCount, (size ?? 0) - firstBlock);
+      if (count <= 0) return out;
+      const gathered = gather(this.#timeline, prefix, firstBlock, count, lsn + 1, signal);
+      const chains = gathered instanceof Promise ? await gathered : gathered;
+      for (let i = 0; i < count; i++) {
+        const chain = chains[i]!;
+        const work = this.#budget.spend(chain.lsns.length);
+        if (work !== undefined) {
+          await work;
+          throwIfCancelled(signal);
+        }
+        const page = this.#rebuild(chain);
+        if (page === null) continue;
+        if (page.length !== pageSize) throw wrongLength(chain, page);
+        out.set(page, i * pageSize);
+      }
+      return out;
+    } finally {
+      this.#reading--;
+    }
+  }
+
+  async getImages(at: ReadLsn, keys: readonly Key[], signal?: AbortSignal): Promise<(Uint8Array | null)[]> {
+    if (keys.length > keysPerRequestMax) {
+      throw new PageliteError('invalid', `${keys.length} keys asked for, at most ${keysPerRequestMax} are possible`);
+    }
+    this.#reading++;
+    try {
+      const lsn = await this.#readLsn(at, signal);
+      const images: (Uint8Array | null)[] = [];
+      for (const { prefix, block } of keys) images.push(await this.#image(prefix, block, lsn, signal));
+      return images;
+    } finally {
+      this.#reading--;
+    }
+  }
+
+  async getRelSize(at: ReadLsn, rel: RelTag, signal?: AbortSignal): Promise<BlockNumber | null> {
+    return this.#relSize(relPrefix(rel), await this.#readLsn(at, signal), signal);
+  }
+
+  async listRels(
+    at: ReadLsn,
+    spc: number,
+    db: number,
+    signal?: AbortSignal,
+  ): Promise<{ rel: RelTag; size: BlockNumber }[]> {
+    return readRels(this.readerAt(await this.#readLsn(at, signal), signal), spc, db);
+  }
+
+  async getBasebackup(lsn: Lsn | null, signal?: AbortSignal): Promise<Basebackup> {
+    const { lastRecordLsn } = this.#timeline;
+    const wanted = recordEnd(lsn ?? lastRecordLsn);
+    const at = await this.#readLsn({ requestLsn: wanted, notModifiedSince: wanted }, signal);
+    const prevLsn = at === this.#timeline.lastRecordLsn ? this.#timeline.prevRecordLsn : invalidLsn;
+    return buildBasebackup(this.readerAt(at, signal), at, prevLsn);
+  }
+
+  async getStatus(signal?: AbortSignal): Promise<TimelineStatus> {
+    throwIfCancelled(signal);
+    this.#hooks.checkOpen();
+    const timeline = this.#timeline;
+    return {
+      lastRecordLsn: timeline.lastRecordLsn,
+      prevRecordLsn: timeline.prevRecordLsn,
+      diskConsistentLsn: timeline.diskConsistentLsn,
+      startLsn: timeline.startLsn,
+      ancestor:
+        timeline.ancestorId && timeline.ancestor
+          ? { timelineId: timeline.ancestorId, lsn: timeline.ancestor.lsn }
+          : null,
+      layerBytes: timeline.layers.files.layers().reduce((sum, file) => sum + file.size, 0),
+      stopped: timeline.stopped?.message ?? null,
+    };
+  }
+
+  /** Values as of `lsn`, which is ingested already. */
+  readerAt(lsn: Lsn, signal?: AbortSignal): ValueReader {
+    return { getImage: (prefix, block) => this.#image(prefix, block, lsn, signal) };
+  }
+
+  /** Where to read: the LSN asked for, or as far as ingest has come if nothing was modified since before that. */
+  async #readLsn(at: ReadLsn, signal: AbortSignal | undefined): Promise<Lsn> {
+    throwIfCancelled(signal);
+    const requestLsn = recordEnd(at.requestLsn);
+    const notModifiedSince = recordEnd(at.notModifiedSince);
+    this.#hooks.checkOpen();
+    const timeline = this.#timeline;
+    const { startLsn } = timeline;
+    if (requestLsn < startLsn) {
+      throw new PageliteError(
+        'invalid',
+        `LSN ${formatLsn(requestLsn)} is before the start of timeline ${this.id.timelineId} at ${formatLsn(startLsn)}`,
+        { ...this.id, lsn: formatLsn(requestLsn), startLsn: formatLsn(startLsn) },
+      );
+    }
+    if (notModifiedSince > requestLsn) {
+      throw new PageliteError(
+        'invalid',
+        `a page as of ${formatLsn(requestLsn)} cannot be unmodified since ${formatLsn(notModifiedSince)}`,
+      );
+    }
+    const wait = timeline.waitLsn(notModifiedSince, signal);
+    if (wait !== undefined) await wait;
+    return Math.min(requestLsn, timeline.lastRecordLsn) as Lsn;
+  }
+
+  async #relSize(prefix: KeyPrefix, lsn: Lsn, signal: AbortSignal | undefined): Promise<number | null> {
+    const gathered = gather(this.#timeline, prefix, sizeBlock, 1, lsn + 1, signal);
+    const [chain] = gathered instanceof Promise ? await gathered : gathered;
+    const size = decodeSize(this.#rebuild(chain!), prefix);
+    return size < 0 ? null : size;
+  }
+
+  async #image(
+    prefix: KeyPrefix,
+    block: number,
+    lsn: Lsn,
+    signal: AbortSignal | undefined,
+  ): Promise<Uint8Array | null> {
+    const gathered = gather(this.#timeline, prefix, block, 1, lsn + 1, signal);
+    const [chain] = gathered instanceof Promise ? await gathered : gathered;
+    const work = this.#budget.spend(chain!.lsns.length);
+    if (work !== undefined) await work;
+    return this.#rebuild(chain!)?.slice() ?? null;
+  }
+
+  /** Read only: it may be a layer's memory. */
+  #rebuild(chain: ValueChain): Uint8Array | null {
+    const value = reconstruct(chain, this.#timeline.redo, this.#timeline.versions);
+    if (chain.lsns.length > 1) this.#hooks.onRedo(chain.prefix, chain.block, chain.lsns.length);
+    return value;
+  }
+}
+
+function wrongLength(chain: ValueChain, page: Uint8Array): PageliteError {
+  return new PageliteError('corrupt', `block ${chain.block} of ${chain.prefix} has ${page.length} bytes`, {
+    block: chain.block,
+    lsn: formatLsn(chain.lsns[0]!),
+  });
+}

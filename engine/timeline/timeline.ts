@@ -1,0 +1,203 @@
+/**
+ * R6, W8. The state of one timeline: its layers, how far WAL is ingested, and who waits for more. It owns no algorithm.
+ *
+ * Ingest puts values (`sink`), calls `advance` and looks at `reader`; reads go through `layers` (gather.ts); the flusher turns frozen layers
+ * into files and tells it (`flushed`).
+ *
+ * Invariants:
+ * - values up to lastRecordLsn are complete; those above it belong to a batch under way and are seen by ingest only
+ * - filesLsnEnd = diskConsistentLsn + 1: what is below is in files, what is not in memory layers, newest first
+ * - a layer is frozen at a record boundary
+ */
+import { assert } from '../assert.ts';
+import { PageliteError } from '../errors.ts';
+import { InMemoryLayer } from '../layers/in-memory-layer.ts';
+import type { LayerFile } from '../layers/layer-file.ts';
+import { LayerMap } from '../layers/layer-map.ts';
+import type { TenantTimelineId, TimelineId } from '../model/ids.ts';
+import type { KeyPrefix } from '../model/key.ts';
+import { formatLsn, type Lsn, maxLsn } from '../model/lsn.ts';
+import type { Clock, ValueReader, ValueSink, WalRedo } from '../services.ts';
+import { type Ancestor, gather, type LayerSnapshot, type TimelineView } from './gather.ts';
+import type { PageVersions } from './page-versions.ts';
+import { reconstruct } from './reconstruct.ts';
+import { LsnWaiters } from './wait-lsn.ts';
+
+export interface TimelineStart {
+  readonly id: TenantTimelineId;
+  readonly systemIdentifier: bigint;
+  readonly startLsn: Lsn;
+  readonly ancestorId: TimelineId | null;
+  readonly ancestor: Ancestor | null;
+  readonly diskConsistentLsn: Lsn;
+  readonly prevRecordLsn: Lsn;
+  readonly files: readonly LayerFile[];
+}
+
+export interface TimelineParts {
+  readonly redo: WalRedo;
+  readonly versions: PageVersions;
+  readonly clock: Clock;
+  readonly waitLsnTimeoutMs: number;
+}
+
+export class Timeline implements TimelineView, ValueSink, ValueReader {
+  readonly id: TenantTimelineId;
+  readonly systemIdentifier: bigint;
+  readonly startLsn: Lsn;
+  readonly ancestorId: TimelineId | null;
+  readonly ancestor: Ancestor | null;
+  readonly versions: PageVersions;
+  readonly redo: WalRedo;
+  readonly #waiters: LsnWaiters;
+
+  #open: InMemoryLayer;
+  #layers: LayerSnapshot;
+  #lastRecordLsn: Lsn;
+  #prevRecordLsn: Lsn;
+  #stopped: Error | null = null;
+  /** Called when a read begins to wait: the WAL receiver looks for WAL at once. */
+  onWait: () => void = () => {};
+  /** Called once, when ingest ends for good. */
+  onStop: (error: Error) => void = () => {};
+
+  constructor(start: TimelineStart, parts: TimelineParts) {
+    this.id = start.id;
+    this.systemIdentifier = start.systemIdentifier;
+    this.startLsn = start.startLsn;
+    this.ancestorId = start.ancestorId;
+    this.ancestor = start.ancestor;
+    this.redo = parts.redo;
+    this.versions = parts.versions;
+    this.#waiters = new LsnWaiters(parts.clock, parts.waitLsnTimeoutMs);
+    this.#lastRecordLsn = start.diskConsistentLsn;
+    this.#prevRecordLsn = start.prevRecordLsn;
+    const filesLsnEnd = (start.diskConsistentLsn + 1) as Lsn;
+    this.#open = new InMemoryLayer(filesLsnEnd);
+    this.#layers = { memory: [this.#open], files: LayerMap.of(start.files), filesLsnEnd };
+  }
+
+  get layers(): LayerSnapshot {
+    return this.#layers;
+  }
+
+  get lastRecordLsn(): Lsn {
+    return this.#lastRecordLsn;
+  }
+
+  /** Start of the record that ends at lastRecordLsn; 0 if not known. */
+  get prevRecordLsn(): Lsn {
+    return this.#prevRecordLsn;
+  }
+
+  get diskConsistentLsn(): Lsn {
+    return (this.#layers.filesLsnEnd - 1) as Lsn;
+  }
+
+  get openLayer(): InMemoryLayer {
+    return this.#open;
+  }
+
+  get frozenLayers(): readonly InMemoryLayer[] {
+    return this.#layers.memory.slice(1);
+  }
+
+  get stopped(): Error | null {
+    return this.#stopped;
+  }
+
+  // Ingest
+
+  addRecord(lsn: Lsn, bytes: Uint8Array, start: number, length: number): number {
+    return this.#open.addRecord(lsn, bytes, start, length);
+  }
+
+  putRecord(prefix: KeyPrefix, block: number, lsn: Lsn, handle: number, willInit: boolean): void {
+    this.#open.putRecord(prefix, block, lsn, handle, willInit);
+  }
+
+  putImage(prefix: KeyPrefix, block: number, lsn: Lsn, image: Uint8Array): void {
+    this.#open.putImage(prefix, block, lsn, image);
+  }
+
+  putPatch(prefix: KeyPrefix, block: number, lsn: Lsn, patch: Uint8Array): void {
+    this.#open.putPatch(prefix, block, lsn, patch);
+  }
+
+  async getImage(prefix: KeyPrefix, block: number): Promise<Uint8Array | null> {
+    const [chain] = await gather(this, prefix, block, 1, maxLsn);
+    // Not kept: the batch under way may still put more at the same LSN.
+    return reconstruct(chain!, this.redo, null)?.slice() ?? null;
+  }
+
+  /** Everything up to `lsn` was put: the end of the record that begins at `prevLsn`. Wakes the reads that wait for it. */
+  advance(lsn: Lsn, prevLsn: Lsn): void {
+    assert(lsn >= this.#lastRecordLsn && this.#stopped === null);
+    this.#lastRecordLsn = lsn;
+    this.#prevRecordLsn = prevLsn;
+    this.#waiters.wake(lsn);
+  }
+
+  /** Ingest ends for good: what is there is still served, and whoever waits for more hears why. */
+  stop(error: Error): void {
+    if (this.#stopped !== null) return;
+    this.#stopped = error;
+    const told = this.#stoppedError();
+    this.#waiters.fail(told);
+    this.onStop(told);
+  }
+
+  // Reads
+
+  waitLsn(lsn: Lsn, signal?: AbortSignal): Promise<void> | undefined {
+    if (lsn <= this.#lastRecordLsn) return;
+    if (this.#stopped !== null) return Promise.reject(this.#stoppedError());
+    const wait = this.#waiters.wait(lsn, signal);
+    this.onWait();
+    return wait;
+  }
+
+  #stoppedError(): PageliteError {
+    if (this.#stopped instanceof PageliteError && this.#stopped.kind === 'closed') return this.#stopped;
+    return new PageliteError(
+      'corrupt',
+      `timeline ${this.id.timelineId} stopped at ${formatLsn(this.#lastRecordLsn)}: ${this.#stopped?.message}`,
+      { ...this.id, lsn: formatLsn(this.#lastRecordLsn) },
+      { cause: this.#stopped },
+    );
+  }
+
+  // Flush
+
+  /** The open layer has values of records that are not complete yet. */
+  get isMidRecord(): boolean {
+    return this.#open.newestLsn > this.#lastRecordLsn;
+  }
+
+  /** Closes the open layer at lastRecordLsn. Values above it, of a record at which ingest stopped, stay behind in it and are not written. */
+  freeze(): InMemoryLayer {
+    assert(!this.isMidRecord || this.#stopped !== null, 'a layer is frozen at a record boundary');
+    const layer = this.#open;
+    const lsnEnd = (this.#lastRecordLsn + 1) as Lsn;
+    layer.freeze(lsnEnd);
+    this.#open = new InMemoryLayer(lsnEnd);
+    this.#layers = { ...this.#layers, memory: [this.#open, ...this.#layers.memory] };
+    return layer;
+  }
+
+  /** The oldest frozen layer is in `files` (none if it had no values), and the index names them. */
+  flushed(layer: InMemoryLayer, files: readonly LayerFile[]): void {
+    const { memory } = this.#layers;
+    assert(memory.length > 1 && memory.at(-1) === layer && layer.lsnEnd !== null, 'layers are flushed oldest first');
+    this.#layers = {
+      memory: memory.slice(0, -1),
+      files: this.#layers.files.with(files),
+      filesLsnEnd: layer.lsnEnd,
+    };
+  }
+
+  /** The index names `added` and no longer `removed`. */
+  filesChanged(added: readonly LayerFile[], removed: readonly LayerFile[]): void {
+    this.#layers = { ...this.#layers, files: this.#layers.files.with(added, removed) };
+  }
+}

@@ -1,0 +1,225 @@
+/**
+ * An ObjectStore in a folder: an object is a file at its key, so that the folder looks as a Neon pageserver's does.
+ *
+ * `put` writes a temporary file beside the target, syncs it, renames it and syncs the folder: after a crash there is the old object or the
+ * new one. Temporary files begin with a dot, which no key does; those that a crash left are removed by `open`.
+ *
+ * Invariants:
+ * - an object's version is its file's inode, time of writing and size: a put always makes a new one
+ * - puts and deletes of one key are one after another in this process; the folder belongs to one process at a time
+ */
+import type { Stats } from 'node:fs';
+import { type FileHandle, mkdir, open, readdir, rename, rm, rmdir, stat } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { messageOf, PageliteError } from '../../engine/errors.ts';
+import type { ObjectStore } from '../../engine/services.ts';
+import { checkCondition, checkObjectKey } from '../../engine/stores/memory.ts';
+
+const temporaryName = /^\.tmp-/;
+
+export class DiskObjectStore implements ObjectStore {
+  readonly #folder: string;
+  /** The last write under way of each key. */
+  readonly #writes = new Map<string, Promise<unknown>>();
+  #nextTemporary = 1;
+
+  private constructor(folder: string) {
+    this.#folder = folder;
+  }
+
+  static async open(folder: string): Promise<DiskObjectStore> {
+    await mkdir(folder, { recursive: true });
+    for (const entry of await readdir(folder, { recursive: true, withFileTypes: true })) {
+      if (entry.isFile() && temporaryName.test(entry.name)) await rm(join(entry.parentPath, entry.name));
+    }
+    return new DiskObjectStore(folder);
+  }
+
+  put(key: string, bytes: Uint8Array, condition?: { ifAbsent: true } | { ifVersion: string }): Promise<string> {
+    return this.#exclusively(key, async () => {
+      const path = this.#path(key);
+      const before = await statOrNull(path);
+      checkCondition(key, before && versionOf(before), condition);
+      await this.#makeFolder(dirname(path));
+      const temporary = join(dirname(path), `.tmp-${process.pid}-${this.#nextTemporary++}`);
+      try {
+        const file = await open(temporary, 'wx');
+        try {
+          await file.writeFile(bytes);
+          await file.sync();
+        } finally {
+          await file.close();
+        }
+        await rename(temporary, path);
+      } catch (error) {
+        await rm(temporary, { force: true });
+        throw error;
+      }
+      await syncFolder(dirname(path));
+      return versionOf(await stat(path, { bigint: false }));
+    });
+  }
+
+  get(key: string, range?: { start: number; end: number }): Promise<{ bytes: Uint8Array; version: string } | null> {
+    const path = this.#path(key);
+    return this.#translate(key, async () => {
+      let file: FileHandle;
+      try {
+        file = await open(path, 'r');
+      } catch (error) {
+        if (isAbsent(error)) return null;
+        throw error;
+      }
+      try {
+        const stats = await file.stat();
+        if (!stats.isFile()) return null;
+        const start = Math.min(range?.start ?? 0, stats.size);
+        const end = Math.max(start, Math.min(range?.end ?? stats.size, stats.size));
+        return { bytes: await readFully(file, start, end), version: versionOf(stats) };
+      } finally {
+        await file.close();
+      }
+    });
+  }
+
+  head(key: string): Promise<{ size: number; version: string } | null> {
+    const path = this.#path(key);
+    return this.#translate(key, async () => {
+      const stats = await statOrNull(path);
+      return stats && { size: stats.size, version: versionOf(stats) };
+    });
+  }
+
+  list(prefix: string): Promise<{ key: string; size: number }[]> {
+    return this.#translate(prefix, async () => {
+      // Only the folder that the prefix names has to be walked.
+      const base = prefix.slice(0, prefix.lastIndexOf('/') + 1);
+      if (base !== '') checkObjectKey(base.slice(0, -1));
+      const found: { key: string; size: number }[] = [];
+      await this.#walk(base, found);
+      return found.filter(({ key }) => key.startsWith(prefix)).sort((a, b) => (a.key < b.key ? -1 : 1));
+    });
+  }
+
+  delete(key: string): Promise<void> {
+    return this.#exclusively(key, async () => {
+      const path = this.#path(key);
+      try {
+        await rm(path);
+      } catch (error) {
+        if (isAbsent(error)) return;
+        throw error;
+      }
+      await syncFolder(dirname(path));
+      await this.#removeEmptyFolders(dirname(path));
+    });
+  }
+
+  #path(key: string): string {
+    checkObjectKey(key);
+    return join(this.#folder, key);
+  }
+
+  async #exclusively<T>(key: string, work: () => Promise<T>): Promise<T> {
+    const before = this.#writes.get(key) ?? Promise.resolve();
+    const done = before.then(() => this.#translate(key, work));
+    const settled = done.catch(() => {});
+    this.#writes.set(key, settled);
+    try {
+      return await done;
+    } finally {
+      if (this.#writes.get(key) === settled) this.#writes.delete(key);
+    }
+  }
+
+  /** Whatever the disk says becomes `unavailable`, with the key. */
+  async #translate<T>(key: string, work: () => Promise<T>): Promise<T> {
+    try {
+      return await work();
+    } catch (cause) {
+      if (cause instanceof PageliteError) throw cause;
+      throw new PageliteError('unavailable', `object ${key}: ${messageOf(cause)}`, { file: key }, { cause });
+    }
+  }
+
+  /** Creates a folder so that it is there after a crash: each new one is synced into its parent. */
+  async #makeFolder(path: string): Promise<void> {
+    const firstNew = await mkdir(path, { recursive: true });
+    if (firstNew === undefined) return;
+    for (let folder = path; folder.length >= firstNew.length; folder = dirname(folder))
+      await syncFolder(dirname(folder));
+  }
+
+  async #removeEmptyFolders(path: string): Promise<void> {
+    for (let folder = path; folder.length > this.#folder.length; folder = dirname(folder)) {
+      try {
+        await rmdir(folder);
+      } catch {
+        // Not empty, or somebody was faster.
+        return;
+      }
+    }
+  }
+
+  async #walk(base: string, found: { key: string; size: number }[]): Promise<void> {
+    let entries: Awaited<ReturnType<typeof readFolder>>;
+    try {
+      entries = await readFolder(join(this.#folder, base));
+    } catch (error) {
+      if (isAbsent(error)) return;
+      throw error;
+    }
+    for (const entry of entries) {
+      if (entry.name.startsWith('.')) continue;
+      const key = base + entry.name;
+      if (entry.isDirectory()) {
+        await this.#walk(`${key}/`, found);
+      } else if (entry.isFile()) {
+        const stats = await statOrNull(join(this.#folder, key));
+        if (stats !== null) found.push({ key, size: stats.size });
+      }
+    }
+  }
+}
+
+const readFolder = (path: string) => readdir(path, { withFileTypes: true });
+
+async function readFully(file: FileHandle, start: number, end: number): Promise<Uint8Array> {
+  const bytes = new Uint8Array(end - start);
+  for (let at = 0; at < bytes.length; ) {
+    const { bytesRead } = await file.read(bytes, at, bytes.length - at, start + at);
+    // The file was cut short meanwhile: the caller sees that fewer bytes came.
+    if (bytesRead === 0) return bytes.subarray(0, at);
+    at += bytesRead;
+  }
+  return bytes;
+}
+
+function isAbsent(error: unknown): boolean {
+  const { code } = error as { code?: string };
+  return code === 'ENOENT' || code === 'ENOTDIR';
+}
+
+async function statOrNull(path: string): Promise<Stats | null> {
+  try {
+    const stats = await stat(path);
+    return stats.isFile() ? stats : null;
+  } catch (error) {
+    if (isAbsent(error)) return null;
+    throw error;
+  }
+}
+
+/** An inode number that is used again comes with another time. */
+function versionOf(stats: Stats): string {
+  return `${stats.ino}-${stats.mtimeMs}-${stats.size}`;
+}
+
+async function syncFolder(path: string): Promise<void> {
+  const folder = await open(path, 'r');
+  try {
+    await folder.sync();
+  } finally {
+    await folder.close();
+  }
+}
