@@ -118,6 +118,8 @@ export class Histogram implements Metric {
   }
 }
 
+const eventLoopLookMs = 10;
+
 /** Memory, CPU and event loop delay of this process. The delay is since the last scrape. */
 export function addProcessMetrics(metrics: Metrics): void {
   metrics.gauge('process_resident_memory_bytes', 'Resident memory', () => process.memoryUsage.rss());
@@ -131,10 +133,14 @@ export function addProcessMetrics(metrics: Metrics): void {
     'Start, seconds since the epoch',
     () => Date.now() / 1000 - process.uptime(),
   );
-  const delay: IntervalHistogram = monitorEventLoopDelay({ resolution: 10 });
+  // Node's histogram holds the time between two looks, of which the resolution itself is no delay.
+  const delay: IntervalHistogram = monitorEventLoopDelay({ resolution: eventLoopLookMs });
   delay.enable();
   metrics.gauge('nodejs_eventloop_delay_seconds', 'Event loop delay since the last scrape', () => {
-    const read: [Labels, number][] = [0.5, 0.99, 1].map((q) => [{ quantile: q }, delay.percentile(q * 100) / 1e9]);
+    const read: [Labels, number][] = [0.5, 0.99, 1].map((q) => [
+      { quantile: q },
+      Math.max(0, delay.percentile(q * 100) / 1e9 - eventLoopLookMs / 1e3),
+    ]);
     delay.reset();
     return read;
   });

@@ -1,0 +1,43 @@
+/**
+ * A Pageserver over a folder: layers on disk, WAL redo in this thread, the template made by initdb once. What the pageserver process and an
+ * embedded repository have in common.
+ */
+import { setImmediate } from 'node:timers/promises';
+import { PostgresRedo } from '../../engine/redo/postgres-redo.ts';
+import type { Log, WalService } from '../../engine/services.ts';
+import { Pageserver } from '../../engine/timeline/pageserver.ts';
+import { DiskObjectStore } from '../object-store/disk.ts';
+import { nodeClock, nodeRandom } from '../process/node-host.ts';
+import type { PGliteArtefacts } from '../process/pglite-artefacts.ts';
+import { loadTenantTemplate } from './template-cache.ts';
+
+export interface OpenPageserverOptions {
+  /** Holds `tenants/` and the cached template. */
+  readonly dir: string;
+  readonly wal: readonly WalService[];
+  readonly artefacts: PGliteArtefacts;
+  readonly log: Log;
+  /** Told what takes long. */
+  readonly progress?: (text: string) => void;
+}
+
+export async function openPageserver(options: OpenPageserverOptions): Promise<Pageserver> {
+  const { dir, wal, artefacts, log, progress } = options;
+  const template = await loadTenantTemplate({ dir, artefacts, log, ...(progress && { progress }) });
+  const redo = await PostgresRedo.create({ template, artefacts, log });
+  try {
+    return await Pageserver.open({
+      store: await DiskObjectStore.open(dir),
+      wal,
+      redo,
+      template: async () => template,
+      clock: nodeClock,
+      random: nodeRandom,
+      log,
+      yieldTurn: () => setImmediate(),
+    });
+  } catch (error) {
+    await redo.close();
+    throw error;
+  }
+}

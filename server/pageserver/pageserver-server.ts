@@ -1,0 +1,75 @@
+/**
+ * A pageserver on its ports: the store on disk, PGlite's artefacts, the tenant template, WAL redo and the engine's Pageserver, put together.
+ *
+ * Invariants
+ * - one process at a time per folder: the caller holds its pid file (process/run-process.ts)
+ * - nothing is served before every timeline's index was looked at; nothing of the Pageserver is used after the ports are closed
+ * - what fails on the way is undone: no port, timer or thread stays behind
+ */
+
+import { PostgresRedo } from '../../engine/redo/postgres-redo.ts';
+import type { Log, WalRedo } from '../../engine/services.ts';
+import { Pageserver, type PageserverLimits } from '../../engine/timeline/pageserver.ts';
+import { DiskObjectStore } from '../object-store/disk.ts';
+import { nodeClock, nodeRandom } from '../process/node-host.ts';
+import { loadPGliteArtefacts } from '../process/pglite-artefacts.ts';
+import { connectSafekeeper } from '../safekeeper/connect.ts';
+import type { PageserverConfig } from './config.ts';
+import { type PageserverPorts, servePageserver } from './serve.ts';
+import { loadTenantTemplate } from './template-cache.ts';
+
+export interface PageserverServerOptions extends PageserverConfig {
+  readonly log: Log;
+  /** What takes long at a start. */
+  readonly progress?: (text: string) => void;
+  readonly limits?: Partial<PageserverLimits>;
+}
+
+export interface PageserverServer {
+  readonly ports: PageserverPorts;
+  readonly pageserver: Pageserver;
+  /** Closes the ports, then the timelines. Loses nothing: what is not in layers is read from the safekeepers again. */
+  close(): Promise<void>;
+}
+
+export async function startPageserver(options: PageserverServerOptions): Promise<PageserverServer> {
+  const pageserver = await openPageserver(options);
+  try {
+    const served = await servePageserver({ ...options, pageserver, random: nodeRandom });
+    return {
+      ports: served.ports,
+      pageserver,
+      close: async () => {
+        await served.close();
+        await pageserver.close();
+      },
+    };
+  } catch (error) {
+    await pageserver.close();
+    throw error;
+  }
+}
+
+async function openPageserver(options: PageserverServerOptions): Promise<Pageserver> {
+  const { dir, safekeepers, log, progress, limits } = options;
+  const store = await DiskObjectStore.open(dir);
+  const artefacts = await loadPGliteArtefacts();
+  const template = await loadTenantTemplate({ dir, artefacts, log, ...(progress && { progress }) });
+  const redo: WalRedo = await PostgresRedo.create({ template, artefacts, log });
+  try {
+    return await Pageserver.open({
+      store,
+      wal: safekeepers.map(connectSafekeeper),
+      redo,
+      template: async () => template,
+      clock: nodeClock,
+      random: nodeRandom,
+      log,
+      ...(limits && { limits }),
+      yieldTurn: () => new Promise((resolve) => setImmediate(resolve)),
+    });
+  } catch (error) {
+    await redo.close();
+    throw error;
+  }
+}
