@@ -29,8 +29,8 @@ import {
   type ProposerMessage,
   type VoteRequest,
 } from '../protocol/proposer-acceptor.ts';
+import { RecordScan } from '../wal/record-scan.ts';
 import type { ControlState } from './control-file.ts';
-import { RecordScan } from './record-scan.ts';
 
 /** Something to make durable. In the order given; all of it, and all WAL written before, is durable before the step's reply leaves. */
 export type PersistEffect =

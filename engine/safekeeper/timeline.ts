@@ -312,10 +312,11 @@ export class SafekeeperTimeline {
     if (this.#markedLsn >= this.#flushLsn) return;
     const lsn = this.#flushLsn;
     this.#markedLsn = lsn;
-    this.#marking = this.#marking.then(() =>
-      this.#markedLsn === lsn ? this.#storage.overwriteFile(flushMarkName, encodeFlushMark(lsn), false) : undefined,
-    );
-    this.#marking.catch((error) => this.#fail(error));
+    this.#marking = this.#marking
+      .then(() =>
+        this.#markedLsn === lsn ? this.#storage.overwriteFile(flushMarkName, encodeFlushMark(lsn), false) : undefined,
+      )
+      .catch((error) => this.#fail(error));
   }
 
   async #lowerMark(lsn: Lsn): Promise<void> {

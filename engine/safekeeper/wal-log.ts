@@ -16,9 +16,9 @@ import { isPageliteError, PageliteError } from '../errors.ts';
 import { walSegmentSize, walTailCacheBytesMax, walZeroFillBytes } from '../limits.ts';
 import { formatLsn, invalidLsn, type Lsn } from '../model/lsn.ts';
 import type { Log } from '../services.ts';
+import { RecordScan } from '../wal/record-scan.ts';
 import { WalChunks } from '../wal/wal-chunks.ts';
 import { parseSegmentFileName, segmentFileName, segmentStart } from '../wal/wal-page.ts';
-import { RecordScan } from './record-scan.ts';
 import type { SegmentStorage } from './storage.ts';
 
 const partialSuffix = '.partial';

@@ -11,7 +11,7 @@ import { PageliteError } from '../errors.ts';
 import { walMessageBytesMax } from '../limits.ts';
 import { formatLsn, type Lsn } from '../model/lsn.ts';
 import type { WalChunk } from '../services.ts';
-import { RecordScan } from './record-scan.ts';
+import { RecordScan } from '../wal/record-scan.ts';
 import type { SafekeeperTimeline } from './timeline.ts';
 
 export async function* readTimelineWal(

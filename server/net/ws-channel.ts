@@ -8,6 +8,7 @@
  * - messages are whole and in order; a text message, or one above `channelMessageBytesMax`, ends the connection before it is delivered
  * - `onClose` is called once: without an error after an orderly close of the peer, with one otherwise (its kind and text travel in the close frame)
  * - received bytes are plain Uint8Arrays, not Buffers, whose `slice` would not copy
+ * - a peer that is silent for twice `pingAfterMs`, pings included, is gone: the connection ends with `unavailable`
  * - no compression (WAL and pages are latency-bound and half of them random), TCP_NODELAY (set by `ws`)
  */
 import type { IncomingMessage } from 'node:http';
@@ -24,6 +25,8 @@ const reasonBytesMax = 123;
 /** How long a peer may take to answer a close frame before its socket is destroyed. */
 const closeTimeoutMs = 2_000;
 const connectTimeoutMs = 10_000;
+/** After this time without a byte from the peer it is pinged; after as much again it is given up. Long enough for a busy event loop. */
+const pingAfterMs = 15_000;
 
 /** Connects to `url` (ws://...). Messages sent before it is open wait for that. */
 export function connectWebSocket(url: string): Channel {
@@ -77,11 +80,17 @@ class WebSocketChannel implements Channel {
   #closing = false;
   #failure: Error | undefined;
   #ended: { readonly error: Error | undefined } | undefined;
+  #heard = true;
+  #pinged = false;
+  readonly #watch: NodeJS.Timeout;
 
   constructor(socket: WebSocket) {
     this.#socket = socket;
     this.#unopened = socket.readyState === WebSocket.CONNECTING ? [] : null;
+    this.#watch = setInterval(() => this.#checkSilence(), pingAfterMs).unref();
     socket.on('open', () => this.#open());
+    socket.on('pong', () => this.#hear());
+    socket.on('ping', () => this.#hear());
     socket.on('message', (data, isBinary) => this.#receive(data, isBinary));
     // `close` follows every `error`.
     socket.on('error', (error) => {
@@ -142,7 +151,27 @@ class WebSocketChannel implements Channel {
     for (const message of waiting) this.#socket.send(message, { binary: true }, ignoreSendError);
   }
 
+  #hear(): void {
+    this.#heard = true;
+  }
+
+  /** TCP alone may take a quarter of an hour to notice that a peer is gone. */
+  #checkSilence(): void {
+    // A paused socket hears nothing because nobody listens here.
+    if (this.#heard || this.#socket.isPaused || this.#socket.readyState !== WebSocket.OPEN) {
+      this.#heard = false;
+      this.#pinged = false;
+    } else if (this.#pinged) {
+      this.#failure ??= new PageliteError('unavailable', `the peer is silent for ${2 * pingAfterMs} ms`);
+      this.#socket.terminate();
+    } else {
+      this.#pinged = true;
+      this.#socket.ping();
+    }
+  }
+
   #receive(data: RawData, isBinary: boolean): void {
+    this.#heard = true;
     if (this.#closing) return;
     if (!isBinary) {
       this.close(new PageliteError('invalid', 'a text message on a binary channel'));
@@ -173,6 +202,7 @@ class WebSocketChannel implements Channel {
 
   #finish(error: Error | undefined): void {
     if (this.#ended) return;
+    clearInterval(this.#watch);
     this.#ended = { error };
     this.#reportEnd();
   }

@@ -28,8 +28,8 @@ import {
   encodeProposerMessage,
   type ProposerId,
 } from '../../engine/protocol/proposer-acceptor.ts';
-import { RecordScan } from '../../engine/safekeeper/record-scan.ts';
 import type { Channel, Clock, Log, Random, WalService } from '../../engine/services.ts';
+import { RecordScan } from '../../engine/wal/record-scan.ts';
 import { CommitWaiters } from './commit-waiters.ts';
 import { quorumOf } from './quorum.ts';
 import { type ProposerEvent, type Recovery, WalProposer } from './wal-proposer.ts';

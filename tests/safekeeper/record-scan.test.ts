@@ -6,7 +6,7 @@ import fc from 'fast-check';
 import { expect, it } from 'vitest';
 import { pageSize, walSegmentSize } from '../../engine/limits.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
-import { RecordScan } from '../../engine/safekeeper/record-scan.ts';
+import { RecordScan } from '../../engine/wal/record-scan.ts';
 import { WalDecoder } from '../../engine/wal/wal-decoder.ts';
 import { SyntheticWal, syntheticWal } from '../support/synthetic-wal.ts';
 

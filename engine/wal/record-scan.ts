@@ -15,13 +15,15 @@
 import { crc32c } from '../crc32c.ts';
 import { pageSize, walRecordBytesMax, walSegmentSize } from '../limits.ts';
 import { formatLsn, invalidLsn, type Lsn, readLsn } from '../model/lsn.ts';
-import { firstIsContrecord, headerBytesAt, longHeader, longHeaderBytes, walPageMagic } from '../wal/wal-page.ts';
-import { rmgr } from '../wal/wal-record.ts';
+import { firstIsContrecord, headerBytesAt, longHeader, longHeaderBytes, walPageMagic } from './wal-page.ts';
+import { rmgr } from './wal-record.ts';
 
 const recordHeaderBytes = 24;
 const recordCrcOffset = 20;
 const switchInfo = 0x40;
 const shutdownCheckpointInfo = 0x00;
+/** Extensions with resource managers of their own are not part of this build. */
+const rmgrIdMax = rmgr.logicalMessage;
 
 /** What the next bytes of the stream are. */
 const part = { recordHeader: 0, recordBody: 1, padding: 2, restOfSegment: 3 } as const;
@@ -136,6 +138,14 @@ export class RecordScan {
     if (this.#lastRecordLsn !== invalidLsn && prevLsn !== this.#lastRecordLsn && !this.#isBootCheckpoint(prevLsn)) {
       const expected = formatLsn(this.#lastRecordLsn);
       this.#fail(this.#recordLsn, `a record whose xl_prev is ${formatLsn(prevLsn)}, not ${expected}`);
+      return;
+    }
+    // Garbage that looks like a length is told here, not hundreds of megabytes later by its CRC.
+    if (prevLsn >= this.#recordLsn || this.#header[17]! > rmgrIdMax) {
+      this.#fail(
+        this.#recordLsn,
+        `a record with xl_prev ${formatLsn(prevLsn)} and resource manager ${this.#header[17]}`,
+      );
       return;
     }
     this.#recordBytes = this.#headerView.getUint32(0, true);
