@@ -5,10 +5,9 @@
  * - the timeline is made first, its name second: a crash between leaves a timeline without a name, which the list shows
  * - a branch from the end holds everything that was acknowledged before it was asked for, also what the pageserver has yet to ingest
  */
-import { setTimeout as sleep } from 'node:timers/promises';
 import { PageliteError } from '../../engine/errors.ts';
 import { newTimelineId, type TenantId, type TenantTimelineId, type TimelineId } from '../../engine/model/ids.ts';
-import { formatLsn, type Lsn } from '../../engine/model/lsn.ts';
+import type { Lsn } from '../../engine/model/lsn.ts';
 import { nodeRandom } from '../process/node-host.ts';
 import { type BranchExtent, checkLsn, checkNotInFuture, lsnOfTimestamp } from './branch-point.ts';
 import { branchNameDefault, checkNewBranchName, nameBranch, nameOfTimeline, resolveBranch } from './branches.ts';
@@ -31,9 +30,6 @@ export interface MadeBranch {
   readonly lsn: Lsn | null;
 }
 
-/** A pageserver that has just started reads again what its layers do not hold: at most a few hundred megabytes. */
-const catchUpTimeoutMs = 60_000;
-
 export async function branchFrom(
   storage: StorageApi,
   repository: Repository,
@@ -47,10 +43,9 @@ export async function branchFrom(
     tenantId: wanted.tenantId,
     timelineId: resolveBranch(config, wanted.tenantId, ancestorName),
   };
-  const extent = await branchExtent(storage, config, ancestor, ancestorName);
-  const lsn = await branchPoint(storage, extent, ancestor, start);
+  const lsn = start === 'end' ? null : await pointOnBranch(storage, config, ancestor, ancestorName, start);
   const { id, info } = await createNamed(storage, repository, wanted, { timelineId: ancestor.timelineId, lsn });
-  return { id, lsn: info.ancestor?.lsn ?? lsn };
+  return { id, lsn: info.ancestor?.lsn ?? null };
 }
 
 /** An empty branch, from the template. */
@@ -82,7 +77,7 @@ async function createNamed(
   storage: StorageApi,
   repository: Repository,
   { tenantId, name, timelineId = newTimelineId(nodeRandom) }: NewBranch,
-  ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn } | null,
+  ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn | null } | null,
 ): Promise<{ id: TenantTimelineId; info: TimelineInfo }> {
   const id = { tenantId, timelineId };
   if ((await storage.listTimelines(tenantId)).some((known) => known.timelineId === timelineId)) {
@@ -93,23 +88,25 @@ async function createNamed(
   return { id, info };
 }
 
-async function branchPoint(
+/** The LSN of a place on a branch. Throws `invalid` if the branch does not have it. */
+export async function pointOnBranch(
   storage: StorageApi,
-  extent: BranchExtent,
-  ancestor: TenantTimelineId,
-  start: BranchStart,
+  config: RepositoryConfig,
+  id: TenantTimelineId,
+  branch: string,
+  place: Exclude<BranchStart, 'end'>,
 ): Promise<Lsn> {
-  if (start === 'end') return extent.endLsn;
-  if ('lsn' in start) {
-    checkLsn(extent, start.lsn);
-    return start.lsn;
+  const extent = await branchExtent(storage, config, id, branch);
+  if ('lsn' in place) {
+    checkLsn(extent, place.lsn);
+    return place.lsn;
   }
-  checkNotInFuture(start.timestampMs, Date.now());
-  const answer = await storage.findLsnByTimestamp(ancestor, start.timestampMs);
-  return lsnOfTimestamp(extent, answer, start.timestampMs);
+  checkNotInFuture(place.timestampMs, Date.now());
+  const answer = await storage.findLsnByTimestamp(id, place.timestampMs);
+  return lsnOfTimestamp(extent, answer, place.timestampMs);
 }
 
-/** What a branch holds, once the pageserver has all that is acknowledged now. Throws `corrupt` if the timeline is broken. */
+/** What a branch holds, also what the pageserver has yet to ingest. Throws `corrupt` if the timeline is broken. */
 export async function branchExtent(
   storage: StorageApi,
   config: RepositoryConfig,
@@ -117,26 +114,16 @@ export async function branchExtent(
   branch: string,
 ): Promise<BranchExtent> {
   const committed = (await storage.getCommitLsn(id)) ?? 0;
-  for (let waitedMs = 0; ; waitedMs += 20) {
-    const { startLsn, lastRecordLsn, ancestor, broken } = await storage.getTimeline(id);
-    if (broken !== null) {
-      throw new PageliteError('corrupt', `branch "${branch}" does not work: ${broken}`, { ...id });
-    }
-    if (startLsn === null || lastRecordLsn === null) {
-      throw new PageliteError('unavailable', `the pageserver does not say where branch "${branch}" ends`, { ...id });
-    }
-    if (lastRecordLsn >= committed) {
-      const ancestorName = ancestor ? (nameOfTimeline(config, { ...id, ...ancestor }) ?? ancestor.timelineId) : null;
-      return { branch, startLsn, endLsn: lastRecordLsn, ancestor: ancestorName };
-    }
-    if (waitedMs >= catchUpTimeoutMs) throw behind(branch, committed, lastRecordLsn);
-    await sleep(20);
+  const { startLsn, lastRecordLsn, ancestor, broken } = await storage.getTimeline(id);
+  if (broken !== null || startLsn === null || lastRecordLsn === null) {
+    throw new PageliteError('corrupt', `branch "${branch}" does not work: ${broken ?? 'its LSNs are not known'}`, {
+      ...id,
+    });
   }
-}
-
-function behind(branch: string, committed: number, reached: Lsn): PageliteError {
-  const text =
-    `the pageserver has branch "${branch}" up to ${formatLsn(reached)} and does not come to ${formatLsn(committed)}, ` +
-    'which is acknowledged. Its log, pageserver_1/pageserver.log, says why';
-  return new PageliteError('unavailable', text, { branch });
+  return {
+    branch,
+    startLsn,
+    endLsn: Math.max(lastRecordLsn, committed) as Lsn,
+    ancestor: ancestor ? (nameOfTimeline(config, { ...id, ...ancestor }) ?? ancestor.timelineId) : null,
+  };
 }

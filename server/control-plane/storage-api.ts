@@ -25,10 +25,10 @@ export interface StorageApi {
   listTimelines(tenant: TenantId): Promise<readonly TimelineInfo[]>;
   /** Rejects `notFound`. */
   getTimeline(id: TenantTimelineId): Promise<TimelineInfo>;
-  /** Without an ancestor: from the template. */
+  /** Without an ancestor: from the template. `lsn` null: at the end of all that is acknowledged, also what is yet to be ingested. */
   createTimeline(
     id: TenantTimelineId,
-    ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn } | null,
+    ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn | null } | null,
   ): Promise<TimelineInfo>;
   findLsnByTimestamp(id: TenantTimelineId, timestampMs: number): Promise<TimestampAnswer>;
   /** Up to where the safekeepers have acknowledged; null if no compute has written yet. */

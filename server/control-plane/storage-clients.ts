@@ -119,12 +119,12 @@ export class HttpStorage implements StorageApi {
 
   async createTimeline(
     { tenantId: tenant, timelineId: timeline }: TenantTimelineId,
-    ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn } | null,
+    ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn | null } | null,
   ): Promise<TimelineInfo> {
     const body = {
       new_timeline_id: timeline,
       ancestor_timeline_id: ancestor?.timelineId ?? null,
-      ancestor_start_lsn: ancestor ? formatLsn(ancestor.lsn) : null,
+      ancestor_start_lsn: ancestor?.lsn != null ? formatLsn(ancestor.lsn) : null,
     };
     return timelineInfo(await this.#api.call(timelineSchema, 'POST', `/v1/tenant/${tenant}/timeline`, body));
   }

@@ -9,8 +9,9 @@ import type { MessagePort, Worker } from 'node:worker_threads';
 import { type ErrorJson, isPageliteError, messageOf, PageliteError } from '../../engine/errors.ts';
 
 /** Methods that can be called from elsewhere: arguments and results are cloned. */
-// biome-ignore lint/suspicious/noExplicitAny: any signature is a method
-export type RpcMethods = { readonly [method: string]: (...args: any[]) => Promise<unknown> };
+type RpcMethods<Methods> = { readonly [M in keyof Methods]: (...args: never[]) => Promise<unknown> };
+
+type AnyMethod = (...args: readonly unknown[]) => Promise<unknown>;
 
 interface Call {
   readonly id: number;
@@ -28,7 +29,7 @@ interface Waiting {
   reject(error: Error): void;
 }
 
-export class RpcClient<Methods extends RpcMethods, Event> {
+export class RpcClient<Methods extends RpcMethods<Methods>, Event> {
   readonly #worker: Worker;
   readonly #waiting = new Map<number, Waiting>();
   #nextId = 1;
@@ -81,11 +82,14 @@ export class RpcClient<Methods extends RpcMethods, Event> {
 }
 
 /** Serves calls; returns how to send events. */
-export function serveRpc<Event>(port: MessagePort, methods: RpcMethods): (event: Event) => void {
+export function serveRpc<Methods extends RpcMethods<Methods>, Event>(
+  port: MessagePort,
+  methods: Methods,
+): (event: Event) => void {
   const post = (reply: Reply) => port.postMessage(reply);
   port.on('message', async ({ id, method, args }: Call) => {
     try {
-      post({ kind: 'result', id, value: await methods[method]!(...args) });
+      post({ kind: 'result', id, value: await (methods[method as keyof Methods] as AnyMethod)(...args) });
     } catch (error) {
       post({ kind: 'error', id, error: asJson(error) });
     }

@@ -5,7 +5,7 @@
 import { setImmediate } from 'node:timers/promises';
 import { PostgresRedo } from '../../engine/redo/postgres-redo.ts';
 import type { Log, WalService } from '../../engine/services.ts';
-import { Pageserver } from '../../engine/timeline/pageserver.ts';
+import { Pageserver, type PageserverLimits } from '../../engine/timeline/pageserver.ts';
 import { DiskObjectStore } from '../object-store/disk.ts';
 import { nodeClock, nodeRandom } from '../process/node-host.ts';
 import type { PGliteArtefacts } from '../process/pglite-artefacts.ts';
@@ -17,12 +17,13 @@ export interface OpenPageserverOptions {
   readonly wal: readonly WalService[];
   readonly artefacts: PGliteArtefacts;
   readonly log: Log;
+  readonly limits?: Partial<PageserverLimits>;
   /** Told what takes long. */
   readonly progress?: (text: string) => void;
 }
 
 export async function openPageserver(options: OpenPageserverOptions): Promise<Pageserver> {
-  const { dir, wal, artefacts, log, progress } = options;
+  const { dir, wal, artefacts, log, limits, progress } = options;
   const template = await loadTenantTemplate({ dir, artefacts, log, ...(progress && { progress }) });
   const redo = await PostgresRedo.create({ template, artefacts, log });
   try {
@@ -34,6 +35,7 @@ export async function openPageserver(options: OpenPageserverOptions): Promise<Pa
       clock: nodeClock,
       random: nodeRandom,
       log,
+      ...(limits && { limits }),
       yieldTurn: () => setImmediate(),
     });
   } catch (error) {

@@ -6,17 +6,14 @@
  * - nothing is served before every timeline's index was looked at; nothing of the Pageserver is used after the ports are closed
  * - what fails on the way is undone: no port, timer or thread stays behind
  */
-
-import { PostgresRedo } from '../../engine/redo/postgres-redo.ts';
-import type { Log, WalRedo } from '../../engine/services.ts';
-import { Pageserver, type PageserverLimits } from '../../engine/timeline/pageserver.ts';
-import { DiskObjectStore } from '../object-store/disk.ts';
-import { nodeClock, nodeRandom } from '../process/node-host.ts';
+import type { Log } from '../../engine/services.ts';
+import type { Pageserver, PageserverLimits } from '../../engine/timeline/pageserver.ts';
+import { nodeRandom } from '../process/node-host.ts';
 import { loadPGliteArtefacts } from '../process/pglite-artefacts.ts';
 import { connectSafekeeper } from '../safekeeper/connect.ts';
 import type { PageserverConfig } from './config.ts';
+import { openPageserver } from './open-pageserver.ts';
 import { type PageserverPorts, servePageserver } from './serve.ts';
-import { loadTenantTemplate } from './template-cache.ts';
 
 export interface PageserverServerOptions extends PageserverConfig {
   readonly log: Log;
@@ -33,7 +30,8 @@ export interface PageserverServer {
 }
 
 export async function startPageserver(options: PageserverServerOptions): Promise<PageserverServer> {
-  const pageserver = await openPageserver(options);
+  const wal = options.safekeepers.map(connectSafekeeper);
+  const pageserver = await openPageserver({ ...options, wal, artefacts: await loadPGliteArtefacts() });
   try {
     const served = await servePageserver({ ...options, pageserver, random: nodeRandom });
     return {
@@ -46,30 +44,6 @@ export async function startPageserver(options: PageserverServerOptions): Promise
     };
   } catch (error) {
     await pageserver.close();
-    throw error;
-  }
-}
-
-async function openPageserver(options: PageserverServerOptions): Promise<Pageserver> {
-  const { dir, safekeepers, log, progress, limits } = options;
-  const store = await DiskObjectStore.open(dir);
-  const artefacts = await loadPGliteArtefacts();
-  const template = await loadTenantTemplate({ dir, artefacts, log, ...(progress && { progress }) });
-  const redo: WalRedo = await PostgresRedo.create({ template, artefacts, log });
-  try {
-    return await Pageserver.open({
-      store,
-      wal: safekeepers.map(connectSafekeeper),
-      redo,
-      template: async () => template,
-      clock: nodeClock,
-      random: nodeRandom,
-      log,
-      ...(limits && { limits }),
-      yieldTurn: () => new Promise((resolve) => setImmediate(resolve)),
-    });
-  } catch (error) {
-    await redo.close();
     throw error;
   }
 }

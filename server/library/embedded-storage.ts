@@ -1,0 +1,164 @@
+/**
+ * The storage of a repository inside this process: a Pageserver and a Safekeeper over the same folders that the processes use, so that a folder
+ * can be opened by the library today and served by `pagelite start` tomorrow.
+ *
+ * Lives in the storage thread of the library (storage-worker.ts) and in the main thread of the development server (cli/dev.ts).
+ *
+ * Invariants
+ * - it holds the pid files of the pageserver and the safekeeper, and `embedded.pid`: nobody else has the folders open
+ * - `close` writes nothing that a crash would miss: what was acknowledged is on disk before
+ */
+import { mkdir } from 'node:fs/promises';
+import { isPageliteError, PageliteError } from '../../engine/errors.ts';
+import { nodeId, type TenantId, type TenantTimelineId, type TimelineId } from '../../engine/model/ids.ts';
+import type { Lsn } from '../../engine/model/lsn.ts';
+import { Safekeeper } from '../../engine/safekeeper/safekeeper.ts';
+import type { Log, TimelineStatus } from '../../engine/services.ts';
+import type { Pageserver } from '../../engine/timeline/pageserver.ts';
+import type { TimestampAnswer } from '../control-plane/branch-point.ts';
+import type { Repository } from '../control-plane/repository.ts';
+import type { StorageApi, TimelineInfo } from '../control-plane/storage-api.ts';
+import { openPageserver } from '../pageserver/open-pageserver.ts';
+import type { PGliteArtefacts } from '../process/pglite-artefacts.ts';
+import { claimPidFile, type PidFile } from '../process/pid-file.ts';
+import { DiskSafekeeperStorage } from '../safekeeper/disk-segments.ts';
+
+export interface EmbeddedStorageOptions {
+  readonly repository: Repository;
+  readonly artefacts: PGliteArtefacts;
+  readonly log: Log;
+  /** Told what takes long: initdb at the first use of a folder. */
+  readonly progress?: (text: string) => void;
+}
+
+export class EmbeddedStorage implements StorageApi {
+  readonly pageserver: Pageserver;
+  readonly safekeeper: Safekeeper;
+  readonly #locks: readonly PidFile[];
+
+  private constructor(pageserver: Pageserver, safekeeper: Safekeeper, locks: readonly PidFile[]) {
+    this.pageserver = pageserver;
+    this.safekeeper = safekeeper;
+    this.#locks = locks;
+  }
+
+  /** Throws `invalid` while the folder is in use. */
+  static async open(options: EmbeddedStorageOptions): Promise<EmbeddedStorage> {
+    const { repository, artefacts, log, progress } = options;
+    const [safekeeperConfig] = repository.readConfig().safekeepers;
+    if (!safekeeperConfig) throw new PageliteError('invalid', `${repository.dir} has no safekeeper`);
+    const safekeeperDir = repository.safekeeperDir(safekeeperConfig.id);
+    await mkdir(repository.pageserverDir, { recursive: true });
+    await mkdir(safekeeperDir, { recursive: true });
+    const locks = claimAll(repository, safekeeperConfig.id);
+    const safekeeper = new Safekeeper({
+      nodeId: nodeId(safekeeperConfig.id),
+      storage: new DiskSafekeeperStorage(safekeeperDir),
+      log,
+    });
+    try {
+      const dir = repository.pageserverDir;
+      const pageserver = await openPageserver({
+        dir,
+        wal: [safekeeper],
+        artefacts,
+        log,
+        ...(progress && { progress }),
+      });
+      return new EmbeddedStorage(pageserver, safekeeper, locks);
+    } catch (error) {
+      await safekeeper.close();
+      for (const lock of locks) lock.release();
+      throw error;
+    }
+  }
+
+  async close(): Promise<void> {
+    try {
+      await this.pageserver.close();
+      await this.safekeeper.close();
+    } finally {
+      for (const lock of this.#locks) lock.release();
+    }
+  }
+
+  // StorageApi
+
+  listTenants(): Promise<readonly TenantId[]> {
+    return this.pageserver.listTenants();
+  }
+
+  createTenant(id: TenantId): Promise<void> {
+    return this.pageserver.createTenant(id);
+  }
+
+  async listTimelines(tenantId: TenantId): Promise<readonly TimelineInfo[]> {
+    const timelines = await this.pageserver.listTimelines(tenantId);
+    return Promise.all(timelines.map((timelineId) => this.getTimeline({ tenantId, timelineId })));
+  }
+
+  async getTimeline(id: TenantTimelineId): Promise<TimelineInfo> {
+    try {
+      const pages = await this.pageserver.openPages(id);
+      return timelineInfo(id.timelineId, await pages.getStatus());
+    } catch (error) {
+      if (!isPageliteError(error, 'corrupt')) throw error;
+      const { message: broken } = error;
+      return {
+        timelineId: id.timelineId,
+        ancestor: null,
+        lastRecordLsn: null,
+        startLsn: null,
+        layerBytes: null,
+        broken,
+      };
+    }
+  }
+
+  async createTimeline(
+    id: TenantTimelineId,
+    ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn | null } | null,
+  ): Promise<TimelineInfo> {
+    await this.pageserver.createTimeline(id, ancestor);
+    return this.getTimeline(id);
+  }
+
+  findLsnByTimestamp(id: TenantTimelineId, timestampMs: number): Promise<TimestampAnswer> {
+    return this.pageserver.findLsnByTimestamp(id, timestampMs);
+  }
+
+  async getCommitLsn(id: TenantTimelineId): Promise<Lsn | null> {
+    return (await this.safekeeper.getStatus(id))?.commitLsn ?? null;
+  }
+}
+
+/** All or none. */
+function claimAll(repository: Repository, safekeeperId: number): PidFile[] {
+  const paths = [repository.embeddedPidFile, repository.pageserverPidFile, repository.safekeeperPidFile(safekeeperId)];
+  const claimed: PidFile[] = [];
+  try {
+    for (const path of paths) claimed.push(claimPidFile(path));
+    return claimed;
+  } catch (error) {
+    for (const lock of claimed) lock.release();
+    if (!isPageliteError(error, 'invalid')) throw error;
+    const { pid } = error.data;
+    const hint = pid === process.pid ? 'It is open in this process already' : 'Close it there, or: pagelite stop';
+    const text = `${repository.dir} is in use by process ${pid}. ${hint}`;
+    throw new PageliteError('invalid', text, error.data, { cause: error });
+  }
+}
+
+function timelineInfo(timelineId: TimelineId, status: TimelineStatus): TimelineInfo {
+  return {
+    timelineId,
+    ancestor: status.ancestor && {
+      timelineId: status.ancestor.timelineId as TimelineId,
+      lsn: status.ancestor.lsn,
+    },
+    lastRecordLsn: status.lastRecordLsn,
+    startLsn: status.startLsn,
+    layerBytes: status.layerBytes,
+    broken: status.stopped,
+  };
+}

@@ -1,0 +1,213 @@
+/**
+ * Entry of the library's storage thread: the repository's storage, and an I/O host for each open compute. Called by pagelite.ts over worker-rpc.ts.
+ *
+ * Invariants
+ * - a branch has one writing compute at a time in this process; another one would fence it
+ * - a compute that has failed for good is forgotten, so that its branch can be connected again
+ */
+import { parentPort, workerData } from 'node:worker_threads';
+import { pino } from 'pino';
+import { assert, must } from '../../engine/assert.ts';
+import { PageliteError } from '../../engine/errors.ts';
+import { newTenantId, type TenantId, type TenantTimelineId } from '../../engine/model/ids.ts';
+import { formatLsn, type Lsn } from '../../engine/model/lsn.ts';
+import type { Log } from '../../engine/services.ts';
+import { type ComputeStart, IoHost } from '../../smgr-plugin/bridge/io-host.ts';
+import { branchesOf, nameOfTimeline, resolveBranch } from '../control-plane/branches.ts';
+import { type BranchStart, branchFrom, createTenant, pointOnBranch } from '../control-plane/branching.ts';
+import { Repository } from '../control-plane/repository.ts';
+import { createLog, nodeClock, nodeRandom } from '../process/node-host.ts';
+import type { PGliteArtefacts } from '../process/pglite-artefacts.ts';
+import { EmbeddedStorage } from './embedded-storage.ts';
+import { serveRpc } from './worker-rpc.ts';
+
+export interface StorageWorkerData {
+  readonly dir: string;
+  readonly artefacts: PGliteArtefacts;
+}
+
+/** A branch as the library shows it. */
+export interface BranchInfo {
+  readonly name: string;
+  readonly timelineId: string;
+  /** The branch it was made from, and where. Null for a first branch. */
+  readonly ancestor: { readonly name: string; readonly lsn: string } | null;
+  /** Up to where it is committed. */
+  readonly lsn: string;
+}
+
+export type StorageEvent =
+  | { readonly kind: 'progress'; readonly text: string }
+  /** This compute cannot go on. */
+  | { readonly kind: 'failed'; readonly compute: number };
+
+export interface StorageMethods {
+  open(): Promise<void>;
+  branches(): Promise<BranchInfo[]>;
+  branch(name: string, from: string, start: BranchStart): Promise<BranchInfo>;
+  /** `at` 'end': for writing. */
+  openCompute(branch: string, at: BranchStart): Promise<{ readonly compute: number; readonly start: ComputeStart }>;
+  closeCompute(compute: number): Promise<void>;
+  close(): Promise<void>;
+}
+
+interface OpenCompute {
+  readonly id: TenantTimelineId;
+  readonly writes: boolean;
+  readonly ioHost: IoHost;
+}
+
+class StorageThread {
+  readonly #repository: Repository;
+  readonly #storage: EmbeddedStorage;
+  readonly #tenant: TenantId;
+  readonly #log: Log;
+  readonly #tell: (event: StorageEvent) => void;
+  readonly #computes = new Map<number, OpenCompute>();
+  /** Timelines that are open for writing, or are being opened. */
+  readonly #written = new Set<string>();
+  #nextCompute = 1;
+
+  private constructor(
+    repository: Repository,
+    storage: EmbeddedStorage,
+    tenant: TenantId,
+    log: Log,
+    tell: (event: StorageEvent) => void,
+  ) {
+    this.#repository = repository;
+    this.#storage = storage;
+    this.#tenant = tenant;
+    this.#log = log;
+    this.#tell = tell;
+  }
+
+  static async open(
+    { dir, artefacts }: StorageWorkerData,
+    tell: (event: StorageEvent) => void,
+  ): Promise<StorageThread> {
+    const repository = await Repository.openOrInit(dir);
+    const log = createLog('pagelite', { destination: pino.destination({ dest: `${dir}/pagelite.log`, sync: true }) });
+    const progress = (text: string) => tell({ kind: 'progress', text });
+    const storage = await EmbeddedStorage.open({ repository, artefacts, log, progress });
+    try {
+      const tenant = await defaultTenant(repository, storage);
+      return new StorageThread(repository, storage, tenant, log, tell);
+    } catch (error) {
+      await storage.close();
+      throw error;
+    }
+  }
+
+  async branches(): Promise<BranchInfo[]> {
+    const names = branchesOf(this.#repository.readConfig(), this.#tenant).map(({ name }) => name);
+    return Promise.all(names.map((name) => this.#branchInfo(name)));
+  }
+
+  async branch(name: string, from: string, start: BranchStart): Promise<BranchInfo> {
+    await this.#repository.exclusively(() =>
+      branchFrom(this.#storage, this.#repository, { tenantId: this.#tenant, name }, from, start),
+    );
+    return this.#branchInfo(name);
+  }
+
+  async openCompute(branch: string, at: BranchStart): Promise<{ compute: number; start: ComputeStart }> {
+    const config = this.#repository.readConfig();
+    const id = { tenantId: this.#tenant, timelineId: resolveBranch(config, this.#tenant, branch) };
+    const writes = at === 'end';
+    if (writes) this.#claimForWriting(id, branch);
+    try {
+      const pages = await this.#storage.pageserver.openPages(id);
+      const mode = writes ? 'primary' : { readOnlyAt: await pointOnBranch(this.#storage, config, id, branch, at) };
+      const ioHost = new IoHost({
+        pages,
+        wal: [this.#storage.safekeeper],
+        mode,
+        clock: nodeClock,
+        random: nodeRandom,
+        log: this.#log,
+      });
+      const start = await ioHost.start();
+      const compute = this.#nextCompute++;
+      this.#computes.set(compute, { id, writes, ioHost });
+      ioHost.onFailed(() => {
+        this.#tell({ kind: 'failed', compute });
+        void this.closeCompute(compute);
+      });
+      return { compute, start };
+    } catch (error) {
+      if (writes) this.#written.delete(id.timelineId);
+      throw error;
+    }
+  }
+
+  async closeCompute(compute: number): Promise<void> {
+    const open = this.#computes.get(compute);
+    if (!open) return;
+    this.#computes.delete(compute);
+    await open.ioHost.close();
+    if (open.writes) this.#written.delete(open.id.timelineId);
+  }
+
+  async close(): Promise<void> {
+    for (const compute of [...this.#computes.keys()]) await this.closeCompute(compute);
+    await this.#storage.close();
+  }
+
+  #claimForWriting({ timelineId }: TenantTimelineId, branch: string): void {
+    if (this.#written.has(timelineId)) {
+      const hint = 'Use that one, close it first, or connect read-only with { lsn } or { at }';
+      throw new PageliteError('invalid', `branch "${branch}" is connected for writing already. ${hint}`, { branch });
+    }
+    this.#written.add(timelineId);
+  }
+
+  async #branchInfo(name: string): Promise<BranchInfo> {
+    const config = this.#repository.readConfig();
+    const id = { tenantId: this.#tenant, timelineId: resolveBranch(config, this.#tenant, name) };
+    const { ancestor, lastRecordLsn, broken } = await this.#storage.getTimeline(id);
+    if (broken !== null) throw new PageliteError('corrupt', `branch "${name}" does not work: ${broken}`, { ...id });
+    const committed = (await this.#storage.getCommitLsn(id)) ?? 0;
+    return {
+      name,
+      timelineId: id.timelineId,
+      ancestor: ancestor && {
+        name: nameOfTimeline(config, { ...id, ...ancestor }) ?? ancestor.timelineId,
+        lsn: formatLsn(ancestor.lsn),
+      },
+      lsn: formatLsn(Math.max(committed, lastRecordLsn ?? 0) as Lsn),
+    };
+  }
+}
+
+/** The repository's default tenant; a new repository gets one, with a first branch. */
+export async function defaultTenant(repository: Repository, storage: EmbeddedStorage): Promise<TenantId> {
+  const { defaultTenantId } = repository.readConfig();
+  if (defaultTenantId !== null) return defaultTenantId as TenantId;
+  const tenant = newTenantId(nodeRandom);
+  await repository.exclusively(async () => {
+    await createTenant(storage, repository, tenant);
+    await repository.update((config) => {
+      config.defaultTenantId = tenant;
+    });
+  });
+  return tenant;
+}
+
+const port = parentPort;
+if (port !== null) {
+  let thread: StorageThread | null = null;
+  const opened = () => must(thread, 'the storage was opened');
+  const methods: StorageMethods = {
+    open: async () => {
+      assert(thread === null, 'opened once');
+      thread = await StorageThread.open(workerData as StorageWorkerData, tell);
+    },
+    branches: () => opened().branches(),
+    branch: (name, from, start) => opened().branch(name, from, start),
+    openCompute: (branch, at) => opened().openCompute(branch, at),
+    closeCompute: (compute) => opened().closeCompute(compute),
+    close: () => opened().close(),
+  };
+  const tell = serveRpc<StorageMethods, StorageEvent>(port, methods);
+}
