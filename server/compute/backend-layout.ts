@@ -60,6 +60,7 @@ export interface BackendModule {
   _lappend(list: number, datum: number): number;
   _list_free_deep(list: number): void;
   _MemoryContextStrdup(context: number, text: number): number;
+  _procsignal_sigusr1_handler(signal: number): void;
   _malloc(bytes: number): number;
   readonly _CurrentMemoryContext: number;
   readonly _TopMemoryContext: number;

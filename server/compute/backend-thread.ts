@@ -10,7 +10,7 @@
  * - ReadyForQuery has been sent exactly when the last message was Query, FunctionCall or Sync (`#atBoundary`).
  * - After every command-level message a `ready` goes out behind the message's output; control messages are read only there.
  * - With `signal.clientGone` the backend reads no more of that client: inside a message it reads bytes that no message may contain
- *   (so that a half statement is refused, never run), at a message's start an end of file (COPY fails); its output is dropped.
+ *   (so that a half statement is refused, never run), where COPY wants the next message a CopyFail; its output is dropped.
  *
  * PostgreSQL's ERROR unwinds to `_PostgresMainLoopOnce` as a thrown ExitStatus 100 and is finished by `_PostgresMainLongJmp`. Any other
  * throw is the end of this backend (FATAL, PANIC, a trap): it leaves `serve` as an error, and the thread with it.
@@ -46,8 +46,6 @@ export interface BackendDoor {
 
 /** Status of the thrown ExitStatus with which PostgreSQL's ERROR comes out of its main loop. */
 const mainLongJmp = 100;
-/** What recv() returns at the end of the stream. */
-const endOfFile = 0;
 /** The byte that completes a message whose client is gone: no string ends in it, no count fits. */
 const poison = 0xff;
 
@@ -80,6 +78,8 @@ class BackendThread {
   #frameLeft = 0;
   #frameType = 0;
   #consumed = 0;
+  /** A message in a gone client's name that the backend has not read yet. */
+  #pretended: Uint8Array = new Uint8Array(0);
   #atBoundary = true;
   #inCommand = false;
   /** The present session could not be restored: its messages are dropped. */
@@ -135,13 +135,10 @@ class BackendThread {
       const wake = Atomics.load(this.#words, word.wake);
       const signals = Atomics.load(this.#words, word.signals);
       if ((signals & signal.shutdown) !== 0) return false;
-      // A cancel that comes between statements cancels nothing, as in PostgreSQL.
-      if ((signals & (signal.cancel | signal.clientGone)) !== 0) {
-        Atomics.and(this.#words, word.signals, ~signal.cancel);
-        writeWord(this.#module, this.#module._QueryCancelPending, 0);
-      }
       if ((signals & signal.clientGone) !== 0) this.#skipGoneClient();
       if (inbound.used >= 5) break;
+      // The statement that a cancel was meant for has ended: it cancels nothing, as in PostgreSQL.
+      Atomics.and(this.#words, word.signals, ~signal.cancel);
       this.#wait(wake, backendState.waitsForCommand);
     }
     this.#takeHeader();
@@ -150,6 +147,7 @@ class BackendThread {
 
   /** Everything that a gone client has sent and the backend has not read. */
   #skipGoneClient(): void {
+    writeWord(this.#module, this.#module._QueryCancelPending, 0);
     const left = (Atomics.load(this.#words, word.goneAt) - this.#wire.inbound.tailPosition) | 0;
     if (left > 0) this.#wire.inbound.skip(left);
     Atomics.and(this.#words, word.signals, ~signal.clientGone);
@@ -247,6 +245,7 @@ class BackendThread {
   #onRead(pointer: number, max: number): number {
     if (this.#ownInput !== null) return this.#readOwn(pointer, max);
     for (;;) {
+      if (this.#pretended.length > 0) return this.#readPretended(pointer, max);
       const wake = Atomics.load(this.#words, word.wake);
       this.#lookAtSignals();
       const gone = this.#isClientGone();
@@ -255,7 +254,10 @@ class BackendThread {
         if (this.#clientBytes() >= 5) {
           this.#takeHeader();
           this.#consumed = (this.#consumed + 1) >>> 0;
-        } else if (gone) return endOfFile;
+        } else if (gone) {
+          this.#pretended = copyFail;
+          continue;
+        }
       }
       if (this.#frameLeft > 0) {
         const count = Math.min(max, this.#frameLeft, this.#clientBytes());
@@ -274,6 +276,13 @@ class BackendThread {
       this.#ringDoorbell();
       this.#wait(wake, backendState.waitsForInput);
     }
+  }
+
+  #readPretended(pointer: number, max: number): number {
+    const part = this.#pretended.subarray(0, max);
+    this.#module.HEAPU8.set(part, pointer);
+    this.#pretended = this.#pretended.subarray(part.length);
+    return part.length;
   }
 
   #readOwn(pointer: number, max: number): number {
@@ -458,18 +467,21 @@ class BackendThread {
    * the middle of a running statement: PostgreSQL looks at these flags in CHECK_FOR_INTERRUPTS.
    */
   #interrupt(): void {
+    // Before PostgreSQL has read its command, it would take a cancel for one that came too late, and an idle timeout, which stays
+    // armed until then, would end the backend (idle timeouts are the listener's to keep). The listener repeats itself.
+    if (!this.#inCommand || this.#frameLeft > 0 || this.#ownInput !== null) return;
     const signals = Atomics.load(this.#words, word.signals);
-    // Idle timeouts stay armed until the backend has read its next command, and end the backend: they are the listener's to keep.
-    if ((signals & signal.timer) !== 0 && this.#inCommand && this.#frameLeft === 0) {
+    if ((signals & signal.timer) !== 0) {
       Atomics.and(this.#words, word.signals, ~signal.timer);
       this.#timers.runDue();
     }
-    const isOwn = this.#ownInput !== null;
-    if ((signals & (signal.cancel | signal.clientGone)) === 0 || isOwn) return;
+    if ((signals & (signal.cancel | signal.clientGone)) === 0) return;
     // A gone client stays gone until its session is closed; a cancel is for one statement.
     Atomics.and(this.#words, word.signals, ~signal.cancel);
     writeWord(this.#module, this.#module._QueryCancelPending, 1);
     writeWord(this.#module, this.#module._InterruptPending, 1);
+    // Sets the backend's latch, which pg_sleep and its like wait for, and finds nothing else to do.
+    this.#module._procsignal_sigusr1_handler(0);
   }
 }
 
@@ -521,6 +533,9 @@ class BackendTimers {
     }
   }
 }
+
+/** An end of file inside a COPY would cost the backend ("protocol synchronization was lost" is FATAL); a CopyFail costs the statement. */
+const copyFail = frame('f', new TextEncoder().encode('the client is gone\0'));
 
 function isMainLongJmp(error: unknown): boolean {
   return (error as { status?: unknown } | null)?.status === mainLongJmp;

@@ -143,7 +143,8 @@ export class SessionMultiplexer {
       if (turn.kind === 'serve') this.#abandon(turn);
       // An `open` under way is closed once it is answered.
     } else if (this.#sessions.has(connection.id)) this.#closing.push(connection);
-    this.pump();
+    // The backend may wait for room for what nobody will read.
+    this.drain();
   }
 
   /** CancelRequest: the statement under way, or one that waits for its turn. */

@@ -111,7 +111,10 @@ export class RawClient {
     const messages: RawMessage[] = [];
     for (;;) {
       const next = await this.next();
-      if (next === null) throw new Error(`closed before ${type}, after ${messages.map((m) => m.type).join('')}`);
+      if (next === null)
+        throw new Error(
+          `closed before ${type}, after ${messages.map((each) => each.type + (each.type === 'E' ? errorField(each.body, 'M') : '')).join('')}`,
+        );
       messages.push(next);
       if (next.type === type) return messages;
     }
