@@ -213,7 +213,7 @@ export class InMemoryLayer implements ValueSink {
 
   /** Copies bytes to the end of the current chunk; afterwards they end at `#chunkUsed` in the last chunk. */
   #append(bytes: Uint8Array, start: number, length: number): void {
-    if (this.#chunkUsed + length > this.#chunk.length) this.#newChunk(length);
+    if (this.#chunkUsed + length > this.#chunk.length || this.#chunks.length === 0) this.#newChunk(length);
     const chunk = this.#chunk;
     const to = this.#chunkUsed;
     // Below this length a loop is faster than making a view.
