@@ -213,6 +213,8 @@ export interface RedoRequest {
 export interface WalRedo {
   /** A new 8192-byte page. Throws `corrupt`, naming relation, block and LSN, if Postgres refuses a record; the next call works. */
   redoPage(request: RedoRequest): Uint8Array;
+  /** Resolves when `redoPage` works: at once, or when an instance that a damaged record took down has been replaced. */
+  ready(): Promise<void>;
   close(): Promise<void>;
 }
 

@@ -204,6 +204,7 @@ class RedoDriver {
     const instance = this.#instance;
     instance.setWord(this.#currentContext, this.#context);
     instance.setWord(this.#currentOwner, instance.word(this.#topOwner));
+    const stack = instance.module.stackSave();
     let lsn: Lsn = lsns[from]!;
     try {
       for (let i = from; i < records.length; i++) {
@@ -214,7 +215,7 @@ class RedoDriver {
         if (dirtiesJunk) this.#dropJunk();
       }
     } catch (error) {
-      throw this.#failed(error, request, lsn);
+      throw this.#failed(error, request, lsn, stack);
     }
     const page = this.#takeTarget(rel.fork, block);
     this.#reset(this.#context);
@@ -374,18 +375,18 @@ class RedoDriver {
     }
   }
 
-  #failed(error: unknown, { rel, block }: RedoRequest, lsn: Lsn): unknown {
+  #failed(error: unknown, { rel, block }: RedoRequest, lsn: Lsn, stack: number): unknown {
     if (error instanceof PageliteError) return error;
     try {
-      this.#instance.recover();
+      this.#instance.recover(error, stack);
       for (let i = 0; i < this.#bufferCount; i++) {
         const descriptor = this.#descriptors + i * bufferDesc.bytes;
         const tag = this.#instance.word(descriptor + bufferDesc.rel);
         if (tag === scratchRel || tag === junkRel) this.#drop(i);
       }
-    } catch (fatal) {
+    } catch {
+      // A PANIC or a trap (told below by Postgres's own last words): nothing in this instance can be trusted any more.
       this.lost = true;
-      return this.#error(`${messageOf(error)}; ${messageOf(fatal)}`, rel, block, lsn);
     }
     return this.#error(this.#instance.lastLog() || messageOf(error), rel, block, lsn);
   }

@@ -28,6 +28,9 @@ const settings = [
   'wal_buffers=32kB',
 ];
 
+/** The exit status by which this build's siglongjmp to the main loop surfaces. */
+const mainLongJmp = 100;
+
 type Exports = Record<string, unknown>;
 type Instantiated = (instance: WebAssembly.Instance, module: WebAssembly.Module) => void;
 
@@ -35,7 +38,8 @@ type Instantiated = (instance: WebAssembly.Instance, module: WebAssembly.Module)
 export interface RedoModule {
   readonly HEAPU8: Uint8Array;
   UTF8ToString(pointer: number): string;
-  _pgl_setPGliteExitStatus(status: number): number;
+  stackSave(): number;
+  stackRestore(stack: number): void;
   _PostgresMainLongJmp(): void;
 }
 
@@ -161,9 +165,13 @@ export class RedoInstance {
     }
   }
 
-  /** After an ereport(ERROR) left the module as an exception: lets Postgres clean up, and opens a new transaction. Throws if it cannot. */
-  recover(): void {
-    this.module._pgl_setPGliteExitStatus(-2);
+  /**
+   * After an ereport(ERROR) left the module as an exception: lets Postgres clean up as its main loop would, and opens a new transaction.
+   * `stack` is the stack pointer from before the call. Throws if `error` is anything else (PANIC, a trap): then the instance is lost.
+   */
+  recover(error: unknown, stack: number): void {
+    if ((error as { status?: number } | null)?.status !== mainLongJmp) throw error;
+    this.module.stackRestore(stack);
     this.module._PostgresMainLongJmp();
     this.#simpleQuery('rollback');
     this.#simpleQuery('begin');

@@ -39,6 +39,18 @@ const maskOf: Record<string, number> = {
   sequence: rmgr.sequence,
 };
 
+/** Differences that are Postgres's own, each by name. */
+function explained(method: string, fork: number, block: number, ours: Uint8Array, theirs: Uint8Array): boolean {
+  const differingFrom = ours.findIndex((byte, i) => byte !== theirs[i]);
+  // "sequences log 32 values ahead": last_value and log_cnt of the one tuple, at the page's end.
+  if (method === 'sequence' && block === 0 && differingFrom >= pageSize - 64) return true;
+  // "the SP-GiST metapage caches the last used pages": SpGistUpdateMetaPage marks it dirty without WAL.
+  if (method === 'spgist' && block === 0 && differingFrom >= 24) return true;
+  // "CREATE DATABASE ... STRATEGY wal_log logs a visibility map as a standard page": its bits lie in what is taken for the hole
+  // (RelationCopyStorageUsingBuffer, page_std). A bit that is lost is only a page that is not known to be all-visible.
+  return fork === vmFork && ours.every((byte, i) => i < 24 || byte === 0);
+}
+
 describe('WAL redo with rm_redo', () => {
   const values = new ValueMap();
   let pg: PGlite;
@@ -104,10 +116,11 @@ describe('WAL redo with rm_redo', () => {
           if (rel.fork === vmFork) for (const one of [a!, b!]) one.fill(0, 0, 8);
           const at = a!.findIndex((byte, i) => byte !== b![i]);
           compared++;
-          if (at >= 0)
+          if (at >= 0 && !explained(method, rel.fork, block, a!, b!)) {
             differing.push(
               `${method} ${folder}/${rel.rel}_${rel.fork} block ${block} from byte ${at}, ${versions.length} versions`,
             );
+          }
         }
       }
     }
@@ -137,21 +150,34 @@ describe('WAL redo with rm_redo', () => {
     };
     const page = redo.redoPage(request);
     for (let round = 0; round < 3; round++) {
-      // The first record initialises the page; without the second the others do not fit.
+      // The first record initialises the page; without the second the others do not fit, and Postgres panics.
       const broken = {
         ...request,
         lsns: [request.lsns[0]!, ...request.lsns.slice(2)],
         records: [request.records[0]!, ...request.records.slice(2)],
       };
+      let error: unknown = null;
       try {
         redo.redoPage(broken);
-      } catch (error) {
-        expect(isPageliteError(error, 'corrupt')).toBe(true);
-        expect(String(error)).toContain(`block ${good.block}`);
+      } catch (caught) {
+        error = caught;
       }
+      expect(isPageliteError(error, 'corrupt')).toBe(true);
+      expect(String(error)).toContain(`block ${good.block}`);
+      await redo.ready();
+      expect(redo.redoPage(request)).toEqual(page);
+
       const garbage = request.records.map((record) => record.slice());
       garbage.at(-1)!.fill(0xff, 24);
       expect(() => redo.redoPage({ ...request, records: garbage })).toThrow(/WAL record/);
+      expect(redo.redoPage(request)).toEqual(page);
+
+      // An info that heap does not know is an ereport(PANIC) in heap_redo; in the sequence manager, too.
+      const unknown = request.records.map((record) => record.slice());
+      unknown.at(-1)![17] = rmgr.sequence;
+      unknown.at(-1)![16] = 0x70;
+      expect(() => redo.redoPage({ ...request, records: unknown })).toThrow(/cannot redo/);
+      await redo.ready();
       expect(redo.redoPage(request)).toEqual(page);
     }
   });
