@@ -10,7 +10,7 @@ import { crc32c } from '../crc32c.ts';
 import { PageliteError } from '../errors.ts';
 import { readRels } from '../ingest/readers.ts';
 import { allSlrus, readSlruSegments, slruFolders } from '../ingest/slru.ts';
-import { decodeDatabases, decodePrepared } from '../ingest/small-directories.ts';
+import { decodeDatabases, decodeOrigins, decodePrepared } from '../ingest/small-directories.ts';
 import { pageSize } from '../limits.ts';
 import {
   checkpointKey,
@@ -18,11 +18,12 @@ import {
   dbDirectoryKey,
   type Key,
   relMapKey,
+  replicationOriginsKey,
   staticFilesKey,
   twoPhaseDirectoryKey,
   twoPhaseKey,
 } from '../model/key.ts';
-import { formatLsn, type Lsn } from '../model/lsn.ts';
+import { formatLsn, type Lsn, writeLsn } from '../model/lsn.ts';
 import { defaultTablespace, globalTablespace } from '../model/rel.ts';
 import type { Basebackup, DataFile, PrewarmPages, ValueReader } from '../services.ts';
 import { controlFileAt, systemIdentifierOf } from './control-data.ts';
@@ -54,6 +55,8 @@ export const emptyFolders = [
   'pg_xact',
 ];
 
+/** REPLICATION_STATE_MAGIC */
+const replicationStateMagic = 0x1257dade;
 const postgresVersion = new TextEncoder().encode('18\n');
 
 /** `reader` sees the timeline at `lsn`. Throws `corrupt` if a part is missing. */
@@ -70,7 +73,7 @@ export async function buildBasebackup(reader: ValueReader, lsn: Lsn, prevLsn: Ls
   const databases = decodeDatabases(await need(dbDirectoryKey, 'list of databases'));
   for (const { spc, db } of databases) files.push(...(await databaseFiles(reader, spc, db)));
   for (const kind of allSlrus) files.push(...(await slruFiles(reader, kind)));
-  files.push(...(await preparedFiles(reader)));
+  files.push(...(await preparedFiles(reader)), ...(await originFiles(reader)));
   const prewarm: PrewarmPages[] = [];
   for (const { spc, db } of databases) {
     for (const { rel, size } of await readRels(reader, spc, db)) {
@@ -122,4 +125,22 @@ async function preparedFiles(reader: ValueReader): Promise<DataFile[]> {
     files.push({ path: `pg_twophase/${xid.toString(16).toUpperCase().padStart(16, '0')}`, bytes });
   }
   return files;
+}
+
+/**
+ * pg_logical/replorigin_checkpoint (origin.c, CheckPointReplicationOrigin): u32 magic, per origin u16 id, 6 bytes of padding and u64 remote
+ * LSN, then u32 CRC32C. None if there are no origins.
+ */
+async function originFiles(reader: ValueReader): Promise<DataFile[]> {
+  const origins = decodeOrigins(await reader.getImage(replicationOriginsKey.prefix, replicationOriginsKey.block));
+  if (origins.size === 0) return [];
+  const bytes = new Uint8Array(4 + origins.size * 16 + 4);
+  const view = new DataView(bytes.buffer);
+  view.setUint32(0, replicationStateMagic, true);
+  [...origins].forEach(([origin, lsn], i) => {
+    view.setUint16(4 + i * 16, origin, true);
+    writeLsn(view, 12 + i * 16, lsn);
+  });
+  view.setUint32(bytes.length - 4, crc32c(bytes, 0, bytes.length - 4), true);
+  return [{ path: 'pg_logical/replorigin_checkpoint', bytes }];
 }

@@ -7,6 +7,7 @@ import {
   keyKind,
   keyPrefix,
   relDirectoryKey,
+  replicationOriginsKey,
   slruKind,
   twoPhaseDirectoryKey,
   twoPhaseKey,
@@ -20,13 +21,18 @@ import { Slru } from './slru.ts';
 import {
   type DatabaseEntry,
   decodeDatabases,
+  decodeOrigins,
   decodePrepared,
   encodeDatabases,
+  encodeOrigins,
   encodePrepared,
 } from './small-directories.ts';
 
 /** Patches on a relation directory before it is stored whole again: bounds the chain that a reader has to apply. */
 const directoryPatchesMax = 128;
+/** InvalidRepOriginId and DoNotReplicateId. */
+const noOrigin = 0;
+const doNotReplicate = 0xffff;
 const tombstone = new Uint8Array(0);
 
 export class IngestContext {
@@ -39,6 +45,7 @@ export class IngestContext {
   readonly multiMembers: Slru;
   #databases: DatabaseEntry[];
   #prepared: number[];
+  readonly #origins: Map<number, Lsn>;
   readonly #directoryPatches = new Map<KeyPrefix, number>();
 
   private constructor(
@@ -48,6 +55,7 @@ export class IngestContext {
     slrus: [Slru, Slru, Slru],
     databases: DatabaseEntry[],
     prepared: number[],
+    origins: Map<number, Lsn>,
   ) {
     this.reader = reader;
     this.sink = sink;
@@ -56,6 +64,7 @@ export class IngestContext {
     [this.clog, this.multiOffsets, this.multiMembers] = slrus;
     this.#databases = databases;
     this.#prepared = prepared;
+    this.#origins = origins;
   }
 
   static async open(reader: ValueReader, sink: ValueSink, checkpointImage: Uint8Array): Promise<IngestContext> {
@@ -70,6 +79,7 @@ export class IngestContext {
       ],
       decodeDatabases(await reader.getImage(dbDirectoryKey.prefix, dbDirectoryKey.block)),
       decodePrepared(await reader.getImage(twoPhaseDirectoryKey.prefix, twoPhaseDirectoryKey.block)),
+      decodeOrigins(await reader.getImage(replicationOriginsKey.prefix, replicationOriginsKey.block)),
     );
   }
 
@@ -158,5 +168,26 @@ export class IngestContext {
   #storePrepared(xids: number[], lsn: Lsn): void {
     this.#prepared = xids;
     this.sink.putImage(twoPhaseDirectoryKey.prefix, twoPhaseDirectoryKey.block, lsn, encodePrepared(xids));
+  }
+
+  // Replication origins
+
+  /** Progress made: never back, as in PostgreSQL's redo. */
+  advanceOrigin(origin: number, remoteLsn: Lsn, lsn: Lsn): void {
+    if (origin === noOrigin || origin === doNotReplicate || remoteLsn <= (this.#origins.get(origin) ?? 0)) return;
+    this.setOrigin(origin, remoteLsn, lsn);
+  }
+
+  setOrigin(origin: number, remoteLsn: Lsn, lsn: Lsn): void {
+    this.#origins.set(origin, remoteLsn);
+    this.#storeOrigins(lsn);
+  }
+
+  dropOrigin(origin: number, lsn: Lsn): void {
+    if (this.#origins.delete(origin)) this.#storeOrigins(lsn);
+  }
+
+  #storeOrigins(lsn: Lsn): void {
+    this.sink.putImage(replicationOriginsKey.prefix, replicationOriginsKey.block, lsn, encodeOrigins(this.#origins));
   }
 }

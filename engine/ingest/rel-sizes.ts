@@ -31,6 +31,8 @@ export class RelSizes {
   readonly #reader: ValueReader;
   readonly #sink: ValueSink;
   readonly #sizes: (number | undefined)[] = [];
+  readonly #image = new Uint8Array(4);
+  readonly #view = new DataView(this.#image.buffer);
 
   constructor(reader: ValueReader, sink: ValueSink) {
     this.#reader = reader;
@@ -52,7 +54,8 @@ export class RelSizes {
 
   set(prefix: KeyPrefix, lsn: Lsn, blocks: number): void {
     this.#sizes[prefix.id] = blocks;
-    this.#sink.putImage(prefix, sizeBlock, lsn, encodeSize(blocks));
+    this.#view.setUint32(0, blocks, true);
+    this.#sink.putImage(prefix, sizeBlock, lsn, this.#image);
   }
 
   drop(prefix: KeyPrefix, lsn: Lsn): void {

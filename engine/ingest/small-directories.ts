@@ -1,9 +1,11 @@
 /**
- * The short lists that are stored whole: databases, segments of an SLRU, prepared transactions.
+ * The short lists that are stored whole: databases, segments of an SLRU, prepared transactions, progress of replication origins.
  *
- * Image: byte 0 version (1), then the entries: databases (u32 spc, u32 db), segments (u32), prepared transactions (u64 full xid).
+ * Image: byte 0 version (1), then the entries: databases (u32 spc, u32 db), segments (u32), prepared transactions (u64 full xid), origins
+ * (u16 origin, u64 remote LSN).
  */
 import { PageliteError } from '../errors.ts';
+import { type Lsn, readLsn, writeLsn } from '../model/lsn.ts';
 
 const version = 1;
 
@@ -73,6 +75,23 @@ export function encodePrepared(xids: readonly number[]): Uint8Array {
   const { image, view } = start(xids.length, 8);
   xids.forEach((xid, i) => {
     view.setBigUint64(i * 8, BigInt(xid), true);
+  });
+  return image;
+}
+
+/** By origin. */
+export function decodeOrigins(image: Uint8Array | null): Map<number, Lsn> {
+  const view = body(image, 10, 'replication origin');
+  const origins = new Map<number, Lsn>();
+  for (let at = 0; at < view.byteLength; at += 10) origins.set(view.getUint16(at, true), readLsn(view, at + 2));
+  return origins;
+}
+
+export function encodeOrigins(origins: ReadonlyMap<number, Lsn>): Uint8Array {
+  const { image, view } = start(origins.size, 10);
+  [...origins].forEach(([origin, lsn], i) => {
+    view.setUint16(i * 10, origin, true);
+    writeLsn(view, i * 10 + 2, lsn);
   });
   return image;
 }

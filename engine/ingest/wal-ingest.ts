@@ -6,10 +6,11 @@
  * Redo of pages is Postgres's own and happens when a page is read (redo/).
  *
  * Invariants:
- * - every (resource manager, info) of PostgreSQL 18 is listed here or in its file; anything else stops the timeline (`invalid`)
+ * - every (resource manager, info) of PostgreSQL 18 is listed in records/ or page-records.ts; anything else stops the timeline (`invalid`)
  * - `ingest` returns a promise only when a size or a directory had to be read; the caller awaits it before the next record
  * - the checkpoint state is stored with the record that changes it, so it is right at every LSN
- * - a block past the end extends the relation; blocks between are tombstones (zero pages), so that nothing older shines through
+ * - a block past the end extends the relation; blocks between are tombstones (zero pages), and so is that block itself unless the record
+ *   begins it anew: nothing from before a truncation shines through
  *
  * Hot: one record with one block costs an array look-up for the size and two calls of the sink.
  */
@@ -17,12 +18,15 @@ import { PageliteError } from '../errors.ts';
 import { checkpointKey, type KeyPrefix, keyKind, keyPrefix } from '../model/key.ts';
 import { vmFork } from '../model/rel.ts';
 import type { ValueReader, ValueSink } from '../services.ts';
+import { corruptRecord } from '../wal/parse-record.ts';
 import { rmgr, type WalRecord } from '../wal/wal-record.ts';
 import { IngestContext } from './ingest-context.ts';
+import { checkPageRecord } from './page-records.ts';
 import { heapBlocksPerVmPage, vmClearPatch } from './patch.ts';
 import { ingestDatabase } from './records/database.ts';
 import { heapVmClears, noVmClears } from './records/heap.ts';
 import { ingestClog, ingestMultixact } from './records/multixact.ts';
+import { ingestReplicationOrigin } from './records/replication-origin.ts';
 import { ingestStorage } from './records/storage.ts';
 import { ingestTransaction } from './records/transaction.ts';
 import { ingestXlog } from './records/xlog.ts';
@@ -30,9 +34,13 @@ import { noRel } from './rel-sizes.ts';
 import { unknownRecord } from './unknown-record.ts';
 
 const tombstone = new Uint8Array(0);
+/** How far past a relation's end a record may write: hash indexes grow by a quarter at once; more than this (8 GB) is damage. */
+const gapBlocksMax = 1024 * 1024;
 
 export class WalIngest {
   readonly #context: IngestContext;
+  /** The relations of the block references of the record under way, by index. */
+  readonly #prefixes: KeyPrefix[] = [];
 
   private constructor(context: IngestContext) {
     this.#context = context;
@@ -72,6 +80,8 @@ export class WalIngest {
         return ingestMultixact(context, record);
       case rmgr.relMap:
         return this.#relMap(record);
+      case rmgr.replicationOrigin:
+        return ingestReplicationOrigin(context, record);
       case rmgr.tablespace:
         throw unknownRecord(record, 'tablespaces are not supported');
       case rmgr.commitTs:
@@ -86,13 +96,9 @@ export class WalIngest {
       case rmgr.spgist:
       case rmgr.brin:
       case rmgr.generic:
-        // Pages only. What heap records do to visibility map pages that they do not name follows with the pages.
-        return;
       case rmgr.standby:
       case rmgr.logicalMessage:
-      case rmgr.replicationOrigin:
-        // Nothing to store: locks and snapshots of hot standbys, messages of logical decoding, progress of subscriptions.
-        return;
+        return checkPageRecord(record);
       default:
         throw unknownRecord(record, 'unknown resource manager');
     }
@@ -137,6 +143,7 @@ export class WalIngest {
     for (let i = 0; i < record.blockCount; i++) {
       const block = record.blocks[i]!;
       const prefix = keyPrefix(keyKind.rel, block.spc, block.db, block.rel, block.fork);
+      this.#prefixes[i] = prefix;
       if (sizes.get(prefix) === undefined) {
         missing ??= [];
         missing.push(prefix);
@@ -164,8 +171,9 @@ export class WalIngest {
     const handle = sink.addRecord(lsn, record.bytes, record.start, record.totalLength);
     for (let i = 0; i < record.blockCount; i++) {
       const block = record.blocks[i]!;
-      const prefix = keyPrefix(keyKind.rel, block.spc, block.db, block.rel, block.fork);
-      let size = sizes.get(prefix)!;
+      const prefix = this.#prefixes[i]!;
+      const willInit = block.willInit || block.applyImage;
+      const size = sizes.get(prefix)!;
       if (block.block >= size) {
         if (size === noRel) {
           const wait = this.#context.createRel(prefix, lsn);
@@ -173,14 +181,21 @@ export class WalIngest {
             waits ??= [];
             waits.push(wait);
           }
-          size = 0;
         }
-        for (let gap = size; gap < block.block; gap++) sink.putImage(prefix, gap, lsn, tombstone);
-        sizes.set(prefix, lsn, block.block + 1);
+        this.#extend(record, prefix, Math.max(0, size), block.block, willInit);
       }
-      sink.putRecord(prefix, block.block, lsn, handle, block.willInit || block.applyImage);
+      sink.putRecord(prefix, block.block, lsn, handle, willInit);
     }
     return waits;
+  }
+
+  /** `block` is past the end: what the relation may have had there before it was cut is gone, unless the record begins the page anew. */
+  #extend(record: WalRecord, prefix: KeyPrefix, size: number, block: number, willInit: boolean): void {
+    const { sizes, sink } = this.#context;
+    const end = willInit ? block : block + 1;
+    if (end - size > gapBlocksMax) throw corruptRecord(record, `block ${block} of a relation of ${size} blocks`);
+    for (let gap = size; gap < end; gap++) sink.putImage(prefix, gap, record.endLsn, tombstone);
+    sizes.set(prefix, record.endLsn, block + 1);
   }
 
   /** `clears`: bits of heapVmClears. The visibility map block is not in the record; a map that does not reach it holds no bit to clear. */

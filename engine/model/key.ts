@@ -160,5 +160,7 @@ export const twoPhaseKey = (xid: number): Key => ({
 export const controlFileKey: Key = { prefix: keyPrefix(keyKind.global, 0, 0, 0, 0), block: 0 };
 /** Image: the running checkpoint state, see ingest/checkpoint-state.ts. */
 export const checkpointKey: Key = { prefix: keyPrefix(keyKind.global, 0, 0, 0, 0), block: 1 };
+/** Image: progress of replication origins, see ingest/small-directories.ts. */
+export const replicationOriginsKey: Key = { prefix: keyPrefix(keyKind.global, 0, 0, 0, 0), block: 3 };
 /** Image: configuration files of the template, see basebackup/import-template.ts. */
 export const staticFilesKey: Key = { prefix: keyPrefix(keyKind.global, 0, 0, 0, 0), block: 2 };

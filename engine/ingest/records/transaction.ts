@@ -6,7 +6,7 @@
  * (i32 n, u32 each), relations (i32 n, 12 each), dropped statistics (i32 n, 16 each), invalidations (i32 n, 16 each; commit only),
  * prepared transaction (u32 xid, then its gid as a C string if named), origin (16).
  */
-import type { Lsn } from '../../model/lsn.ts';
+import { type Lsn, readLsn } from '../../model/lsn.ts';
 import { corruptRecord } from '../../wal/parse-record.ts';
 import type { WalRecord } from '../../wal/wal-record.ts';
 import type { IngestContext } from '../ingest-context.ts';
@@ -28,7 +28,12 @@ const hasSubxacts = 1 << 1;
 const hasRels = 1 << 2;
 const hasInvals = 1 << 3;
 const hasTwoPhase = 1 << 4;
+const hasOrigin = 1 << 5;
+const hasGid = 1 << 7;
 const hasDroppedStats = 1 << 8;
+
+/** TwoPhaseFileHeader.origin_lsn (twophase.c). */
+const preparedOriginOffset = 56;
 
 const xactsPerClogPage = 32768;
 
@@ -91,8 +96,10 @@ function endTransaction(context: IngestContext, record: WalRecord, op: number): 
   if (isPrepared) {
     if (!(xinfo & hasTwoPhase)) throw corruptRecord(record, 'end of a prepared transaction does not name it');
     xid = view.getUint32(take(4), true);
+    if (xinfo & hasGid) while (bytes[take(1)] !== 0);
   }
   const lsn = record.endLsn;
+  if (xinfo & hasOrigin) context.advanceOrigin(record.origin, readLsn(view, take(16)), lsn);
   xids.push(xid);
   for (const one of xids) context.checkpoint.sawXid(one);
   if (xid !== 0) setStatus(context, committed ? 1 : 2, time, xids, lsn);
@@ -123,4 +130,7 @@ function prepareTransaction(context: IngestContext, record: WalRecord): void {
   context.checkpoint.sawXid(xid);
   const state = record.bytes.subarray(from, from + record.mainLength);
   context.addPrepared(context.checkpoint.fullXid(xid), state, record.endLsn);
+  if (record.origin !== 0 && record.mainLength >= preparedOriginOffset + 8) {
+    context.advanceOrigin(record.origin, readLsn(record.view, from + preparedOriginOffset), record.endLsn);
+  }
 }
