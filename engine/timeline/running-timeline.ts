@@ -115,7 +115,7 @@ export class RunningTimeline {
       random: shared.random,
       log,
       yieldTurn,
-      afterBatch: () => this.#flusher.afterBatch(),
+      afterBatch: () => this.afterBatch(),
       onFed: (lsn) => this.#onFed(lsn),
     });
     timeline.onWait = () => this.#receiver.hurry();
@@ -129,6 +129,11 @@ export class RunningTimeline {
   start(): void {
     this.#receiver.start();
     this.#images.kick();
+  }
+
+  /** Ingest is at a record boundary. A promise to await before the next batch, if there is too much in memory. */
+  afterBatch(): Promise<void> | undefined {
+    return this.#flusher.afterBatch();
   }
 
   /** Resolves when every whole record below `lsn` is ingested, also if `lsn` is inside the last one. Rejects as a read would. */

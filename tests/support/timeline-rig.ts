@@ -1,0 +1,260 @@
+/**
+ * Timelines over an object store, fed by hand, beside a plain model of everything that was put: for tests that attack layers, flushes, branches and
+ * restarts without PGlite.
+ *
+ * The rig keeps each timeline's log of values, as safekeepers would: after a restart it puts again what is above diskConsistentLsn.
+ */
+import { applyPatches, slruWritePatch } from '../../engine/ingest/patch.ts';
+import { BlockCache } from '../../engine/layers/block-cache.ts';
+import { ClockCache } from '../../engine/layers/clock-cache.ts';
+import { newTimelineId, type TenantTimelineId, type TimelineId, tenantId } from '../../engine/model/ids.ts';
+import { type Key, type KeyPrefix, keyKind, keyPrefix, sizeBlock } from '../../engine/model/key.ts';
+import type { Lsn } from '../../engine/model/lsn.ts';
+import { isSelfContained, type ValueKind, valueKind } from '../../engine/model/value.ts';
+import type { Clock, Log, ObjectStore } from '../../engine/services.ts';
+import { branchIndex } from '../../engine/timeline/branch.ts';
+import type { Ancestor } from '../../engine/timeline/gather.ts';
+import { StoredIndex } from '../../engine/timeline/index-part.ts';
+import { defaultPageserverLimits } from '../../engine/timeline/pageserver.ts';
+import { RunningTimeline, type SharedParts } from '../../engine/timeline/running-timeline.ts';
+import { ModelRedo } from './model-redo.ts';
+import type { SeededRandom } from './seeded-random.ts';
+import { TestClock } from './test-clock.ts';
+
+export interface ModelValue {
+  readonly prefix: KeyPrefix;
+  readonly block: number;
+  readonly lsn: Lsn;
+  readonly kind: ValueKind;
+  readonly bytes: Uint8Array;
+}
+
+export interface ModelTimeline {
+  readonly id: TenantTimelineId;
+  readonly startLsn: Lsn;
+  readonly ancestor: { readonly of: ModelTimeline; readonly lsn: Lsn } | null;
+  /** In the order put; LSNs do not go down. */
+  readonly log: ModelValue[];
+  lastRecordLsn: Lsn;
+  prevRecordLsn: Lsn;
+}
+
+export const relBlocks = 48;
+export const rels = [1, 2].map((rel) => keyPrefix(keyKind.rel, 1663, 5, 20000 + rel, 0));
+/** Pages that patches change. */
+const slru = keyPrefix(keyKind.slru, 2, 1, 0, 0);
+const slruBlocks = 8;
+export const allKeys: readonly Key[] = [
+  ...rels.flatMap((prefix) => Array.from({ length: relBlocks }, (_, block) => ({ prefix, block }))),
+  ...rels.map((prefix) => ({ prefix, block: sizeBlock })),
+  ...Array.from({ length: slruBlocks }, (_, block) => ({ prefix: slru, block })),
+];
+
+const silent: Log = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} };
+const startLsn = 4096 as Lsn;
+
+/** What the model says a key's value is. */
+export function modelValue(timeline: ModelTimeline, { prefix, block }: Key, lsn: number): Uint8Array | null {
+  const values = versions(timeline, prefix, block, lsn);
+  let from = values.length - 1;
+  while (from > 0 && !isSelfContained(values[from]!.kind)) from--;
+  let value: Uint8Array | null = null;
+  const redo = new ModelRedo();
+  for (const { kind, bytes, lsn: at } of values.slice(Math.max(0, from))) {
+    if (kind === valueKind.image) value = bytes.length === 0 ? null : bytes;
+    else if (kind === valueKind.patch) value = applyPatches(prefix, block, value, [bytes]);
+    else {
+      const rel = { spc: prefix.spc, db: prefix.db, rel: prefix.rel, fork: 0 as const };
+      const base = kind === valueKind.recordWillInit ? null : (value ?? new Uint8Array(8192));
+      value = redo.redoPage({ rel, block, base, lsns: [at], records: [bytes] });
+    }
+  }
+  return value;
+}
+
+function versions(timeline: ModelTimeline, prefix: KeyPrefix, block: number, lsn: number): ModelValue[] {
+  const { ancestor } = timeline;
+  const older = ancestor ? versions(ancestor.of, prefix, block, Math.min(lsn, ancestor.lsn)) : [];
+  return [
+    ...older,
+    ...timeline.log.filter((value) => value.prefix === prefix && value.block === block && value.lsn <= lsn),
+  ];
+}
+
+export class TimelineRig {
+  readonly models: ModelTimeline[] = [];
+  readonly running = new Map<TimelineId, RunningTimeline>();
+  readonly redo = new ModelRedo();
+  readonly #random: SeededRandom;
+  readonly #tenant = tenantId('a1'.repeat(16));
+  readonly #clock: Clock;
+  #shared: SharedParts;
+
+  constructor(random: SeededRandom, store: ObjectStore, clock: Clock = new TestClock()) {
+    this.#random = random;
+    this.#clock = clock;
+    this.#shared = this.#parts(store);
+  }
+
+  #parts(store: ObjectStore): SharedParts {
+    const random = this.#random;
+    return {
+      store,
+      wal: [],
+      redo: this.redo,
+      clock: this.#clock,
+      random,
+      log: silent,
+      limits: {
+        ...defaultPageserverLimits,
+        openLayerBytesMax: 40_000,
+        flushWalDistance: 20_000,
+        imageChainRecordsMin: 3,
+        imageChainBytesMin: 400,
+        imageLayerBytesMax: 100_000,
+      },
+      blocks: new BlockCache(random.pick([1, 30_000, 1e9])),
+      versions: new ClockCache(random.pick([1, 30_000, 1e9])),
+      yieldTurn: () => new Promise((resolve) => setImmediate(resolve)),
+    };
+  }
+
+  /** A timeline of its own. */
+  async create(): Promise<ModelTimeline> {
+    const model: ModelTimeline = {
+      id: { tenantId: this.#tenant, timelineId: newTimelineId(this.#random) },
+      startLsn,
+      ancestor: null,
+      log: [],
+      lastRecordLsn: startLsn,
+      prevRecordLsn: 0 as Lsn,
+    };
+    await this.#start(
+      model,
+      await StoredIndex.create(this.#shared.store, model.id, {
+        systemIdentifier: 1n,
+        startLsn,
+        ancestor: null,
+        diskConsistentLsn: startLsn,
+        prevRecordLsn: 0 as Lsn,
+        imagedLsn: startLsn,
+        layers: [],
+      }),
+    );
+    return model;
+  }
+
+  async branch(of: ModelTimeline, lsn: Lsn): Promise<ModelTimeline> {
+    const id = { tenantId: this.#tenant, timelineId: newTimelineId(this.#random) };
+    const { timeline } = this.running.get(of.id.timelineId)!;
+    const { systemIdentifier, startLsn: start, lastRecordLsn, prevRecordLsn } = timeline;
+    const source = { timelineId: of.id.timelineId, systemIdentifier, startLsn: start, lastRecordLsn, prevRecordLsn };
+    const part = branchIndex(source, lsn);
+    const model: ModelTimeline = {
+      id,
+      startLsn: lsn,
+      ancestor: { of, lsn },
+      log: [],
+      lastRecordLsn: lsn,
+      prevRecordLsn: part.prevRecordLsn,
+    };
+    await this.#start(model, await StoredIndex.create(this.#shared.store, id, part));
+    return model;
+  }
+
+  async #start(model: ModelTimeline, index: StoredIndex): Promise<void> {
+    if (!this.models.includes(model)) this.models.push(model);
+    const { ancestor } = model;
+    const local: Ancestor | null = ancestor && {
+      kind: 'local',
+      lsn: ancestor.lsn,
+      open: () => this.running.get(ancestor.of.id.timelineId)!.timeline,
+    };
+    this.running.set(model.id.timelineId, new RunningTimeline(model.id, index, local, [], this.#shared));
+  }
+
+  /** Some records with random values. */
+  async ingest(model: ModelTimeline, recordCount: number): Promise<void> {
+    const values: ModelValue[] = [];
+    let lsn: number = model.lastRecordLsn;
+    for (let i = 0; i < recordCount; i++) {
+      model.prevRecordLsn = lsn as Lsn;
+      lsn += 8 * (1 + this.#random.below(20));
+      for (let n = this.#random.pick([0, 1, 1, 2, 4]); n > 0; n--) values.push(this.#value(lsn as Lsn));
+    }
+    model.log.push(...values);
+    model.lastRecordLsn = lsn as Lsn;
+    await this.#put(model, values);
+  }
+
+  #value(lsn: Lsn): ModelValue {
+    const random = this.#random;
+    const { prefix, block } = random.pick(allKeys);
+    const bytes = new Uint8Array(1 + random.below(200));
+    random.fill(bytes);
+    bytes[0]! &= 0x7f;
+    if (block === sizeBlock) {
+      const size = new Uint8Array(4);
+      new DataView(size.buffer).setUint32(0, random.below(relBlocks), true);
+      return { prefix, block, lsn, kind: valueKind.image, bytes: random.chance(0.1) ? new Uint8Array(0) : size };
+    }
+    if (random.chance(0.1)) {
+      const image = new Uint8Array(random.chance(0.2) ? 0 : 8192);
+      random.fill(image.subarray(0, 100));
+      return { prefix, block, lsn, kind: valueKind.image, bytes: image };
+    }
+    if (prefix === slru || random.chance(0.1)) {
+      return { prefix, block, lsn, kind: valueKind.patch, bytes: slruWritePatch(random.below(7000), bytes) };
+    }
+    return { prefix, block, lsn, kind: random.chance(0.1) ? valueKind.recordWillInit : valueKind.record, bytes };
+  }
+
+  async #put(model: ModelTimeline, values: readonly ModelValue[]): Promise<void> {
+    const running = this.running.get(model.id.timelineId)!;
+    const { timeline } = running;
+    for (const { prefix, block, lsn, kind, bytes } of values) {
+      if (kind === valueKind.image) timeline.putImage(prefix, block, lsn, bytes);
+      else if (kind === valueKind.patch) timeline.putPatch(prefix, block, lsn, bytes);
+      else {
+        const handle = timeline.addRecord(lsn, bytes, 0, bytes.length);
+        timeline.putRecord(prefix, block, lsn, handle, kind === valueKind.recordWillInit);
+      }
+    }
+    timeline.advance(model.lastRecordLsn, model.prevRecordLsn);
+    await running.afterBatch();
+  }
+
+  flush(model: ModelTimeline): Promise<void> {
+    return this.running.get(model.id.timelineId)!.flush();
+  }
+
+  imagesIdle(model: ModelTimeline): Promise<void> {
+    return this.running.get(model.id.timelineId)!.imagesIdle();
+  }
+
+  /** A new process over `store`: nothing in memory survives. Ingest then goes on from what is in layers. */
+  async restart(store: ObjectStore): Promise<void> {
+    this.running.clear();
+    this.#shared = this.#parts(store);
+    for (const model of this.models) await this.#start(model, await StoredIndex.load(store, model.id));
+    for (const model of this.models) {
+      const { timeline } = this.running.get(model.id.timelineId)!;
+      if (timeline.diskConsistentLsn < model.lastRecordLsn) {
+        await this.#put(
+          model,
+          model.log.filter(({ lsn }) => lsn > timeline.diskConsistentLsn),
+        );
+      }
+    }
+  }
+
+  /** A key's value as the timeline reads it. */
+  async read(model: ModelTimeline, key: Key, lsn: Lsn): Promise<Uint8Array | null> {
+    const { pages } = this.running.get(model.id.timelineId)!;
+    return (await pages.getImages({ requestLsn: lsn, notModifiedSince: lsn }, [key]))[0]!;
+  }
+
+  async close(): Promise<void> {
+    for (const running of this.running.values()) await running.close();
+  }
+}
