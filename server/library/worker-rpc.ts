@@ -88,8 +88,9 @@ export function serveRpc<Methods extends RpcMethods<Methods>, Event>(
 ): (event: Event) => void {
   const post = (reply: Reply) => port.postMessage(reply);
   port.on('message', async ({ id, method, args }: Call) => {
+    const call = methods[method as keyof Methods] as unknown as AnyMethod;
     try {
-      post({ kind: 'result', id, value: await (methods[method as keyof Methods] as AnyMethod)(...args) });
+      post({ kind: 'result', id, value: await call(...args) });
     } catch (error) {
       post({ kind: 'error', id, error: asJson(error) });
     }

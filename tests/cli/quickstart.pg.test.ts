@@ -145,7 +145,8 @@ describe('time travel', () => {
     await client.query('insert into t values(10,10)');
     const lsn = await currentLsn('main');
     const { rows } = await client.query<{ at: string }>('select clock_timestamp()::text as at');
-    // Commit times have microseconds; the next commit is later than this one in any case.
+    // A time is inclusive, and commits have times of milliseconds.
+    await client.query('select pg_sleep(0.01)');
     await client.query('insert into t values(11,11)');
     await client.query('delete from t where key = 1');
     await rig.ok('timeline', 'branch', '--branch-name', 'at_lsn', '--ancestor-start-lsn', lsn);
@@ -165,7 +166,8 @@ describe('time travel', () => {
     await rig.ok('endpoint', 'start', 'past', '--branch-name', 'main', '--lsn', lsn);
     expect(await keys('past')).toEqual([3, 10, 11]);
     await rig.sql('main', 'insert into t select n, n from generate_series(100, 5000) n');
-    await rig.sql('main', 'update t set value = value || 1; vacuum t');
+    await rig.sql('main', 'update t set value = value || 1');
+    await rig.sql('main', 'vacuum t');
     expect(await keys('past')).toEqual([3, 10, 11]);
     expect(await rig.sql('past', 'select sum(value::int)::int as sum from t')).toEqual([{ sum: 24 }]);
     await expect(rig.sql('past', 'insert into t values(0,0)')).rejects.toThrow(/read-only transaction/);
