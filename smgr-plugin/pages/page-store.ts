@@ -110,7 +110,13 @@ export class PageStore {
     const needLsn = Math.max(pageLsn, relation.floorLsn);
     this.#lastWritten.note(relation.id, block, needLsn);
     relation.writtenLsn = Math.max(relation.writtenLsn, needLsn);
-    this.cache.write(relation.id, block, source, offset, this.#xid === 0 ? 0 : this.cache.epoch, needLsn);
+    this.cache.write(relation.id, block, source, offset, this.#epochOf(source, offset), needLsn);
+  }
+
+  /** A sequence's WAL is 32 values ahead of it: rebuilt from that it would skip, so its one page stays. */
+  #epochOf(source: Uint8Array, offset: number): number {
+    if (isSequencePage(source, offset)) return forever;
+    return this.#xid === 0 ? 0 : this.cache.epoch;
   }
 
   /** Zero pages up to `blocks`, as a file made longer. */
@@ -212,6 +218,18 @@ export class PageStore {
       this.#writePage(to, block, page, 0);
     }
   }
+}
+
+/** SEQ_MAGIC in the special area of eight bytes (commands/sequence.c). */
+function isSequencePage(bytes: Uint8Array, offset: number): boolean {
+  const special = offset + pageSize - 8;
+  return (
+    bytes[special] === 0x17 &&
+    bytes[special + 1] === 0x17 &&
+    bytes[special + 2] === 0 &&
+    bytes[special + 3] === 0 &&
+    bytes[offset + 16]! + bytes[offset + 17]! * 256 === pageSize - 8
+  );
 }
 
 /** pd_lsn of a page: two u32, the high one first. */

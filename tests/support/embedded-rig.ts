@@ -18,8 +18,8 @@ export interface RigComputeOptions extends ComputeOptions {
   readonly mode?: HostMode;
 }
 
-/** Shared buffers of 16 pages and a cache of 64: what PostgreSQL looks at has nearly always been evicted in between. */
-export const tiny: ComputeOptions = { pageCacheBytes: 64 * 8192, settings: ['shared_buffers=128kB'] };
+/** Shared buffers of 32 pages (with 16 some GiST scans run out of them) and a cache of 64: what PostgreSQL looks at has nearly always been evicted in between. */
+export const tiny: ComputeOptions = { pageCacheBytes: 64 * 8192, settings: ['shared_buffers=256kB'] };
 
 export class RigCompute {
   readonly pg: Compute;
