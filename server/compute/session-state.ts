@@ -29,7 +29,6 @@ interface Session {
   changed: Map<string, string>;
   slots: number[];
   portalTable: number;
-  /** Index in `layout` order is not needed: own channel list. */
   channels: readonly string[];
   channelList: number;
   tempSchema: TempSchema | null;
@@ -60,13 +59,15 @@ export class SessionStates {
   readonly #module: BackendModule;
   readonly #settings: BackendSettings;
   readonly #sql: RunSql;
+  readonly #dropUnnamed: () => void;
   readonly #sessions = new Map<number, Session>();
   readonly #base: Session;
   #current: Session;
   readonly #tempPool: TempSchema[] = [];
   #tempSchemaNext = tempSchemaFirst;
-  /** Portal tables of their own that nobody uses now. */
+  /** Tables of sessions that have gone, empty. */
   readonly #portalPool: number[] = [];
+  readonly #preparedPool: number[] = [];
   #unionList = 0;
   #unionKey = '';
   #listening = 0;
@@ -77,6 +78,7 @@ export class SessionStates {
 
   constructor(module: BackendModule, sql: RunSql) {
     this.#module = module;
+    this.#dropUnnamed = () => sql('');
     // A simple query drops the unnamed statement, which is the client's.
     this.#sql = (text) => {
       const unnamed = readWord(module, layout.unnamedStatement);
@@ -122,6 +124,7 @@ export class SessionStates {
     const refusal = this.#refusal(message);
     if (refusal !== null) return { client: message.client, parameters: null, error: refusal };
     const session = this.#newSession(message.client);
+    session.slots[slotAddresses.indexOf(layout.preparedQueries)] = this.#preparedPool.pop() ?? 0;
     const settings = [...this.#loginSettings(message.user), ...message.settings];
     if (message.user !== this.#baseUser) settings.push(['session_authorization', message.user]);
     for (const [name, value] of settings) {
@@ -323,18 +326,30 @@ export class SessionStates {
     if (readWord(module, layout.portalTable) !== this.#base.portalTable || this.#portalCount() > 0) {
       this.#sql('close all');
     }
-    if (readWord(module, layout.preparedQueries) !== 0) this.#sql('deallocate all');
+    const prepared = readWord(module, layout.preparedQueries);
+    if (prepared !== 0) {
+      this.#sql('deallocate all');
+      writeWord(module, layout.preparedQueries, 0);
+      this.#preparedPool.push(prepared);
+    }
+    if (readWord(module, layout.unnamedStatement) !== 0) this.#dropUnnamed();
     if (this.isPinned) this.#sql('select pg_catalog.pg_advisory_unlock_all()');
     if (readWord(module, layout.tempNamespace) !== 0) this.#sql('discard temp');
     if (readWord(module, layout.sequenceTable) !== 0) this.#sql('discard sequences');
-    if (session.channels.length > 0) {
-      this.#listening--;
-      session.channels = [];
-      module._list_free_deep(readWord(module, layout.listenChannels));
-      writeWord(module, layout.listenChannels, 0);
-      this.#rebuildUnion();
-      if (this.#listening === 0) this.#sql('unlisten *');
-    }
+    this.#stopListening(session);
+  }
+
+  #stopListening(session: Session): void {
+    const module = this.#module;
+    const list = readWord(module, layout.listenChannels);
+    if (list === 0) return;
+    module._list_free_deep(list);
+    writeWord(module, layout.listenChannels, 0);
+    if (session.channels.length === 0) return;
+    session.channels = [];
+    this.#listening--;
+    this.#rebuildUnion();
+    if (this.#listening === 0) this.#sql('unlisten *');
   }
 
   #portalCount(): number {
