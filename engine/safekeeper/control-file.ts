@@ -23,14 +23,15 @@
  * - `term` and `ruler` are durable before the vote that they stand for leaves; `commitLsn` may lag
  * - `termHistory` may go beyond the WAL that is held: what counts is its part up to flushLsn
  *
- * Beside it lies `flush.mark`: how far the WAL was flushed at some time. It is written after each flush and made durable only now and
- * then, so it may lag but never tells more than was true. What it covers must be readable at the next start: a log that ends earlier is
- * damaged, not torn.
+ * Beside it lies `flush.mark`: how far the WAL was flushed, and known to be committed, at some time. It is written after each flush and made
+ * durable only now and then, so it may lag but never tells more than was true. What it covers must be readable at the next start: a log
+ * that ends earlier is damaged, not torn. After a killed process it is exact.
  *
- *   | bytes  | field    |                     |
- *   |--------|----------|---------------------|
- *   | 0..7   | flushLsn |                     |
- *   | 8..11  | crc32c   | of the bytes before |
+ *   | bytes  | field     |                     |
+ *   |--------|-----------|---------------------|
+ *   | 0..7   | flushLsn  |                     |
+ *   | 8..15  | commitLsn |                     |
+ *   | 16..19 | crc32c    | of the bytes before |
  */
 import { crc32c } from '../crc32c.ts';
 import { isPageliteError, PageliteError } from '../errors.ts';
@@ -44,7 +45,7 @@ import type { ProposerId } from '../protocol/proposer-acceptor.ts';
 export const controlFileName = 'safekeeper.control';
 export const flushMarkName = 'flush.mark';
 export const controlFileVersion = 1;
-export const flushMarkBytes = 12;
+export const flushMarkBytes = 20;
 
 const magic = 0x4b534c50;
 const fixedBytes = 100;
@@ -123,15 +124,24 @@ function readState(reader: ByteReader): ControlState {
   return { ...fixed, termHistory };
 }
 
-export function encodeFlushMark(flushLsn: Lsn): Uint8Array {
-  const out = new ByteWriter(flushMarkBytes).u53(flushLsn);
-  return out.u32(crc32c(out.bytes, 0, 8)).finish();
+export interface FlushMark {
+  readonly flushLsn: Lsn;
+  readonly commitLsn: Lsn;
 }
 
-/** 0 if there is no mark, or it was torn by a power failure: it is then silent, which is always true. */
-export function decodeFlushMark(bytes: Uint8Array | null): Lsn {
-  if (bytes === null || bytes.length !== flushMarkBytes) return 0 as Lsn;
+/** Says nothing, which is always true. */
+export const noFlushMark: FlushMark = { flushLsn: 0 as Lsn, commitLsn: 0 as Lsn };
+
+export function encodeFlushMark(mark: FlushMark): Uint8Array {
+  const out = new ByteWriter(flushMarkBytes).u53(mark.flushLsn).u53(mark.commitLsn);
+  return out.u32(crc32c(out.bytes, 0, flushMarkBytes - 4)).finish();
+}
+
+/** Says nothing if there is no mark, or it was torn by a power failure. */
+export function decodeFlushMark(bytes: Uint8Array | null): FlushMark {
+  if (bytes === null || bytes.length !== flushMarkBytes) return noFlushMark;
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  if (view.getUint32(flushMarkBytes - 4, true) !== crc32c(bytes, 0, flushMarkBytes - 4)) return noFlushMark;
   const reader = new ByteReader(bytes, flushMarkName);
-  const flushLsn = reader.lsn();
-  return reader.u32() === crc32c(bytes, 0, 8) ? flushLsn : (0 as Lsn);
+  return { flushLsn: reader.lsn(), commitLsn: reader.lsn() };
 }

@@ -26,6 +26,7 @@ import {
   decodeFlushMark,
   encodeControlFile,
   encodeFlushMark,
+  type FlushMark,
   flushMarkName,
 } from './control-file.ts';
 import type { TimelineStorage } from './storage.ts';
@@ -65,7 +66,7 @@ export class SafekeeperTimeline {
   #working: Promise<void> | null = null;
   #flushLsn: Lsn;
   #commitLsn: Lsn;
-  #markedLsn: Lsn;
+  #marked: FlushMark;
   #marking: Promise<void> = Promise.resolve();
   #savedCommitLsn: Lsn;
   #ended: PageliteError | null = null;
@@ -76,7 +77,7 @@ export class SafekeeperTimeline {
     storage: TimelineStorage,
     wal: WalLog,
     acceptor: Acceptor,
-    options: { markedLsn: Lsn; log: Log },
+    options: { marked: FlushMark; log: Log },
   ) {
     this.id = acceptor.control.timeline;
     this.#storage = storage;
@@ -86,7 +87,7 @@ export class SafekeeperTimeline {
     this.#flushLsn = acceptor.flushLsn;
     this.#commitLsn = acceptor.control.commitLsn;
     this.#savedCommitLsn = this.#commitLsn;
-    this.#markedLsn = options.markedLsn;
+    this.#marked = options.marked;
   }
 
   /** A timeline that no proposer has written to; its control file is durable when this resolves. */
@@ -104,18 +105,19 @@ export class SafekeeperTimeline {
       if ((await storage.segments.list()).length === 0) throw new PageliteError('notFound', `no control file ${file}`);
       throw new PageliteError('corrupt', `control file ${file} is missing, but there is WAL`, { file, ...id });
     }
-    const control = decodeControlFile(bytes, id, file);
-    const markedLsn = decodeFlushMark(await storage.readFile(flushMarkName));
+    const stored = decodeControlFile(bytes, id, file);
+    const marked = decodeFlushMark(await storage.readFile(flushMarkName));
+    const control = { ...stored, commitLsn: Math.max(stored.commitLsn, marked.commitLsn) as Lsn };
     const wal = await WalLog.open({
       segments: storage.segments,
       label: storage.label,
       startLsn: control.startLsn,
       commitLsn: control.commitLsn,
-      flushedLsn: markedLsn,
+      flushedLsn: marked.flushLsn,
       log,
     });
     const acceptor = new Acceptor(nodeId, control, wal.writeLsn, wal.lastRecordLsn);
-    return new SafekeeperTimeline(storage, wal, acceptor, { markedLsn, log });
+    return new SafekeeperTimeline(storage, wal, acceptor, { marked, log });
   }
 
   get flushLsn(): Lsn {
@@ -213,8 +215,9 @@ export class SafekeeperTimeline {
     await this.#working;
     try {
       await this.#marking;
-      if (this.#markedLsn > 0 && this.#ended?.kind === 'closed')
-        await this.#storage.overwriteFile(flushMarkName, encodeFlushMark(this.#markedLsn), true);
+      if (this.#marked.flushLsn > 0 && this.#ended?.kind === 'closed') {
+        await this.#storage.overwriteFile(flushMarkName, encodeFlushMark(this.#marked), true);
+      }
     } finally {
       await this.#storage.close();
     }
@@ -307,23 +310,23 @@ export class SafekeeperTimeline {
     for (const wake of [...this.#watchers]) wake();
   }
 
-  /** Says how far the WAL was flushed; nobody waits for it. One write at a time, the newest value. */
+  /** Says how far the WAL was flushed and committed; nobody waits for it. One write at a time, the newest values. */
   #mark(): void {
-    if (this.#markedLsn >= this.#flushLsn) return;
-    const lsn = this.#flushLsn;
-    this.#markedLsn = lsn;
+    if (this.#marked.flushLsn >= this.#flushLsn && this.#marked.commitLsn >= this.#commitLsn) return;
+    const marked = { flushLsn: this.#flushLsn, commitLsn: this.#commitLsn };
+    this.#marked = marked;
     this.#marking = this.#marking
-      .then(() =>
-        this.#markedLsn === lsn ? this.#storage.overwriteFile(flushMarkName, encodeFlushMark(lsn), false) : undefined,
-      )
+      .then(() => {
+        if (this.#marked === marked) return this.#storage.overwriteFile(flushMarkName, encodeFlushMark(marked), false);
+      })
       .catch((error) => this.#fail(error));
   }
 
-  async #lowerMark(lsn: Lsn): Promise<void> {
+  async #lowerMark(flushLsn: Lsn): Promise<void> {
     await this.#marking;
-    if (this.#markedLsn <= lsn) return;
-    this.#markedLsn = lsn;
-    await this.#storage.overwriteFile(flushMarkName, encodeFlushMark(lsn), true);
+    if (this.#marked.flushLsn <= flushLsn) return;
+    this.#marked = { ...this.#marked, flushLsn };
+    await this.#storage.overwriteFile(flushMarkName, encodeFlushMark(this.#marked), true);
   }
 
   /** A bug in the acceptor or a medium that failed. What is on disk is right; what is in memory may not be. */

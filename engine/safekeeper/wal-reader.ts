@@ -20,7 +20,8 @@ export async function* readTimelineWal(
   signal: AbortSignal,
   term?: number,
 ): AsyncGenerator<WalChunk, void, undefined> {
-  checkStart(timeline, startLsn, readableLsn(timeline, term));
+  readableLsn(timeline, term);
+  checkStart(timeline, startLsn);
   // startLsn is a record boundary: a reader resumes where its last record ended.
   const scan = new RecordScan(startLsn);
   let at = startLsn;
@@ -56,13 +57,17 @@ function readableLsn(timeline: SafekeeperTimeline, term: number | undefined): Ls
   return timeline.flushLsn;
 }
 
-function checkStart(timeline: SafekeeperTimeline, startLsn: Lsn, end: Lsn): void {
-  if (timeline.startLsn !== 0 && startLsn >= timeline.startLsn && startLsn <= end) return;
-  const held = timeline.startLsn === 0 ? 'none' : `${formatLsn(timeline.startLsn)} to ${formatLsn(end)}`;
-  throw new PageliteError('invalid', `WAL from ${formatLsn(startLsn)} asked for, held is ${held}`, {
-    ...timeline.id,
-    lsn: formatLsn(startLsn),
-  });
+/** Past commitLsn is fine: a reader may know of a commit that this safekeeper has yet to hear of. */
+function checkStart(timeline: SafekeeperTimeline, startLsn: Lsn): void {
+  const { id, startLsn: held, flushLsn } = timeline;
+  if (held === 0)
+    throw new PageliteError('notFound', `timeline ${id.tenantId}/${id.timelineId} has no WAL here yet`, { ...id });
+  if (startLsn >= held && startLsn <= flushLsn) return;
+  throw new PageliteError(
+    'invalid',
+    `WAL from ${formatLsn(startLsn)} asked for, held is ${formatLsn(held)} to ${formatLsn(flushLsn)}`,
+    { ...id, lsn: formatLsn(startLsn) },
+  );
 }
 
 /** A first record that is none may as well be a start in the middle of one. */

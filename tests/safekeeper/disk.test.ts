@@ -9,6 +9,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { walSegmentSize } from '../../engine/limits.ts';
 import { type NodeId, newTenantId, newTimelineId, type TenantTimelineId } from '../../engine/model/ids.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
+import { encodeFlushMark } from '../../engine/safekeeper/control-file.ts';
 import { Safekeeper } from '../../engine/safekeeper/safekeeper.ts';
 import { nodeClock, nodeRandom, silentLog } from '../../server/process/node-host.ts';
 import { DiskSafekeeperStorage } from '../../server/safekeeper/disk-segments.ts';
@@ -100,6 +101,19 @@ it('the files are PostgreSQL segments, the last one partial, zeros outside the W
   expect(second.subarray(endLsn % walSegmentSize).every((byte) => byte === 0)).toBe(true);
 });
 
+it('after kill -9 the flush mark tells how far is committed, though the control file lags', async () => {
+  const id = newId();
+  const driver = await elect(id);
+  const control = await readFile(join(folder(id), 'safekeeper.control'));
+  driver.close();
+  const { endLsn } = await written(id);
+  await read(id, endLsn);
+  await safekeeper.close();
+  await writeFile(join(folder(id), 'safekeeper.control'), control);
+  safekeeper = start();
+  expect(await safekeeper.getStatus(id)).toMatchObject({ flushLsn: endLsn, commitLsn: endLsn });
+});
+
 describe('damage', () => {
   let id: TenantTimelineId;
   let other: TenantTimelineId;
@@ -175,6 +189,8 @@ describe('damage', () => {
     await safekeeper.close();
     safekeeper = start();
     await writeFile(join(folder(id), 'safekeeper.control'), control);
+    const mark = { flushLsn: record.endLsn, commitLsn: record.startLsn };
+    await writeFile(join(folder(id), 'flush.mark'), encodeFlushMark(mark));
     await flip(join(folder(id), secondSegment), (record.startLsn % walSegmentSize) + 100);
     await expectDamage(/wrong CRC, though it was durable up to 0\/200/);
   });

@@ -34,7 +34,7 @@ import {
 import {
   sampleAcceptorMessages,
   sampleControlState,
-  sampleFlushLsn,
+  sampleFlushMark,
   sampleProposerMessages,
   sampleWalStreamRequests,
   sampleWalStreamResponses,
@@ -44,7 +44,7 @@ import {
 const schemaHashes: Record<string, string> = {
   'proposer-acceptor-v1': 'bc01b98c19a15fa903c2c039350814415368b08a1c55c564ce2ffcb95865bcfc',
   'wal-stream-v1': 'ac52e04ab56bac9bd13cedefcd1d4cf6d9e50d229cd5c247566e8e5dedd43481',
-  'control-file-v1': '7f6d3b396bd25d4c176c01221d2739871267337ca90cea81292e032b8c774e4b',
+  'control-file-v1': 'fb2c1489b3c395068b69f20a94add73fe4563f1992a30f8401a58a914539dfa2',
 };
 
 const hex = (bytes: Uint8Array) => Buffer.from(bytes).toString('hex');
@@ -85,10 +85,10 @@ const pinned: Pinned[] = [
   {
     name: `control-file-v${controlFileVersion}`,
     tags: {},
-    lines: [encodeControlFile(sampleControlState), encodeFlushMark(sampleFlushLsn)].map(hex),
+    lines: [encodeControlFile(sampleControlState), encodeFlushMark(sampleFlushMark)].map(hex),
     decode: (bytes, i) =>
       i === 0 ? decodeControlFile(bytes, sampleControlState.timeline, 'safekeeper.control') : decodeFlushMark(bytes),
-    samples: [sampleControlState, sampleFlushLsn],
+    samples: [sampleControlState, sampleFlushMark],
   },
 ];
 

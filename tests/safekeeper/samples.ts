@@ -5,7 +5,7 @@ import type { Lsn } from '../../engine/model/lsn.ts';
 import type { Term } from '../../engine/model/term.ts';
 import type { AcceptorMessage, ProposerId, ProposerMessage } from '../../engine/protocol/proposer-acceptor.ts';
 import type { WalStreamRequest, WalStreamResponse } from '../../engine/protocol/wal-stream.ts';
-import type { ControlState } from '../../engine/safekeeper/control-file.ts';
+import type { ControlState, FlushMark } from '../../engine/safekeeper/control-file.ts';
 
 const timeline = {
   tenantId: tenantId('0123456789abcdef0123456789abcdef'),
@@ -101,4 +101,4 @@ export const sampleControlState: ControlState = {
   termHistory,
 };
 
-export const sampleFlushLsn = at;
+export const sampleFlushMark: FlushMark = { flushLsn: (at + 8) as Lsn, commitLsn: at };
