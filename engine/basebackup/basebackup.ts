@@ -8,7 +8,6 @@
  */
 import { crc32c } from '../crc32c.ts';
 import { PageliteError } from '../errors.ts';
-import { readRels } from '../ingest/readers.ts';
 import { allSlrus, readSlruSegments, slruFolders } from '../ingest/slru.ts';
 import { decodeDatabases, decodeOrigins, decodePrepared } from '../ingest/small-directories.ts';
 import { pageSize } from '../limits.ts';
@@ -25,9 +24,10 @@ import {
 } from '../model/key.ts';
 import { formatLsn, type Lsn, writeLsn } from '../model/lsn.ts';
 import { defaultTablespace, globalTablespace } from '../model/rel.ts';
-import type { Basebackup, DataFile, PrewarmPages, ValueReader } from '../services.ts';
+import type { Basebackup, DataFile, ValueReader } from '../services.ts';
 import { controlFileAt, systemIdentifierOf } from './control-data.ts';
 import { decodeFiles } from './data-files.ts';
+import { prewarmPages } from './prewarm.ts';
 
 export const emptyFolders = [
   'base',
@@ -74,12 +74,7 @@ export async function buildBasebackup(reader: ValueReader, lsn: Lsn, prevLsn: Ls
   for (const { spc, db } of databases) files.push(...(await databaseFiles(reader, spc, db)));
   for (const kind of allSlrus) files.push(...(await slruFiles(reader, kind)));
   files.push(...(await preparedFiles(reader)), ...(await originFiles(reader)));
-  const prewarm: PrewarmPages[] = [];
-  for (const { spc, db } of databases) {
-    for (const { rel, size } of await readRels(reader, spc, db)) {
-      prewarm.push({ rel, relSize: size, firstBlock: 0, pages: new Uint8Array(0) });
-    }
-  }
+  const prewarm = await prewarmPages(reader, databases);
   return { lsn, prevLsn, systemIdentifier: systemIdentifierOf(control), files, prewarm };
 }
 

@@ -13,7 +13,10 @@ import { buildBasebackup } from '../../engine/basebackup/basebackup.ts';
 import { importTemplate } from '../../engine/basebackup/import-template.ts';
 import { createTenantTemplate } from '../../engine/basebackup/tenant-template.ts';
 import { WalIngest } from '../../engine/ingest/wal-ingest.ts';
+import { pageSize } from '../../engine/limits.ts';
+import { keyKind, sizeBlock } from '../../engine/model/key.ts';
 import { invalidLsn, type Lsn } from '../../engine/model/lsn.ts';
+import type { ValueReader } from '../../engine/services.ts';
 import { WalDecoder } from '../../engine/wal/wal-decoder.ts';
 import { bootDirectory, bootFiles, dataDirectory } from '../support/boot-directory.ts';
 import {
@@ -59,6 +62,18 @@ async function ask(pg: PGlite): Promise<unknown[]> {
   return answers;
 }
 
+/** Relation pages out of a data directory's files, everything else out of `reader`. */
+function withPagesOf(files: DirectoryFiles, reader: ValueReader): ValueReader {
+  return {
+    getImage: async (prefix, block) => {
+      if (prefix.kind !== keyKind.rel || prefix.rel === 0 || block === sizeBlock) return reader.getImage(prefix, block);
+      const folder = prefix.db === 0 ? 'global' : `base/${prefix.db}`;
+      const file = files.get(`${folder}/${prefix.rel}`);
+      return file?.slice(block * pageSize, (block + 1) * pageSize) ?? null;
+    },
+  };
+}
+
 async function run(pg: PGlite, statement: string): Promise<void> {
   if (!statement.startsWith('!')) await pg.exec(statement);
   else await expect(pg.exec(statement.slice(1))).rejects.toThrow();
@@ -98,12 +113,19 @@ describe('ingest of a workload, stage by stage', () => {
 
     it(`boots after: ${name}`, async () => {
       const { lsn, prevLsn, files, answers } = snapshots[index]!;
-      const basebackup = await buildBasebackup(values.reader(lsn), lsn, prevLsn);
+      const basebackup = await buildBasebackup(withPagesOf(files, values.reader(lsn)), lsn, prevLsn);
       const directory = bootFiles(basebackup);
       for (const [path, bytes] of files) if (isRelationFile(path)) directory.set(path, bytes);
       const compute = await bootDirectory(directory);
       try {
         expect(await ask(compute)).toEqual(answers);
+        // What was prepared before the boot can be ended after it: its state file, its locks and its row are there.
+        const prepared = await compute.query<{ gid: string }>("select gid from pg_prepared_xacts where gid = 'stays'");
+        for (const { gid } of prepared.rows) {
+          await compute.exec(`commit prepared '${gid}'`);
+          expect((await compute.query('select id from x where id = 2004')).rows).toEqual([{ id: 2004 }]);
+          await expect(compute.query('select * from kept')).rejects.toThrow('does not exist');
+        }
         await compute.exec('create table after_boot(id serial primary key); insert into after_boot default values');
         expect((await compute.query('select * from after_boot')).rows).toEqual([{ id: 1 }]);
         await compute.exec('checkpoint');
