@@ -9,6 +9,7 @@
  * - every (resource manager, info) of PostgreSQL 18 is listed in records/ or page-records.ts; anything else stops the timeline (`invalid`)
  * - `ingest` returns a promise only when a size or a directory had to be read; the caller awaits it before the next record
  * - the checkpoint state is stored with the record that changes it, so it is right at every LSN
+ * - a full-page image that redo would restore is put as that page; other blocks as "changed by this record"
  * - a block past the end extends the relation; blocks between are tombstones (zero pages), and so is that block itself unless the record
  *   begins it anew: nothing from before a truncation shines through
  *
@@ -18,6 +19,7 @@ import { PageliteError } from '../errors.ts';
 import { checkpointKey, type KeyPrefix, keyKind, keyPrefix } from '../model/key.ts';
 import { vmFork } from '../model/rel.ts';
 import type { ValueReader, ValueSink } from '../services.ts';
+import { restoreImage } from '../wal/block-image.ts';
 import { corruptRecord } from '../wal/parse-record.ts';
 import { rmgr, type WalRecord } from '../wal/wal-record.ts';
 import { IngestContext } from './ingest-context.ts';
@@ -168,7 +170,7 @@ export class WalIngest {
     const { sizes, sink } = this.#context;
     const lsn = record.endLsn;
     let waits: Promise<void>[] | null = null;
-    const handle = sink.addRecord(lsn, record.bytes, record.start, record.totalLength);
+    let handle = -1;
     for (let i = 0; i < record.blockCount; i++) {
       const block = record.blocks[i]!;
       const prefix = this.#prefixes[i]!;
@@ -184,6 +186,12 @@ export class WalIngest {
         }
         this.#extend(record, prefix, Math.max(0, size), block.block, willInit);
       }
+      if (block.applyImage) {
+        // Redo would restore the image and do no more to this page. A record may have 32 of them: with the pages it is not kept 32 times.
+        sink.putImage(prefix, block.block, lsn, restoreImage(record, block));
+        continue;
+      }
+      if (handle < 0) handle = sink.addRecord(lsn, record.bytes, record.start, record.totalLength);
       sink.putRecord(prefix, block.block, lsn, handle, willInit);
     }
     return waits;

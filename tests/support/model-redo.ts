@@ -33,5 +33,7 @@ export class ModelRedo implements WalRedo {
     return page;
   }
 
+  async ready(): Promise<void> {}
+
   async close(): Promise<void> {}
 }

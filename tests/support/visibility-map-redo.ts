@@ -1,7 +1,6 @@
 /**
  * A second, independent account of what the values of a visibility map page amount to: a few lines in place of Postgres's redo, for tests
- * that look at the bits only. Knows the records that write such pages: HEAP2_VISIBLE, which sets bits, heap records that clear them, and
- * full-page images.
+ * that look at the bits only. Knows the records that write such pages: HEAP2_VISIBLE, which sets bits, and heap records that clear them.
  */
 import { applyPatches, heapBlocksPerVmPage } from '../../engine/ingest/patch.ts';
 import { pageSize } from '../../engine/limits.ts';
@@ -13,9 +12,10 @@ import { rmgr, WalRecord } from '../../engine/wal/wal-record.ts';
 import type { ValueMap } from './value-map.ts';
 
 const visible = 0x40;
+const mapHeaderBytes = 24;
 
 /**
- * `bitsLost`: a full-page image has a hole where the bits were. CREATE DATABASE by WAL logs map pages as if they were standard ones, so that
+ * `bitsLost`: a full-page image had a hole where the bits were, and so has none. CREATE DATABASE by WAL logs map pages as if they were standard ones, so that
  * redo anywhere finds no bit set there: fewer bits than the original, which is safe.
  */
 export interface VisibilityMapPage {
@@ -28,33 +28,24 @@ export function visibilityMapRedo(values: ValueMap, prefix: KeyPrefix, block: nu
   let bitsLost = false;
   for (const { lsn: at, kind, bytes } of values.versions(prefix, block)) {
     if (at > lsn) break;
-    if (kind === valueKind.image) page = bytes.length === 0 ? new Uint8Array(pageSize) : bytes.slice();
-    else if (kind === valueKind.patch || kind === valueKind.patchWillInit) {
+    if (kind === valueKind.image) {
+      page = bytes.length === 0 ? new Uint8Array(pageSize) : bytes.slice();
+      bitsLost ||= bytes.length > 0 && bytes.every((byte, i) => i < mapHeaderBytes || byte === 0);
+    } else if (kind === valueKind.patch || kind === valueKind.patchWillInit) {
       page = applyPatches(prefix, block, page, [bytes]);
-    } else if (applyRecord(page, bytes, prefix, block)) bitsLost = true;
+    } else applyRecord(page, bytes, block);
   }
   return { page, bitsLost };
 }
 
-/** Returns true for an image with a hole. */
-function applyRecord(page: Uint8Array, bytes: Uint8Array, prefix: KeyPrefix, block: number): boolean {
+function applyRecord(page: Uint8Array, bytes: Uint8Array, block: number): void {
   const record = new WalRecord();
   record.bytes = bytes;
   record.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   parseRecord(record);
-  const target = record.blocks
-    .slice(0, record.blockCount)
-    .find((one) => one.rel === prefix.rel && one.fork === prefix.fork && one.block === block)!;
-  if (target.applyImage) {
-    page.fill(0);
-    const image = bytes.subarray(target.imageOffset, target.imageOffset + target.imageLength);
-    page.set(image.subarray(0, target.holeOffset));
-    page.set(image.subarray(target.holeOffset), target.holeOffset + target.holeLength);
-    return target.holeLength > 0;
-  }
   if (record.rmid === rmgr.heap2 && (record.info & 0x70) === visible) {
     setBits(page, record.blocks[1]!.block, bytes[record.mainOffset + 4]! & 3);
-    return false;
+    return;
   }
   const flags = bytes[record.mainOffset + flagsOffset(record)]!;
   const heap = record.blocks.slice(0, record.blockCount).filter((one) => one.fork === 0);
@@ -64,7 +55,6 @@ function applyRecord(page: Uint8Array, bytes: Uint8Array, prefix: KeyPrefix, blo
     if (flags & 1 && same(old)) clearBits(page, old.block, 3);
     if (flags & 2 && same(heap[0]!)) clearBits(page, heap[0]!.block, 3);
   } else if (flags & 1) clearBits(page, heap[0]!.block, isLock(record) ? 2 : 3);
-  return false;
 }
 
 const isUpdate = (record: WalRecord) => record.rmid === rmgr.heap && [0x20, 0x40].includes(record.info & 0x70);
