@@ -31,7 +31,9 @@ describe('a read-only compute', () => {
 
   it('stays as it was while the timeline moves on', async () => {
     const before = (await past.pg.query(count)).rows;
-    await main.pg.exec("delete from t where id % 3 = 0; insert into t select g, 'later' from generate_series(9000, 9500) g");
+    await main.pg.exec(
+      "delete from t where id % 3 = 0; insert into t select g, 'later' from generate_series(9000, 9500) g",
+    );
     await main.pg.exec('vacuum t');
     await main.pg.exec('drop sequence s');
     await rig.catchUp(timeline);
