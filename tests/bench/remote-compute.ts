@@ -1,0 +1,106 @@
+/**
+ * A repository with its real processes, and computes in this thread on its branches, as an endpoint process runs one.
+ */
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { Worker } from 'node:worker_threads';
+import type { PGliteArtefacts } from '../../server/process/pglite-artefacts.ts';
+import type { ComputeStart } from '../../smgr-plugin/bridge/io-host.ts';
+import { type Compute, openCompute } from '../../smgr-plugin/compute.ts';
+
+export interface RemotePlace {
+  readonly tenant: string;
+  readonly timeline: string;
+  readonly pageserverPort: number;
+  readonly safekeeperPort: number;
+}
+
+interface Config {
+  readonly pageserver: { pgPort: number; httpPort: number };
+  readonly safekeepers: { pgPort: number }[];
+  readonly defaultTenantId: string;
+  readonly branches: { name: string; timelineId: string }[];
+}
+
+const cli = fileURLToPath(new URL('../../server/cli/main.js', import.meta.url));
+
+export class RemoteRepository {
+  readonly #folder: string;
+  readonly #config: Config;
+
+  private constructor(folder: string) {
+    this.#folder = folder;
+    this.#run('init');
+    this.#run('start');
+    this.#run('tenant', 'create', '--set-default');
+    this.#config = JSON.parse(readFileSync(join(folder, '.pagelite/config.json'), 'utf8')) as Config;
+  }
+
+  /** Starts pageserver and safekeeper processes on free ports, with one tenant. */
+  static start(folder: string): RemoteRepository {
+    mkdirSync(folder, { recursive: true });
+    return new RemoteRepository(folder);
+  }
+
+  #run(...args: string[]): void {
+    const { PAGELITE_REPO_DIR: _, ...env } = process.env;
+    execFileSync(process.execPath, [cli, ...args], { cwd: this.#folder, env, stdio: ['ignore', 'ignore', 'inherit'] });
+  }
+
+  get main(): string {
+    return this.#config.branches.find((branch) => branch.name === 'main')!.timelineId;
+  }
+
+  async #http(method: string, path: string, body?: object): Promise<unknown> {
+    const url = `http://127.0.0.1:${this.#config.pageserver.httpPort}/v1/tenant/${this.#config.defaultTenantId}/timeline${path}`;
+    const response = await fetch(url, {
+      method,
+      ...(body && { body: JSON.stringify(body) }),
+      headers: { 'content-type': 'application/json' },
+    });
+    if (!response.ok) throw new Error(`${method} ${url}: ${response.status} ${await response.text()}`);
+    return response.json();
+  }
+
+  async createBranch(from: string): Promise<string> {
+    const info = (await this.#http('POST', '', { ancestor_timeline_id: from })) as { timeline_id: string };
+    return info.timeline_id;
+  }
+
+  /** Writes the timeline's open layer out, as an idle pageserver does by itself in time. */
+  async flush(timeline: string): Promise<void> {
+    await this.#http('PUT', `/${timeline}/checkpoint`);
+  }
+
+  /** A compute for writing on a timeline, and how to close it. */
+  async open(
+    timeline: string,
+    artefacts: PGliteArtefacts,
+    pageCacheBytes: number,
+  ): Promise<{ pg: Compute; close(): Promise<void> }> {
+    const place: RemotePlace = {
+      tenant: this.#config.defaultTenantId,
+      timeline,
+      pageserverPort: this.#config.pageserver.pgPort,
+      safekeeperPort: this.#config.safekeepers[0]!.pgPort,
+    };
+    const worker = new Worker(new URL('./remote-io-worker.js', import.meta.url), { workerData: place });
+    const start = await new Promise<ComputeStart>((resolve, reject) => {
+      worker.once('message', resolve);
+      worker.once('error', reject);
+    });
+    const pg = await openCompute(start, { artefacts, pageCacheBytes });
+    const close = async () => {
+      await pg.close();
+      worker.postMessage('close');
+      await new Promise((resolve) => worker.once('exit', resolve));
+    };
+    return { pg, close };
+  }
+
+  stop(): void {
+    this.#run('stop', '--mode', 'immediate');
+  }
+}
