@@ -531,6 +531,10 @@ class BackendTimers {
       this.#timers.delete(id);
       timer.run();
     }
+    // The listener keeps one alarm, the earliest that it has heard of.
+    let earliest = Number.POSITIVE_INFINITY;
+    for (const { dueAt } of this.#timers.values()) earliest = Math.min(earliest, dueAt);
+    if (earliest < Number.POSITIVE_INFINITY) this.#announce(earliest);
   }
 }
 

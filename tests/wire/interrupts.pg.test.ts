@@ -45,6 +45,15 @@ test.each(endless)('statement_timeout ends %s', async (_, sql) => {
   await client.end();
 });
 
+test('a later timeout strikes, too, after an earlier one that was not needed', async () => {
+  const client = await connectClient(endpoint);
+  await client.query("set statement_timeout = '60ms'");
+  await client.query('select 1');
+  await client.query("set statement_timeout = '200ms'");
+  expect((await errorOf(client.query('select pg_sleep(1000)'))).code).toBe('57014');
+  await client.end();
+});
+
 function sendCancel(processId: number, secret: number): Promise<void> {
   const request = Buffer.alloc(16);
   request.writeUInt32BE(16, 0);

@@ -19,6 +19,13 @@ beforeAll(async () => {
 });
 afterAll(() => endpoint.close());
 
+/** Does something that takes a client its turn, and waits until it has it. */
+async function inTurn(send: () => void): Promise<void> {
+  const before = endpoint.stats().turns;
+  send();
+  while (endpoint.stats().turns === before) await new Promise((resolve) => setImmediate(resolve));
+}
+
 test('COPY FROM STDIN streams more than the rings hold, cut anywhere', async () => {
   const raw = await RawClient.start(endpoint);
   raw.query('truncate copied; copy copied from stdin');
@@ -161,9 +168,7 @@ test.each([
 ])('while others wait, a client that %s is let go', async (_, code, hang) => {
   const raw = await RawClient.start(endpoint);
   const other = await connectClient(endpoint);
-  hang(raw);
-  // The other must come after it.
-  await new Promise((resolve) => setTimeout(resolve, 30));
+  await inTurn(() => hang(raw));
   expect(await value(other, 'select count(*)::int from copied where a = 200')).toBe(0);
   const messages = await raw.untilClosed();
   const fatal = messages.find((each) => each.type === 'E');
@@ -176,8 +181,7 @@ test('while others wait, a client that does not read its results is let go', asy
   const raw = await RawClient.start(endpoint);
   const other = await connectClient(endpoint);
   raw.socket.pause();
-  raw.query("select repeat('z', 10000) from generate_series(1, 5000)");
-  await new Promise((resolve) => setTimeout(resolve, 30));
+  await inTurn(() => raw.query("select repeat('z', 10000) from generate_series(1, 5000)"));
   expect(await value(other, 'select 1')).toBe(1);
   raw.socket.destroy();
   await other.end();
