@@ -30,7 +30,7 @@ import {
   flushMarkName,
 } from './control-file.ts';
 import type { TimelineStorage } from './storage.ts';
-import { WalLog } from './wal-log.ts';
+import { isSegmentName, WalLog } from './wal-log.ts';
 
 /** Who gets the replies. */
 export interface ReplyTarget {
@@ -102,7 +102,9 @@ export class SafekeeperTimeline {
     const bytes = await storage.readFile(controlFileName);
     if (bytes === null) {
       // The folder is made before the file: a crash in between leaves a timeline that was never created. With WAL in it, the file was lost.
-      if ((await storage.segments.list()).length === 0) throw new PageliteError('notFound', `no control file ${file}`);
+      const files = await storage.segments.list();
+      if (!files.some(({ name }) => isSegmentName(name)))
+        throw new PageliteError('notFound', `no control file ${file}`);
       throw new PageliteError('corrupt', `control file ${file} is missing, but there is WAL`, { file, ...id });
     }
     const stored = decodeControlFile(bytes, id, file);

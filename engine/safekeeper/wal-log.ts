@@ -241,7 +241,7 @@ export class WalLog {
 
   async #readNames(startLsn: Lsn): Promise<void> {
     for (const { name, size } of await this.#segments.list()) {
-      const start = parseSegmentFileName(name.endsWith(partialSuffix) ? name.slice(0, -partialSuffix.length) : name);
+      const start = segmentOfFile(name);
       if (start === null) continue;
       if (startLsn === invalidLsn) {
         // A segment without a log to belong to: what is in it was never promised to anybody.
@@ -293,6 +293,15 @@ export class WalLog {
       at = (at + bytes.length) as Lsn;
     }
   }
+}
+
+/** The LSN at which the segment in this file starts; null if the file is something else. */
+function segmentOfFile(name: string): Lsn | null {
+  return parseSegmentFileName(name.endsWith(partialSuffix) ? name.slice(0, -partialSuffix.length) : name);
+}
+
+export function isSegmentName(name: string): boolean {
+  return segmentOfFile(name) !== null;
 }
 
 function firstNonZero(bytes: Uint8Array): number {

@@ -2,7 +2,7 @@
  * What is on disk is named as PostgreSQL's, survives being closed at any point, and when it is damaged the damage is found and named,
  * with file and LSN, while other timelines go on. Attacked with flipped bits, cut and missing files, and torn ends.
  */
-import { mkdtemp, open, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, open, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -112,6 +112,15 @@ it('after kill -9 the flush mark tells how far is committed, though the control 
   await writeFile(join(folder(id), 'safekeeper.control'), control);
   safekeeper = start();
   expect(await safekeeper.getStatus(id)).toMatchObject({ flushLsn: endLsn, commitLsn: endLsn });
+});
+
+it('a timeline whose creation was interrupted is created again', async () => {
+  const id = newId();
+  await mkdir(folder(id), { recursive: true });
+  await writeFile(join(folder(id), 'safekeeper.control.new'), 'half of');
+  expect(await safekeeper.getStatus(id)).toBe(null);
+  const { endLsn } = await written(id);
+  expect((await safekeeper.getStatus(id))?.flushLsn).toBe(endLsn);
 });
 
 describe('damage', () => {
