@@ -21,9 +21,9 @@ const unknownId = '0123456789abcdef'.repeat(2);
 /** What the commands have to leave as it is. */
 async function state(): Promise<unknown> {
   return [
-    await rig.ok('tenant', 'list', '--json'),
-    await rig.ok('timeline', 'list', '--json'),
-    await rig.ok('endpoint', 'list', '--json'),
+    await rig.runHere('tenant', 'list', '--json'),
+    await rig.runHere('timeline', 'list', '--json'),
+    await rig.runHere('endpoint', 'list', '--json'),
   ];
 }
 
@@ -33,7 +33,7 @@ describe('a repository that is not there', () => {
     async (command) => {
       const empty = new RepositoryRig();
       try {
-        const { code, err } = await empty.run(...command.split(' '));
+        const { code, err } = await empty.runHere(...command.split(' '));
         expect(err).toMatch(/^error: there is no repository in .*\.pagelite\. Make one with: pagelite init/);
         expect(code).toBe(1);
       } finally {
@@ -109,7 +109,7 @@ describe('bad input', () => {
 
   it.each(cases)('pagelite %s', async (command, expected) => {
     const before = await state();
-    const { code, err, out } = await rig.run(...command.split(' '));
+    const { code, err, out } = await rig.runHere(...command.split(' '));
     expect(err).toMatch(expected);
     expect(err).not.toMatch(/internal error/);
     expect({ code, out }).toEqual({ code: 1, out: '' });
@@ -160,7 +160,8 @@ describe('help', () => {
     'pageserver',
     'safekeeper',
   ])('pagelite %s --help has examples', async (command) => {
-    const out = await rig.ok(...command.split(' ').filter(Boolean), '--help');
+    const { code, out } = await rig.runHere(...command.split(' ').filter(Boolean), '--help');
+      expect(code).toBe(0);
     expect(out).toMatch(/\$ (PAGELITE_REPO_DIR=\S+ )?pagelite /);
   });
 });

@@ -15,6 +15,7 @@ import { runningPid } from '../../server/process/pid-file.ts';
 
 const root = resolve(import.meta.dirname, '../..').replace(/\/dist$/, '');
 const cliEntry = join(root, 'dist/server/cli/main.js');
+const cliProgram = join(root, 'dist/server/cli/program.js');
 const cacheDir = join(root, 'node_modules/.cache/pagelite-tests');
 const { Client: PgClient } = createRequire(import.meta.url)('pg') as typeof import('pg');
 
@@ -40,6 +41,22 @@ export class RepositoryRig {
   /** Runs `pagelite ...args` and gives what it printed; does not care how it ended. */
   run(...args: string[]): Promise<CommandResult> {
     return runProgram(process.execPath, [cliEntry, ...args], this.cwd);
+  }
+
+  /** The same without a process for the command itself, for many commands of which none has to do with the process. */
+  async runHere(...args: string[]): Promise<CommandResult> {
+    const { runCli } = (await import(cliProgram)) as typeof import('../../server/cli/program.ts');
+    let [out, err] = ['', ''];
+    const code = await runCli(args, {
+      out: (line) => {
+        out += `${line}\n`;
+      },
+      err: (line) => {
+        err += `${line}\n`;
+      },
+      env: { ...process.env, PAGELITE_REPO_DIR: this.dir },
+    });
+    return { code, out, err };
   }
 
   /** Runs `pagelite ...args`, which must succeed, and gives its standard output. */
