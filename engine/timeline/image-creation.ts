@@ -21,7 +21,7 @@ import type { Clock, Log, ObjectStore } from '../services.ts';
 import { retryUnavailable } from './flush.ts';
 import { gather } from './gather.ts';
 import type { StoredIndex } from './index-part.ts';
-import { reconstruct, WorkBudget, type YieldTurn } from './reconstruct.ts';
+import { reconstructWhenReady, WorkBudget, type YieldTurn } from './reconstruct.ts';
 import type { Timeline } from './timeline.ts';
 
 export interface ImageLimits {
@@ -183,7 +183,7 @@ export class ImageCreation {
           const pause = budget.spend(chain.lsns.length + 20);
           if (pause !== undefined) await pause;
           left--;
-          const image = this.#rebuild(chain);
+          const image = await this.#rebuild(chain);
           if (image !== null) writer.add(prefix, chain.block, image);
           if (writer.length >= limits.imageLayerBytesMax) {
             await finish();
@@ -198,10 +198,10 @@ export class ImageCreation {
   }
 
   /** Null also for a page that cannot be rebuilt: that is for its readers to hear, and must not keep others from their images. */
-  #rebuild(chain: ValueChain): Uint8Array | null {
+  async #rebuild(chain: ValueChain): Promise<Uint8Array | null> {
     const { timeline, log } = this.#parts;
     try {
-      return reconstruct(chain, timeline.redo, null);
+      return await reconstructWhenReady(chain, timeline.redo, null, timeline.id);
     } catch (error) {
       if (!isPageliteError(error, 'corrupt')) throw error;
       const key = formatKey(chain.prefix, chain.block);

@@ -11,14 +11,10 @@
  * - one process at a time writes to the store; the index's version fences one that was replaced
  */
 
-import { assert } from '../assert.ts';
 import { systemIdentifierOf } from '../basebackup/control-data.ts';
-import { importTemplate } from '../basebackup/import-template.ts';
 import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
 import { BlockCache } from '../layers/block-cache.ts';
 import { ClockCache } from '../layers/clock-cache.ts';
-import { writeImageLayer } from '../layers/image-layer.ts';
-import { InMemoryLayer } from '../layers/in-memory-layer.ts';
 import type { LayerFile } from '../layers/layer-file.ts';
 import {
   blockCacheBytesMax,
@@ -33,8 +29,9 @@ import {
 } from '../limits.ts';
 import { type TenantId, type TenantTimelineId, type TimelineId, tenantId, timelineId } from '../model/ids.ts';
 import { controlFileKey } from '../model/key.ts';
-import { invalidLsn, type Lsn } from '../model/lsn.ts';
+import type { Lsn } from '../model/lsn.ts';
 import type { Clock, Log, ObjectStore, PageService, Random, TenantTemplate, WalRedo, WalService } from '../services.ts';
+import { bootstrap } from './bootstrap.ts';
 import { type BranchSource, branchIndex, checkBranchPoint } from './branch.ts';
 import { findLsnByTimestamp, type TimestampLsn } from './find-lsn.ts';
 import type { Ancestor } from './gather.ts';
@@ -155,7 +152,7 @@ export class Pageserver {
     }
     timelines.set(id.timelineId, { kind: 'busy' });
     try {
-      const part = ancestor === null ? await this.#bootstrap(id) : await this.#branch(id, ancestor);
+      const part = ancestor === null ? await this.#fromTemplate(id) : await this.#branch(id, ancestor);
       const index = await StoredIndex.create(this.#options.store, id, part);
       this.#checkOpen();
       this.#run(id, index, []);
@@ -307,24 +304,8 @@ export class Pageserver {
 
   // Creation
 
-  /** The template's files as the first image layer. */
-  async #bootstrap(id: TenantTimelineId): Promise<IndexPart> {
-    const template = await this.#options.template();
-    const { lsn, systemIdentifier } = template;
-    const values = new InMemoryLayer(lsn);
-    importTemplate(template, values);
-    const layer = await writeImageLayer(id, values, lsn, this.#shared.yieldTurn);
-    assert(layer !== null, 'a template has files');
-    await this.#options.store.put(timelineFolder(id) + layer.name, layer.bytes);
-    return {
-      systemIdentifier,
-      startLsn: lsn,
-      ancestor: null,
-      diskConsistentLsn: lsn,
-      prevRecordLsn: invalidLsn,
-      imagedLsn: lsn,
-      layers: [{ name: layer.name, size: layer.bytes.length }],
-    };
+  async #fromTemplate(id: TenantTimelineId): Promise<IndexPart> {
+    return bootstrap(this.#options.store, id, await this.#options.template(), this.#shared.yieldTurn);
   }
 
   async #branch(

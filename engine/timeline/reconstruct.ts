@@ -5,10 +5,12 @@
  * many pages lets others run in between: `WorkBudget` says when.
  */
 import { assert } from '../assert.ts';
+import { isPageliteError, PageliteError } from '../errors.ts';
 import { applyPatches } from '../ingest/patch.ts';
 import type { ValueChain } from '../layers/value-chain.ts';
 import { pageSize, redoRecordsPerTurn } from '../limits.ts';
-import { type KeyPrefix, keyKind } from '../model/key.ts';
+import type { TenantTimelineId } from '../model/ids.ts';
+import { formatKey, type KeyPrefix, keyKind } from '../model/key.ts';
 import type { Lsn } from '../model/lsn.ts';
 import type { ForkNumber, RelTag } from '../model/rel.ts';
 import { type ValueKind, valueKind } from '../model/value.ts';
@@ -61,6 +63,37 @@ export function reconstruct(chain: ValueChain, redo: WalRedo, versions: PageVers
   }
   if (versions !== null && value !== null) versions.keep(chain.prefix, chain.block, chain.lsns[0]!, value);
   return value;
+}
+
+/** `reconstruct`, which waits if redo is being restarted after a record took its instance down. Errors name the timeline. */
+export function reconstructWhenReady(
+  chain: ValueChain,
+  redo: WalRedo,
+  versions: PageVersions | null,
+  id: TenantTimelineId,
+): Uint8Array | null | Promise<Uint8Array | null> {
+  try {
+    return reconstruct(chain, redo, versions);
+  } catch (error) {
+    if (!isPageliteError(error, 'unavailable')) throw ofTimeline(error, chain, id);
+    return redo.ready().then(() => {
+      try {
+        return reconstruct(chain, redo, versions);
+      } catch (again) {
+        throw ofTimeline(again, chain, id);
+      }
+    });
+  }
+}
+
+function ofTimeline(error: unknown, chain: ValueChain, id: TenantTimelineId): unknown {
+  if (!isPageliteError(error, 'corrupt')) return error;
+  return new PageliteError(
+    'corrupt',
+    `timeline ${id.timelineId}: ${error.message}`,
+    { ...error.data, ...id, key: formatKey(chain.prefix, chain.block) },
+    { cause: error },
+  );
 }
 
 const isRecord = (kind: ValueKind) => kind === valueKind.record || kind === valueKind.recordWillInit;

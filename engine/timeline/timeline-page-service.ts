@@ -17,7 +17,7 @@ import type { BlockNumber, RelTag } from '../model/rel.ts';
 import type { Basebackup, PageService, ReadLsn, TimelineStatus, ValueReader } from '../services.ts';
 import { recordEnd } from '../wal/wal-page.ts';
 import { gather } from './gather.ts';
-import { reconstruct, WorkBudget, type YieldTurn } from './reconstruct.ts';
+import { reconstructWhenReady, WorkBudget, type YieldTurn } from './reconstruct.ts';
 import type { Timeline } from './timeline.ts';
 import { throwIfCancelled } from './wait-lsn.ts';
 
@@ -75,7 +75,8 @@ export class TimelinePageService implements PageService {
           await work;
           throwIfCancelled(signal);
         }
-        const page = this.#rebuild(chain);
+        const rebuilt = this.#rebuild(chain);
+        const page = rebuilt instanceof Promise ? await rebuilt : rebuilt;
         if (page === null) continue;
         if (page.length !== pageSize) throw wrongLength(chain, page);
         out.set(page, i * pageSize);
@@ -174,7 +175,7 @@ export class TimelinePageService implements PageService {
   async #relSize(prefix: KeyPrefix, lsn: Lsn, signal: AbortSignal | undefined): Promise<number | null> {
     const gathered = gather(this.#timeline, prefix, sizeBlock, 1, lsn + 1, signal);
     const [chain] = gathered instanceof Promise ? await gathered : gathered;
-    const size = decodeSize(this.#rebuild(chain!), prefix);
+    const size = decodeSize(await this.#rebuild(chain!), prefix);
     return size < 0 ? null : size;
   }
 
@@ -188,14 +189,13 @@ export class TimelinePageService implements PageService {
     const [chain] = gathered instanceof Promise ? await gathered : gathered;
     const work = this.#budget.spend(chain!.lsns.length);
     if (work !== undefined) await work;
-    return this.#rebuild(chain!)?.slice() ?? null;
+    return (await this.#rebuild(chain!))?.slice() ?? null;
   }
 
   /** Read only: it may be a layer's memory. */
-  #rebuild(chain: ValueChain): Uint8Array | null {
-    const value = reconstruct(chain, this.#timeline.redo, this.#timeline.versions);
+  #rebuild(chain: ValueChain): Uint8Array | null | Promise<Uint8Array | null> {
     if (chain.lsns.length > 1) this.#hooks.onRedo(chain.prefix, chain.block, chain.lsns.length);
-    return value;
+    return reconstructWhenReady(chain, this.#timeline.redo, this.#timeline.versions, this.id);
   }
 }
 

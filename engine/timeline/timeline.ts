@@ -20,7 +20,7 @@ import { formatLsn, type Lsn, maxLsn } from '../model/lsn.ts';
 import type { Clock, ValueReader, ValueSink, WalRedo } from '../services.ts';
 import { type Ancestor, gather, type LayerSnapshot, type TimelineView } from './gather.ts';
 import type { PageVersions } from './page-versions.ts';
-import { reconstruct } from './reconstruct.ts';
+import { reconstructWhenReady } from './reconstruct.ts';
 import { LsnWaiters } from './wait-lsn.ts';
 
 export interface TimelineStart {
@@ -127,7 +127,7 @@ export class Timeline implements TimelineView, ValueSink, ValueReader {
   async getImage(prefix: KeyPrefix, block: number): Promise<Uint8Array | null> {
     const [chain] = await gather(this, prefix, block, 1, maxLsn);
     // Not kept: the batch under way may still put more at the same LSN.
-    return reconstruct(chain!, this.redo, null)?.slice() ?? null;
+    return (await reconstructWhenReady(chain!, this.redo, null, this.id))?.slice() ?? null;
   }
 
   /** Everything up to `lsn` was put: the end of the record that begins at `prevLsn`. Wakes the reads that wait for it. */

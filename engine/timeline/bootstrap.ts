@@ -1,0 +1,32 @@
+/** A timeline out of the template: its files as one image layer at the template's LSN, and the index that names it, which the caller stores. */
+import { must } from '../assert.ts';
+import { importTemplate } from '../basebackup/import-template.ts';
+import { writeImageLayer } from '../layers/image-layer.ts';
+import { InMemoryLayer } from '../layers/in-memory-layer.ts';
+import type { TenantTimelineId } from '../model/ids.ts';
+import { invalidLsn } from '../model/lsn.ts';
+import type { ObjectStore, TenantTemplate } from '../services.ts';
+import { type IndexPart, timelineFolder } from './index-part.ts';
+import type { YieldTurn } from './reconstruct.ts';
+
+export async function bootstrap(
+  store: ObjectStore,
+  id: TenantTimelineId,
+  template: TenantTemplate,
+  yieldTurn: YieldTurn,
+): Promise<IndexPart> {
+  const { lsn, systemIdentifier } = template;
+  const values = new InMemoryLayer(lsn);
+  importTemplate(template, values);
+  const layer = must(await writeImageLayer(id, values, lsn, yieldTurn), 'a template has files');
+  await store.put(timelineFolder(id) + layer.name, layer.bytes);
+  return {
+    systemIdentifier,
+    startLsn: lsn,
+    ancestor: null,
+    diskConsistentLsn: lsn,
+    prevRecordLsn: invalidLsn,
+    imagedLsn: lsn,
+    layers: [{ name: layer.name, size: layer.bytes.length }],
+  };
+}
