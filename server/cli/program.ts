@@ -2,6 +2,7 @@
 import { Command, CommanderError } from 'commander';
 import { isPageliteError, messageOf } from '../../engine/errors.ts';
 import { CliContext, type Terminal } from './context.ts';
+import { addDevCommand } from './dev.ts';
 import { addEndpointCommands } from './endpoint.ts';
 import { addInitCommand } from './init.ts';
 import { addPageserverCommands } from './pageserver.ts';
@@ -61,6 +62,7 @@ function buildProgram(context: CliContext, terminal: Terminal): Command {
       writeErr: (text) => terminal.err(text.trimEnd()),
     })
     .addHelpText('after', examples);
+  addDevCommand(program, context);
   addInitCommand(program, context);
   addStartCommand(program, context);
   addStopCommand(program, context);

@@ -27,8 +27,8 @@ export interface ComputeNodeOptions {
   readonly port: number;
   readonly artefacts: PGliteArtefacts;
   readonly log: Log;
-  /** Where PostgreSQL's own log goes: a file descriptor. */
-  readonly serverLogFd: number;
+  /** PostgreSQL's own log is appended to this file; absent: to standard output. */
+  readonly serverLogPath?: string;
 }
 
 const workerUrl = new URL('./compute-worker.js', import.meta.url);
@@ -86,7 +86,7 @@ export class ComputeNode {
 
   async #begin(): Promise<void> {
     await this.#prepare();
-    const { host, port, artefacts, log, serverLogFd } = this.#options;
+    const { host, port, artefacts, log, serverLogPath } = this.#options;
     const node = this;
     this.#endpoint = await startEndpoint({
       host,
@@ -98,7 +98,7 @@ export class ComputeNode {
         workerData: {
           backendModule,
           get backendData(): BackendData {
-            return { start: node.#start!, artefacts, serverLogFd };
+            return { start: node.#start!, artefacts, ...(serverLogPath !== undefined && { serverLogPath }) };
           },
         },
       },

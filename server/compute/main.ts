@@ -44,7 +44,6 @@ await runProcess('compute', dir, log, async (): Promise<RunningProcess> => {
     port: config.pgPort,
     artefacts: await loadPGliteArtefacts(),
     log,
-    serverLogFd: 1,
   });
   const http = config.httpPort === null ? null : await serveComputeHttp(node, host, config.httpPort, log);
   return {

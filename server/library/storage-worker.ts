@@ -9,15 +9,16 @@ import { parentPort, workerData } from 'node:worker_threads';
 import { pino } from 'pino';
 import { assert, must } from '../../engine/assert.ts';
 import { PageliteError } from '../../engine/errors.ts';
-import { newTenantId, type TenantId, type TenantTimelineId } from '../../engine/model/ids.ts';
+import type { TenantId, TenantTimelineId } from '../../engine/model/ids.ts';
 import { formatLsn, type Lsn } from '../../engine/model/lsn.ts';
 import type { Log } from '../../engine/services.ts';
 import { type ComputeStart, IoHost } from '../../smgr-plugin/bridge/io-host.ts';
 import { branchesOf, nameOfTimeline, resolveBranch } from '../control-plane/branches.ts';
-import { type BranchStart, branchFrom, createTenant, pointOnBranch } from '../control-plane/branching.ts';
+import { type BranchStart, branchFrom, pointOnBranch } from '../control-plane/branching.ts';
 import { Repository } from '../control-plane/repository.ts';
 import { createLog, nodeClock, nodeRandom } from '../process/node-host.ts';
 import type { PGliteArtefacts } from '../process/pglite-artefacts.ts';
+import { defaultTenant } from './default-tenant.ts';
 import { EmbeddedStorage } from './embedded-storage.ts';
 import { serveRpc } from './worker-rpc.ts';
 
@@ -178,20 +179,6 @@ class StorageThread {
       lsn: formatLsn(Math.max(committed, lastRecordLsn ?? 0) as Lsn),
     };
   }
-}
-
-/** The repository's default tenant; a new repository gets one, with a first branch. */
-export async function defaultTenant(repository: Repository, storage: EmbeddedStorage): Promise<TenantId> {
-  const { defaultTenantId } = repository.readConfig();
-  if (defaultTenantId !== null) return defaultTenantId as TenantId;
-  const tenant = newTenantId(nodeRandom);
-  await repository.exclusively(async () => {
-    await createTenant(storage, repository, tenant);
-    await repository.update((config) => {
-      config.defaultTenantId = tenant;
-    });
-  });
-  return tenant;
 }
 
 const port = parentPort;

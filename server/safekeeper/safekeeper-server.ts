@@ -23,14 +23,17 @@ import { safekeeperHttpApi } from './http-api.ts';
 export const safekeeperPortDefault = 5454;
 export const safekeeperHttpPortDefault = 7676;
 
-export interface SafekeeperServerOptions {
-  /** Holds the timelines: `<dir>/<tenant>/<timeline>/`. */
-  readonly dir: string;
-  readonly nodeId: NodeId;
+export interface SafekeeperPortsOptions {
   /** Port 0 lets the system choose. */
   readonly listen: { readonly host: string; readonly port: number };
   readonly http: { readonly host: string; readonly port: number };
   readonly log: Log;
+}
+
+export interface SafekeeperServerOptions extends SafekeeperPortsOptions {
+  /** Holds the timelines: `<dir>/<tenant>/<timeline>/`. */
+  readonly dir: string;
+  readonly nodeId: NodeId;
 }
 
 export interface SafekeeperServer {
@@ -40,7 +43,15 @@ export interface SafekeeperServer {
 
 export async function startSafekeeper(options: SafekeeperServerOptions): Promise<SafekeeperServer> {
   const { dir, nodeId, log } = options;
-  const safekeeper = new Safekeeper({ nodeId, storage: new DiskSafekeeperStorage(dir), log });
+  return serveSafekeeper(new Safekeeper({ nodeId, storage: new DiskSafekeeperStorage(dir), log }), options);
+}
+
+/** Puts a safekeeper behind its ports; it is closed with them. */
+export async function serveSafekeeper(
+  safekeeper: Safekeeper,
+  options: SafekeeperPortsOptions,
+): Promise<SafekeeperServer> {
+  const { log } = options;
   const acceptor = new WebSocketAcceptor();
   const wal = walServer(acceptor, {
     [safekeeperPaths.proposer]: (channel) => safekeeper.acceptProposer(channel),
