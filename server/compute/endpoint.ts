@@ -101,15 +101,27 @@ class RunningEndpoint implements Endpoint {
     return { connections: this.#connections.size, sessions, waiting, turns, restarts: this.#restarts };
   }
 
+  /** The port first: a taken one is found before the backend is opened. Clients that come early wait. */
   async start(): Promise<void> {
-    this.#backend = await this.#startBackend();
     try {
       await this.#listen();
     } catch (error) {
-      await this.#stopBackend();
       throw new PageliteError('unavailable', `cannot listen on port ${this.#options.port}: ${messageOf(error)}`);
     }
+    try {
+      this.#serve(await this.#startBackend());
+    } catch (error) {
+      await this.close();
+      throw error;
+    }
     this.#ticker = setInterval(() => this.#backend?.multiplexer.tick(), tickMs);
+  }
+
+  #serve(backend: Backend): void {
+    this.#backend = backend;
+    for (const connection of this.#connections) {
+      if (connection.state === 'opening') backend.multiplexer.open(connection);
+    }
   }
 
   async close(reason: Omit<ErrorFields, 'severity'> = adminShutdown): Promise<void> {
@@ -188,11 +200,8 @@ class RunningEndpoint implements Endpoint {
         await this.#options.onRestart?.(reason);
         const backend = await this.#startBackend();
         this.#restarts++;
-        this.#backend = backend;
+        this.#serve(backend);
         if (this.#closing) await this.#stopBackend();
-        else
-          for (const connection of this.#connections)
-            if (connection.state === 'opening') backend.multiplexer.open(connection);
         return;
       } catch (error) {
         this.#log.error('the backend could not be started again', { error: messageOf(error) });

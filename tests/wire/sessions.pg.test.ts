@@ -7,6 +7,7 @@ import type pg from 'pg';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import type { Endpoint } from '../../server/compute/endpoint.ts';
 import { message } from '../../server/compute/pg-frames.ts';
+import { distUrl } from '../support/dist.ts';
 import { connectClient, errorOf, RawClient, startTestEndpoint, value } from '../support/wire-client.ts';
 
 let endpoint: Endpoint;
@@ -19,12 +20,31 @@ async function client(config: pg.ClientConfig = {}): Promise<pg.Client> {
 }
 
 beforeAll(async () => {
-  endpoint = await startTestEndpoint({ sessionLimits: { pinnedWaitMs: 200 } });
+  endpoint = await startTestEndpoint({
+    sessionLimits: { pinnedWaitMs: 200 },
+    openBackend: {
+      workerUrl: distUrl('server/compute/compute-worker.js'),
+      workerData: {
+        backendModule: distUrl('tests/support/wire-backend.js').href,
+        backendData: { setUp: "create table set_up as select 'before serving' as text; set statement_timeout = 0" },
+      },
+    },
+  });
 });
 afterEach(async () => {
   await Promise.all(clients.splice(0).map((each) => each.end()));
 });
 afterAll(() => endpoint.close());
+
+test('the backend comes from a module that sets it up first', async () => {
+  expect(await value(await client(), 'select text from set_up')).toBe('before serving');
+});
+
+test('a taken port is found at once', async () => {
+  const error = await startTestEndpoint({ port: endpoint.port }).catch((reason) => reason);
+  expect(error.message).toContain(`cannot listen on port ${endpoint.port}`);
+  expect(error.kind).toBe('unavailable');
+});
 
 test('settings: SET, set_config in a function, startup options, RESET', async () => {
   const a = await client({ application_name: 'a', options: '-c work_mem=7MB -c DateStyle=German' });
