@@ -17,6 +17,8 @@
  */
 import { PageliteError } from '../../engine/errors.ts';
 import { type BackendModule, checkLayout, writeWord } from './backend-layout.ts';
+import { BackendTimers } from './backend-timers.ts';
+import { concat, frame, parseRows } from './own-statements.ts';
 import { attachSharedWire, backendState, type SharedWire, signal, word } from './ring.ts';
 import {
   controlType,
@@ -489,55 +491,6 @@ class BackendThread {
 export const interruptHookName = 'pagelite.interrupt';
 const interruptHook = Symbol.for(interruptHookName);
 
-/**
- * PostgreSQL's timers (statement_timeout, lock_timeout, deadlock_timeout, ...). Emscripten's setitimer is a JavaScript timer, which in a
- * thread that never goes back to its event loop would never fire: while the backend serves, `setTimeout` keeps such timers here, and
- * the listener, which has an event loop, says when one is due.
- */
-class BackendTimers {
-  readonly #announce: (dueAt: number) => void;
-  readonly #timers = new Map<number, { readonly dueAt: number; readonly run: () => void }>();
-  #next = 1;
-  #setTimeout: typeof globalThis.setTimeout | null = null;
-  #clearTimeout: typeof globalThis.clearTimeout | null = null;
-
-  constructor(announce: (dueAt: number) => void) {
-    this.#announce = announce;
-  }
-
-  install(): void {
-    this.#setTimeout = globalThis.setTimeout;
-    this.#clearTimeout = globalThis.clearTimeout;
-    const add = (run: () => void, ms = 0) => {
-      const id = this.#next++;
-      const dueAt = Date.now() + ms;
-      this.#timers.set(id, { dueAt, run });
-      this.#announce(dueAt);
-      return id;
-    };
-    globalThis.setTimeout = add as unknown as typeof globalThis.setTimeout;
-    globalThis.clearTimeout = ((id: number) => this.#timers.delete(id)) as unknown as typeof globalThis.clearTimeout;
-  }
-
-  uninstall(): void {
-    if (this.#setTimeout !== null) globalThis.setTimeout = this.#setTimeout;
-    if (this.#clearTimeout !== null) globalThis.clearTimeout = this.#clearTimeout;
-  }
-
-  runDue(): void {
-    const now = Date.now();
-    for (const [id, timer] of this.#timers) {
-      if (timer.dueAt > now) continue;
-      this.#timers.delete(id);
-      timer.run();
-    }
-    // The listener keeps one alarm, the earliest that it has heard of.
-    let earliest = Number.POSITIVE_INFINITY;
-    for (const { dueAt } of this.#timers.values()) earliest = Math.min(earliest, dueAt);
-    if (earliest < Number.POSITIVE_INFINITY) this.#announce(earliest);
-  }
-}
-
 /** An end of file inside a COPY would cost the backend ("protocol synchronization was lost" is FATAL); a CopyFail costs the statement. */
 const copyFail = frame('f', new TextEncoder().encode('the client is gone\0'));
 
@@ -555,52 +508,4 @@ function endsInReadyForQuery(bytes: Uint8Array, pointer: number, length: number)
   if (length < 6) return false;
   const at = pointer + length - 6;
   return bytes[at] === typeReadyForQuery && bytes[at + 1] === 0 && bytes[at + 4] === 5;
-}
-
-function frame(type: string, body: Uint8Array): Uint8Array {
-  const bytes = new Uint8Array(5 + body.length);
-  bytes[0] = charCode(type);
-  new DataView(bytes.buffer).setUint32(1, 4 + body.length);
-  bytes.set(body, 5);
-  return bytes;
-}
-
-function concat(parts: readonly Uint8Array[]): Uint8Array {
-  const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    bytes.set(part, at);
-    at += part.length;
-  }
-  return bytes;
-}
-
-/** DataRow messages as text; an ErrorResponse is thrown. The bytes come from the backend itself. */
-function parseRows(bytes: Uint8Array): (string | null)[][] {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const decoder = new TextDecoder();
-  const rows: (string | null)[][] = [];
-  for (let at = 0; at + 5 <= bytes.length; ) {
-    const type = String.fromCharCode(bytes[at]!);
-    const end = at + 1 + view.getUint32(at + 1);
-    if (type === 'E') throw parseError(decoder.decode(bytes.subarray(at + 5, end)));
-    if (type === 'D') {
-      const row: (string | null)[] = [];
-      let field = at + 7;
-      for (let left = view.getUint16(at + 5); left > 0; left--) {
-        const length = view.getInt32(field);
-        field += 4;
-        row.push(length < 0 ? null : decoder.decode(bytes.subarray(field, field + length)));
-        if (length > 0) field += length;
-      }
-      rows.push(row);
-    }
-    at = end;
-  }
-  return rows;
-}
-
-function parseError(fields: string): BackendSqlError {
-  const values = new Map(fields.split('\0').map((field) => [field[0], field.slice(1)]));
-  return new BackendSqlError(values.get('C') ?? 'XX000', values.get('M') ?? 'unknown error');
 }
