@@ -78,9 +78,16 @@ export class Compute extends PGlite {
     return answer;
   }
 
-  bridgePing(): void {
+  /** One hop to the I/O host and back, for benchmarks. */
+  pingHost(): void {
     this.#storage.ping();
   }
+
+  /** Memory that this compute's own WAL takes. */
+  get walBytesInMemory(): number {
+    return this.#storage.walBytesInMemory;
+  }
+
   /** Counters of the page cache. */
   get cacheCounters(): Readonly<CacheCounters> {
     return this.#storage.counters;
@@ -166,6 +173,10 @@ class ComputeStorage implements Filesystem {
 
   ping(): void {
     this.#bridge.ping();
+  }
+
+  get walBytesInMemory(): number {
+    return this.#wal.bytesInMemory;
   }
 
   throwIfFailed(): void {

@@ -19,6 +19,10 @@ export class LocalFile {
     return this.#size;
   }
 
+  get bytesInMemory(): number {
+    return this.#chunks.reduce((sum, chunk) => sum + (chunk?.length ?? 0), 0);
+  }
+
   /** Copies up to `length` bytes into `target` at `offset`; returns how many there were before the file's end. */
   read(position: number, target: Uint8Array, offset: number, length: number): number {
     const count = Math.max(0, Math.min(length, this.#size - position));

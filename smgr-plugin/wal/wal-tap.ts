@@ -67,6 +67,13 @@ export class WalTap {
     return this.#ends.recordEnd;
   }
 
+  /** Memory that WAL takes here. */
+  get bytesInMemory(): number {
+    let bytes = 0;
+    for (const { file } of this.#segments.values()) bytes += file.bytesInMemory;
+    return bytes;
+  }
+
   /** First LSNs of the segments that exist at boot. */
   get bootSegments(): readonly number[] {
     return [...this.#segments.keys()];
@@ -143,9 +150,20 @@ export class WalTap {
     }
   }
 
+  /** What lies before the boot LSN in its segment is on no safekeeper: the segment's header, and that of the page. */
+  #writeBootHeaders({ startLsn, file }: Segment): void {
+    for (const { lsn, bytes } of this.#options.bootWal) {
+      const length = Math.min(bytes.length, this.#options.startLsn - lsn);
+      if (lsn >= startLsn && lsn < startLsn + walSegmentSize && length > 0) {
+        file.write(lsn - startLsn, bytes, 0, length);
+      }
+    }
+  }
+
   #readAgain(segment: Segment): void {
     const bytes = this.#options.bridge.readWal(segment.boundary, segment.startLsn, walSegmentSize);
     segment.file.write(0, bytes, 0, bytes.length);
+    this.#writeBootHeaders(segment);
     // Kept until the next segment is begun.
     segment.dropped = false;
   }
