@@ -16,7 +16,7 @@
  * Hot: one record with one block costs an array look-up for the size and two calls of the sink.
  */
 import { PageliteError } from '../errors.ts';
-import { checkpointKey, type KeyPrefix, keyKind, keyPrefix } from '../model/key.ts';
+import { checkpointKey, type KeyPrefix, keyKind, keyPrefix, relMapKey } from '../model/key.ts';
 import { vmFork } from '../model/rel.ts';
 import type { ValueReader, ValueSink } from '../services.ts';
 import { restoreImage } from '../wal/block-image.ts';
@@ -25,6 +25,7 @@ import { rmgr, type WalRecord } from '../wal/wal-record.ts';
 import { IngestContext } from './ingest-context.ts';
 import { checkPageRecord } from './page-records.ts';
 import { heapBlocksPerVmPage, vmClearPatch } from './patch.ts';
+import { checkTablespace, recordRel } from './record-rel.ts';
 import { ingestDatabase } from './records/database.ts';
 import { heapVmClears, noVmClears } from './records/heap.ts';
 import { ingestClog, ingestMultixact } from './records/multixact.ts';
@@ -114,8 +115,14 @@ export class WalIngest {
     const spc = view.getUint32(from + 4, true);
     const length = view.getInt32(from + 8, true);
     if (length < 0 || 12 + length > record.mainLength) throw unknownRecord(record, `relation map of ${length} bytes`);
-    const prefix = keyPrefix(keyKind.rel, spc, db, 0, 0);
-    this.#context.sink.putImage(prefix, 0, record.endLsn, record.bytes.subarray(from + 12, from + 12 + length));
+    checkTablespace(record, spc);
+    const key = relMapKey(spc, db);
+    this.#context.sink.putImage(
+      key.prefix,
+      key.block,
+      record.endLsn,
+      record.bytes.subarray(from + 12, from + 12 + length),
+    );
   }
 
   #pages(record: WalRecord): void | Promise<void> {
@@ -144,7 +151,7 @@ export class WalIngest {
     let missing: KeyPrefix[] | null = null;
     for (let i = 0; i < record.blockCount; i++) {
       const block = record.blocks[i]!;
-      const prefix = keyPrefix(keyKind.rel, block.spc, block.db, block.rel, block.fork);
+      const prefix = recordRel(record, block.spc, block.db, block.rel, block.fork);
       this.#prefixes[i] = prefix;
       if (sizes.get(prefix) === undefined) {
         missing ??= [];

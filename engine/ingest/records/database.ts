@@ -10,6 +10,7 @@ import type { Lsn } from '../../model/lsn.ts';
 import { corruptRecord } from '../../wal/parse-record.ts';
 import type { WalRecord } from '../../wal/wal-record.ts';
 import type { IngestContext } from '../ingest-context.ts';
+import { checkTablespace } from '../record-rel.ts';
 import { RelDirectory } from '../rel-directory.ts';
 import { unknownRecord } from '../unknown-record.ts';
 
@@ -26,12 +27,18 @@ export function ingestDatabase(context: IngestContext, record: WalRecord): void 
   };
   switch (record.info & 0xf0) {
     case createFileCopy:
+      checkTablespace(record, u32(1));
+      checkTablespace(record, u32(3));
       return copyDatabase(context, { db: u32(0), spc: u32(1) }, { db: u32(2), spc: u32(3) }, record.endLsn);
     case createWalLog:
+      checkTablespace(record, u32(1));
       context.createDatabase(u32(1), u32(0), record.endLsn);
       return;
     case drop: {
-      const spcs = Array.from({ length: u32(1) }, (_, i) => u32(2 + i));
+      const count = u32(1);
+      if (count > record.mainLength / 4) throw corruptRecord(record, `database in ${count} tablespaces`);
+      const spcs = Array.from({ length: count }, (_, i) => u32(2 + i));
+      for (const spc of spcs) checkTablespace(record, spc);
       return dropFrom(context, u32(0), spcs, record.endLsn);
     }
     default:

@@ -4,12 +4,13 @@
  * create   RelFileLocator (12), i32 fork
  * truncate u32 blocks, RelFileLocator (12), i32 flags (1 heap, 2 visibility map, 4 free space map)
  */
-import { keyKind, keyPrefix } from '../../model/key.ts';
+import type { KeyPrefix } from '../../model/key.ts';
 import { fsmFork, mainFork, vmFork } from '../../model/rel.ts';
 import { corruptRecord } from '../../wal/parse-record.ts';
 import type { WalRecord } from '../../wal/wal-record.ts';
 import type { IngestContext } from '../ingest-context.ts';
 import { heapBlocksPerVmPage, vmTruncatePatch } from '../patch.ts';
+import { recordRel } from '../record-rel.ts';
 import { unknownRecord } from '../unknown-record.ts';
 
 const create = 0x10;
@@ -25,9 +26,8 @@ export function ingestStorage(context: IngestContext, record: WalRecord): Promis
     case create: {
       if (record.mainLength < 16) throw corruptRecord(record, 'file creation is cut short');
       const fork = view.getInt32(from + 12, true);
-      if (fork < 0 || fork > 3) throw corruptRecord(record, `fork ${fork}`);
       const locator = readLocator(view, from);
-      return createFork(context, record, keyPrefix(keyKind.rel, locator.spc, locator.db, locator.rel, fork));
+      return createFork(context, record, recordRel(record, locator.spc, locator.db, locator.rel, fork));
     }
     case truncate: {
       if (record.mainLength < 20) throw corruptRecord(record, 'truncation is cut short');
@@ -54,11 +54,7 @@ function readLocator(view: DataView, at: number): Locator {
   return { spc: view.getUint32(at, true), db: view.getUint32(at + 4, true), rel: view.getUint32(at + 8, true) };
 }
 
-async function createFork(
-  context: IngestContext,
-  record: WalRecord,
-  prefix: ReturnType<typeof keyPrefix>,
-): Promise<void> {
+async function createFork(context: IngestContext, record: WalRecord, prefix: KeyPrefix): Promise<void> {
   const lsn = record.endLsn;
   await context.sizes.load(prefix);
   await context.createRel(prefix, lsn);
@@ -74,11 +70,11 @@ async function truncateRel(
   const lsn = record.endLsn;
   const { sizes, sink } = context;
   if (flags & truncateHeap) {
-    const main = keyPrefix(keyKind.rel, spc, db, rel, mainFork);
+    const main = recordRel(record, spc, db, rel, mainFork);
     if ((await sizes.load(main)) > blocks) sizes.set(main, lsn, blocks);
   }
   if (flags & truncateVm) {
-    const vm = keyPrefix(keyKind.rel, spc, db, rel, vmFork);
+    const vm = recordRel(record, spc, db, rel, vmFork);
     const size = await sizes.load(vm);
     const lastPage = Math.floor(blocks / heapBlocksPerVmPage);
     const partial = blocks % heapBlocksPerVmPage !== 0;
@@ -88,7 +84,7 @@ async function truncateRel(
   }
   if (flags & truncateFsm) {
     // The free space map is advice: an empty one is right, and Postgres fills it again.
-    const fsm = keyPrefix(keyKind.rel, spc, db, rel, fsmFork);
+    const fsm = recordRel(record, spc, db, rel, fsmFork);
     if ((await sizes.load(fsm)) > 0) sizes.set(fsm, lsn, 0);
   }
 }

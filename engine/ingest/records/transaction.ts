@@ -11,6 +11,7 @@ import { corruptRecord } from '../../wal/parse-record.ts';
 import type { WalRecord } from '../../wal/wal-record.ts';
 import type { IngestContext } from '../ingest-context.ts';
 import { xactStatusPatch } from '../patch.ts';
+import { checkTablespace } from '../record-rel.ts';
 import { unknownRecord } from '../unknown-record.ts';
 
 const opMask = 0x70;
@@ -87,6 +88,7 @@ function endTransaction(context: IngestContext, record: WalRecord, op: number): 
     const { count, from } = list(12);
     for (let i = 0; i < count; i++) {
       const rel = from + i * 12;
+      checkTablespace(record, view.getUint32(rel, true));
       rels.push([view.getUint32(rel, true), view.getUint32(rel + 4, true), view.getUint32(rel + 8, true)]);
     }
   }
