@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { Command } from 'commander';
 import { branchesBenchmark } from './branches.ts';
 import { coldScanBenchmark } from './cold-scan.ts';
+import { getPageBenchmark } from './getpage.ts';
 import { type Benchmark, printTable, type Row, reached } from './harness.ts';
 import { inProcessBenchmark } from './in-process.ts';
 import { ingestBenchmark } from './ingest.ts';
@@ -19,6 +20,7 @@ const benchmarks: readonly Benchmark[] = [
   branchesBenchmark,
   redoBenchmark,
   ingestBenchmark,
+  getPageBenchmark,
   walCommit,
 ];
 
