@@ -30,7 +30,7 @@ interface Segment {
 }
 
 export interface WalTapOptions {
-  readonly bridge: SyncBridge;
+  readonly bridge: Pick<SyncBridge, 'pushWal' | 'flushWal' | 'readWal'>;
   readonly startLsn: Lsn;
   readonly bootWal: readonly WalPiece[];
   /** A read-only compute's WAL goes nowhere. */
