@@ -93,7 +93,7 @@ const heap2 = [...heap2Ops, ...heap2Ops.map((name) => `${name}+INIT`)];
 /** Locks and snapshots of hot standbys, of which there are none: a compute at an LSN has nobody else's transactions. */
 const standby = ['LOCK', 'RUNNING_XACTS', 'INVALIDATIONS'];
 
-const names: { readonly [rmid: number]: readonly string[] } = {
+export const pageRecordNames: { readonly [rmid: number]: readonly string[] } = {
   [rmgr.standby]: standby,
   [rmgr.heap2]: heap2,
   [rmgr.heap]: heap,
@@ -111,7 +111,7 @@ const names: { readonly [rmid: number]: readonly string[] } = {
 
 /** One bit for each info of each resource manager. */
 const known = new Uint16Array(256);
-for (const [rmid, infos] of Object.entries(names)) {
+for (const [rmid, infos] of Object.entries(pageRecordNames)) {
   infos.forEach((name, i) => {
     if (name !== '') known[Number(rmid)]! |= 1 << i;
   });
