@@ -23,6 +23,8 @@ export interface IngestTarget extends ValueSink, ValueReader {
   readonly systemIdentifier: bigint;
   readonly lastRecordLsn: Lsn;
   readonly prevRecordLsn: Lsn;
+  /** Why ingest ended for good, if it did. */
+  readonly stopped: Error | null;
   advance(lsn: Lsn, prevLsn: Lsn): void;
   stop(error: Error): void;
 }
@@ -74,13 +76,13 @@ export class WalReceiver {
     const { target, log } = this.#parts;
     const { signal } = this.#abort;
     let pauseMs = walReceiverPauseMinMs;
-    while (!signal.aborted) {
+    while (!signal.aborted && target.stopped === null) {
       const before = target.lastRecordLsn;
       try {
         const service = await this.#furthest();
         if (service !== null) await this.#follow(service);
       } catch (error) {
-        if (signal.aborted) return;
+        if (signal.aborted || target.stopped !== null) return;
         const fatal = error instanceof IngestError ? (error.cause as Error) : this.#allDamaged(error);
         if (fatal !== null) {
           log.error('a timeline stopped ingesting', { ...target.id, error: messageOf(fatal) });
@@ -203,6 +205,7 @@ export class WalReceiver {
       if (room !== undefined) await room;
       if (more) await yieldTurn();
       this.#abort.signal.throwIfAborted();
+      if (this.#parts.target.stopped !== null) return;
     }
     this.#parts.onFed(decoder.fedTo);
   }
@@ -231,7 +234,7 @@ export class WalReceiver {
       throw new IngestError(error);
     } finally {
       // Also after a failure: the records before it are whole.
-      if (doneLsn > target.lastRecordLsn) target.advance(doneLsn, donePrevLsn);
+      if (doneLsn > target.lastRecordLsn && target.stopped === null) target.advance(doneLsn, donePrevLsn);
     }
   }
 }

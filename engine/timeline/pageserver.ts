@@ -78,11 +78,11 @@ export interface LayerInfo {
   readonly files: { name: string; bytes: number; kind: 'delta' | 'image'; startLsn: Lsn; endLsn: Lsn }[];
 }
 
-/** A timeline that is there but cannot be opened, or one that is being created or deleted. */
 type Slot =
   | { readonly kind: 'running'; readonly running: RunningTimeline }
   | { readonly kind: 'broken'; readonly error: Error }
-  | { readonly kind: 'busy' };
+  /** Being created, as a branch of another or not, or being deleted. */
+  | { readonly kind: 'busy'; readonly ancestorId: TimelineId | null };
 
 const tenantFile = 'tenant.json';
 const tenantVersion = 1;
@@ -150,7 +150,7 @@ export class Pageserver {
     if (timelines.has(id.timelineId)) {
       throw new PageliteError('invalid', `timeline ${id.timelineId} exists`, { ...id });
     }
-    timelines.set(id.timelineId, { kind: 'busy' });
+    timelines.set(id.timelineId, { kind: 'busy', ancestorId: ancestor?.timelineId ?? null });
     try {
       const part = ancestor === null ? await this.#fromTemplate(id) : await this.#branch(id, ancestor);
       const index = await StoredIndex.create(this.#options.store, id, part);
@@ -216,12 +216,11 @@ export class Pageserver {
     const timelines = this.#timelines(id.tenantId);
     const slot = timelines.get(id.timelineId);
     if (slot === undefined || slot.kind === 'busy') throw noTimeline(id);
-    for (const [child, other] of timelines) {
-      if (other.kind === 'running' && other.running.timeline.ancestorId === id.timelineId) {
-        throw new PageliteError('invalid', `timeline ${id.timelineId} has the branch ${child}`, { ...id });
-      }
+    const reason = this.#neededBy(timelines, id.timelineId, slot.kind === 'broken');
+    if (reason !== null) {
+      throw new PageliteError('invalid', `timeline ${id.timelineId} cannot be deleted: ${reason}`, { ...id });
     }
-    timelines.set(id.timelineId, { kind: 'busy' });
+    timelines.set(id.timelineId, { kind: 'busy', ancestorId: null });
     if (slot.kind === 'running') await slot.running.close();
     const folder = timelineFolder(id);
     const keys = (await this.#options.store.list(folder)).map(({ key }) => key);
@@ -238,6 +237,23 @@ export class Pageserver {
     const all = [...this.#tenants.values()].flatMap((timelines) => [...timelines.values()]);
     await Promise.all(all.map((slot) => (slot.kind === 'running' ? slot.running.close() : undefined)));
     await this.#options.redo.close();
+  }
+
+  /**
+   * Why a timeline must stay: others read from it, or may do so. Null if nobody does. Of several that cannot be opened each can be deleted, as
+   * far as is known.
+   */
+  #neededBy(timelines: ReadonlyMap<TimelineId, Slot>, ancestor: TimelineId, isBroken: boolean): string | null {
+    for (const [id, slot] of timelines) {
+      if (id === ancestor) continue;
+      if (slot.kind === 'broken') {
+        if (isBroken) continue;
+        return `${id} cannot be opened, and may be a branch of it`;
+      }
+      const { ancestorId } = slot.kind === 'busy' ? slot : slot.running.timeline;
+      if (ancestorId === ancestor) return `${id} is a branch of it`;
+    }
+    return null;
   }
 
   // Loading

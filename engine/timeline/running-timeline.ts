@@ -160,8 +160,8 @@ export class RunningTimeline {
     if (this.isClosed) return;
     const closed = new PageliteError('closed', `timeline ${this.timeline.id.timelineId} was closed`);
     this.#abort.abort(closed);
-    this.timeline.stop(closed);
     const receiver = this.#receiver.close();
+    this.timeline.stop(closed);
     await this.#flusher.close();
     await receiver;
     await this.#images.idle();

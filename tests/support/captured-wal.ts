@@ -22,6 +22,7 @@ export class CapturedWal implements WalService {
   /** A stream ends with an error after this many bytes. */
   bytesPerConnection = Number.POSITIVE_INFINITY;
   connectionCount = 0;
+  statusCount = 0;
 
   constructor(id = 1, chunkBytes = 100_000) {
     this.nodeId = nodeId(id);
@@ -45,6 +46,7 @@ export class CapturedWal implements WalService {
   }
 
   async getStatus(id: TenantTimelineId): Promise<SafekeeperTimelineStatus | null> {
+    this.statusCount++;
     if (this.away !== null) throw this.away;
     const log = this.#logs.get(id.timelineId);
     if (log === undefined) return null;
