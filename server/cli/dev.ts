@@ -121,14 +121,22 @@ class DevServer {
   }
 
   async close(): Promise<void> {
+    if (this.#has('storage')) await this.#stopEndpointsBeside();
+    for (const part of this.#parts.reverse()) await this.#attempt(part.name, part.close());
+    this.#parts.length = 0;
+  }
+
+  /** Ours is one of the parts; the others have nothing to serve without us. */
+  async #stopEndpointsBeside(): Promise<void> {
     for (const endpoint of listEndpoints(this.#repository)) {
-      const isOurs = this.#parts.some(({ name }) => name === `endpoint ${endpoint.name}`);
-      if (isOurs || statusOf(endpoint) !== 'running') continue;
+      if (this.#has(`endpoint ${endpoint.name}`) || statusOf(endpoint) !== 'running') continue;
       this.#context.say(`Stopping endpoint ${endpoint.name}, which was started beside this`);
       await this.#attempt(endpoint.name, stopDaemon(endpoint.name, endpointPidFile(endpoint.dir)));
     }
-    for (const part of this.#parts.reverse()) await this.#attempt(part.name, part.close());
-    this.#parts.length = 0;
+  }
+
+  #has(part: string): boolean {
+    return this.#parts.some(({ name }) => name === part);
   }
 
   async #attempt(name: string, closing: Promise<unknown>): Promise<void> {

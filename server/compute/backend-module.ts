@@ -7,6 +7,7 @@ import type { ComputeStart } from '../../smgr-plugin/bridge/io-host.ts';
 import { openCompute } from '../../smgr-plugin/compute.ts';
 import type { PGliteArtefacts } from '../process/pglite-artefacts.ts';
 import type { OpenedBackend } from './compute-worker.ts';
+import { contribExtensions } from './contrib-extensions.ts';
 
 const standardOutput = 1;
 
@@ -22,6 +23,7 @@ export async function openBackend(data: unknown): Promise<OpenedBackend> {
   const serverLog = serverLogPath === undefined ? standardOutput : openSync(serverLogPath, 'a');
   return openCompute(start, {
     artefacts,
+    extensions: await contribExtensions(),
     username: 'cloud_admin',
     onServerLog: (line) => writeSync(serverLog, `${line}\n`),
   });

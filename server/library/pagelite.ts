@@ -62,7 +62,7 @@ export class Pagelite {
     this.dir = dir;
     this.#artefacts = artefacts;
     const workerData: StorageWorkerData = { dir, artefacts };
-    const worker = new Worker(new URL('./storage-worker.js', import.meta.url), { workerData });
+    const worker = new Worker(new URL('./storage-worker.js', import.meta.url), { workerData, execArgv: [] });
     this.#storage = new RpcClient(worker, (event) => {
       if (event.kind === 'progress') options.progress?.(event.text);
     });
@@ -85,7 +85,7 @@ export class Pagelite {
   }
 
   /** Makes a branch; nothing is copied. Throws `invalid` for a name that is taken or a place that `from` does not have. */
-  branch(name: string, options: BranchOptions = {}): Promise<BranchInfo> {
+  async branch(name: string, options: BranchOptions = {}): Promise<BranchInfo> {
     return this.#storage.call('branch', name, options.from ?? branchNameDefault, placeOf(options));
   }
 

@@ -161,7 +161,7 @@ describe('help', () => {
     'safekeeper',
   ])('pagelite %s --help has examples', async (command) => {
     const { code, out } = await rig.runHere(...command.split(' ').filter(Boolean), '--help');
-      expect(code).toBe(0);
+    expect(code).toBe(0);
     expect(out).toMatch(/\$ (PAGELITE_REPO_DIR=\S+ )?pagelite /);
   });
 });

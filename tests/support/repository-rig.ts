@@ -1,22 +1,19 @@
 /**
  * A repository in a temporary folder with its real processes, driven by the real command line from the build, as a user drives it.
- *
- * initdb takes seconds, so the tenant template that the first pageserver makes is kept under node_modules/.cache and put into later repositories:
- * it is the very file that a pageserver would find there at its second start.
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { copyFileSync, cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import type { Client, QueryResult } from 'pg';
 import { runningPid } from '../../server/process/pid-file.ts';
+import { keepTemplate, putTemplate } from './template-cache.ts';
 
 const root = resolve(import.meta.dirname, '../..').replace(/\/dist$/, '');
-const cliEntry = join(root, 'dist/server/cli/main.js');
+export const cliEntry = join(root, 'dist/server/cli/main.js');
 const cliProgram = join(root, 'dist/server/cli/program.js');
-const cacheDir = join(root, 'node_modules/.cache/pagelite-tests');
 const { Client: PgClient } = createRequire(import.meta.url)('pg') as typeof import('pg');
 
 export interface CommandResult {
@@ -138,22 +135,11 @@ export class RepositoryRig {
   }
 
   putTemplate(): void {
-    mkdirSync(cacheDir, { recursive: true });
-    for (const name of readdirSync(cacheDir)) {
-      if (!name.endsWith('.bin')) continue;
-      mkdirSync(join(this.dir, 'pageserver_1'), { recursive: true });
-      copyFileSync(join(cacheDir, name), join(this.dir, 'pageserver_1', name));
-    }
+    putTemplate(this.dir);
   }
 
   keepTemplate(): void {
-    const known = new Set(readdirSync(cacheDir));
-    for (const name of readdirSync(join(this.dir, 'pageserver_1'))) {
-      if (!/^template-.*\.bin$/.test(name) || known.has(name)) continue;
-      const temporary = join(cacheDir, `${name}.${process.pid}`);
-      cpSync(join(this.dir, 'pageserver_1', name), temporary);
-      renameSync(temporary, join(cacheDir, name));
-    }
+    keepTemplate(this.dir);
   }
 
   /** The ends of all logs, for a failure that needs explaining. */
