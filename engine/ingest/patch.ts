@@ -11,10 +11,9 @@
  *   | 1 vmClear        | visibility map     | u32 heap block, u8 bits to clear                             |
  *   | 2 vmTruncate     | visibility map     | u32 heap block: clear everything from it on, in this page    |
  *   | 3 xactStatus     | clog page (8200)   | u8 status (1 committed, 2 aborted), i64 time, u16 entries    |
- *   | 4 zeroPage       | any SLRU page      | nothing: the page begins as zeros                            |
- *   | 5 slruWrite      | any SLRU page      | (u16 offset, u16 length, bytes)...                           |
- *   | 6 directory      | rel directory      | (u8 1 add or 0 remove, u32 rel, u8 fork)...                  |
- *   | 7 memberWrite    | multixact members  | (u16 index in page, u8 status, u32 xid)...                   |
+ *   | 4 slruWrite      | any SLRU page      | (u16 offset, u16 length, bytes)...                           |
+ *   | 5 directory      | rel directory      | (u8 1 add or 0 remove, u32 rel, u8 fork)...                  |
+ *   | 6 memberWrite    | multixact members  | (u16 index in page, u8 status, u32 xid)...                   |
  *
  * A clog page's value is 8192 bytes of page and 8 bytes of time (PostgreSQL's microseconds since 2000-01-01): the latest commit or abort
  * that it tells of, by which an LSN is found for a moment (as in Neon).
@@ -28,10 +27,9 @@ export const patchType = {
   vmClear: 1,
   vmTruncate: 2,
   xactStatus: 3,
-  zeroPage: 4,
-  slruWrite: 5,
-  directory: 6,
-  memberWrite: 7,
+  slruWrite: 4,
+  directory: 5,
+  memberWrite: 6,
 } as const;
 
 export const clogValueBytes = pageSize + 8;
@@ -79,10 +77,6 @@ function applyOne(
   const type = patch[0];
   const clog = type === patchType.xactStatus || (prefix.kind === 1 && prefix.spc === 0);
   const size = clog ? clogValueBytes : pageSize;
-  if (type === patchType.zeroPage) {
-    // A clog page that is begun keeps its time at zero: no transaction of it has ended yet.
-    return new Uint8Array(size);
-  }
   const page = before ?? new Uint8Array(size);
   if (page.length !== size) throw bad(`value of ${page.length} bytes`);
   switch (type) {
@@ -171,8 +165,6 @@ export function xactStatusPatch(status: 1 | 2, time: Uint8Array, entries: readon
   });
   return patch;
 }
-
-export const zeroPagePatch = new Uint8Array([patchType.zeroPage]);
 
 export function slruWritePatch(offset: number, bytes: Uint8Array): Uint8Array {
   const patch = new Uint8Array(5 + bytes.length);

@@ -1,12 +1,15 @@
 /**
  * The SLRUs that WAL rebuilds: clog, multixact offsets and members. Which segments exist and how long they are is kept in memory and
- * stored as it changes; pages are changed by patches.
+ * stored as it changes; pages are begun by an image of zeros and changed by patches.
+ *
+ * Every commit is a patch on the newest clog page, so a page is stored whole again after `patchesMax` of them: a reader of the clog (a basebackup,
+ * the search for a time) never applies more.
  */
-import { slruSegmentBlocks } from '../limits.ts';
+import { pageSize, slruSegmentBlocks } from '../limits.ts';
 import { type SlruKind, sizeBlock, slruDirectoryKey, slruKind, slruPrefix } from '../model/key.ts';
 import type { Lsn } from '../model/lsn.ts';
 import type { ValueReader, ValueSink } from '../services.ts';
-import { zeroPagePatch } from './patch.ts';
+import { clogValueBytes } from './patch.ts';
 import { decodeSize, encodeSize } from './rel-sizes.ts';
 import { decodeSegments, encodeSegments } from './small-directories.ts';
 
@@ -17,14 +20,23 @@ export const slruFolders: Record<SlruKind, string> = {
 };
 export const allSlrus: readonly SlruKind[] = [slruKind.clog, slruKind.multixactMembers, slruKind.multixactOffsets];
 
+const patchesMax = 1024;
+const tombstone = new Uint8Array(0);
+
 export class Slru {
   readonly kind: SlruKind;
+  readonly #reader: ValueReader;
   readonly #sink: ValueSink;
+  readonly #zeros: Uint8Array;
+  /** Page -> patches since it was last stored whole, as far as this process has seen. */
+  readonly #patches = new Map<number, number>();
   /** Segment number -> size in blocks. */
   readonly #segments: Map<number, number>;
 
-  private constructor(kind: SlruKind, sink: ValueSink, segments: Map<number, number>) {
+  private constructor(kind: SlruKind, reader: ValueReader, sink: ValueSink, segments: Map<number, number>) {
     this.kind = kind;
+    this.#reader = reader;
+    this.#zeros = new Uint8Array(kind === slruKind.clog ? clogValueBytes : pageSize);
     this.#sink = sink;
     this.#segments = segments;
   }
@@ -36,7 +48,7 @@ export class Slru {
       const prefix = slruPrefix(kind, segment);
       segments.set(segment, Math.max(0, decodeSize(await reader.getImage(prefix, sizeBlock), prefix)));
     }
-    return new Slru(kind, sink, segments);
+    return new Slru(kind, reader, sink, segments);
   }
 
   /** A ZEROPAGE record: the page begins, empty. */
@@ -45,16 +57,25 @@ export class Slru {
     const block = page % slruSegmentBlocks;
     const prefix = slruPrefix(this.kind, segment);
     const size = this.#segments.get(segment);
-    for (let gap = size ?? 0; gap < block; gap++) this.#sink.putPatch(prefix, gap, lsn, zeroPagePatch);
-    this.#sink.putPatch(prefix, block, lsn, zeroPagePatch);
+    for (let gap = size ?? 0; gap < block; gap++) this.#sink.putImage(prefix, gap, lsn, this.#zeros);
+    this.#sink.putImage(prefix, block, lsn, this.#zeros);
+    this.#patches.delete(page);
     this.#grow(segment, block + 1, lsn);
   }
 
-  patch(page: number, lsn: Lsn, patch: Uint8Array): void {
+  /** A promise if the page is to be stored whole, for which it is read first. */
+  patch(page: number, lsn: Lsn, patch: Uint8Array): void | Promise<void> {
     const segment = Math.floor(page / slruSegmentBlocks);
     const block = page % slruSegmentBlocks;
-    this.#sink.putPatch(slruPrefix(this.kind, segment), block, lsn, patch);
+    const prefix = slruPrefix(this.kind, segment);
+    this.#sink.putPatch(prefix, block, lsn, patch);
     this.#grow(segment, block + 1, lsn);
+    const patches = (this.#patches.get(page) ?? 0) + 1;
+    this.#patches.set(page, patches % patchesMax);
+    if (patches < patchesMax) return;
+    return this.#reader.getImage(prefix, block).then((image) => {
+      if (image !== null) this.#sink.putImage(prefix, block, lsn, image);
+    });
   }
 
   #grow(segment: number, blocks: number, lsn: Lsn): void {
@@ -71,7 +92,7 @@ export class Slru {
     for (const segment of [...this.#segments.keys()]) {
       if (!dead(segment)) continue;
       this.#segments.delete(segment);
-      this.#sink.putImage(slruPrefix(this.kind, segment), sizeBlock, lsn, new Uint8Array(0));
+      this.#sink.putImage(slruPrefix(this.kind, segment), sizeBlock, lsn, tombstone);
       changed = true;
     }
     if (changed) this.#storeDirectory(lsn);

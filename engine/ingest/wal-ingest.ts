@@ -16,7 +16,7 @@
  * Hot: one record with one block costs an array look-up for the size and two calls of the sink.
  */
 import { PageliteError } from '../errors.ts';
-import { checkpointKey, type KeyPrefix, keyKind, keyPrefix, relMapKey } from '../model/key.ts';
+import { checkpointKey, type KeyPrefix, keyKind, keyPrefix } from '../model/key.ts';
 import { vmFork } from '../model/rel.ts';
 import type { ValueReader, ValueSink } from '../services.ts';
 import { restoreImage } from '../wal/block-image.ts';
@@ -25,10 +25,11 @@ import { rmgr, type WalRecord } from '../wal/wal-record.ts';
 import { IngestContext } from './ingest-context.ts';
 import { checkPageRecord } from './page-records.ts';
 import { heapBlocksPerVmPage, vmClearPatch } from './patch.ts';
-import { checkTablespace, recordRel } from './record-rel.ts';
+import { recordRel } from './record-rel.ts';
 import { ingestDatabase } from './records/database.ts';
 import { heapVmClears, noVmClears } from './records/heap.ts';
 import { ingestClog, ingestMultixact } from './records/multixact.ts';
+import { ingestRelMap } from './records/rel-map.ts';
 import { ingestReplicationOrigin } from './records/replication-origin.ts';
 import { ingestStorage } from './records/storage.ts';
 import { ingestTransaction } from './records/transaction.ts';
@@ -82,7 +83,7 @@ export class WalIngest {
       case rmgr.multixact:
         return ingestMultixact(context, record);
       case rmgr.relMap:
-        return this.#relMap(record);
+        return ingestRelMap(context, record);
       case rmgr.replicationOrigin:
         return ingestReplicationOrigin(context, record);
       case rmgr.tablespace:
@@ -105,24 +106,6 @@ export class WalIngest {
       default:
         throw unknownRecord(record, 'unknown resource manager');
     }
-  }
-
-  #relMap(record: WalRecord): void {
-    if ((record.info & 0xf0) !== 0 || record.mainLength < 12) throw unknownRecord(record);
-    const from = record.start + record.mainOffset;
-    const { view } = record;
-    const db = view.getUint32(from, true);
-    const spc = view.getUint32(from + 4, true);
-    const length = view.getInt32(from + 8, true);
-    if (length < 0 || 12 + length > record.mainLength) throw unknownRecord(record, `relation map of ${length} bytes`);
-    checkTablespace(record, spc);
-    const key = relMapKey(spc, db);
-    this.#context.sink.putImage(
-      key.prefix,
-      key.block,
-      record.endLsn,
-      record.bytes.subarray(from + 12, from + 12 + length),
-    );
   }
 
   #pages(record: WalRecord): void | Promise<void> {

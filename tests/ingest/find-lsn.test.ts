@@ -4,7 +4,7 @@
  */
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { xactStatusPatch, zeroPagePatch } from '../../engine/ingest/patch.ts';
+import { clogValueBytes, xactStatusPatch } from '../../engine/ingest/patch.ts';
 import { encodeSize } from '../../engine/ingest/rel-sizes.ts';
 import { encodeSegments } from '../../engine/ingest/small-directories.ts';
 import { sizeBlock, slruDirectoryKey, slruKind, slruPrefix } from '../../engine/model/key.ts';
@@ -27,7 +27,7 @@ function history(ends: readonly End[]): ValueMap {
   const prefix = slruPrefix(slruKind.clog, 0);
   values.putImage(directory.prefix, directory.block, startLsn, encodeSegments([0]));
   values.putImage(prefix, sizeBlock, startLsn, encodeSize(3));
-  for (let page = 0; page < 3; page++) values.putPatch(prefix, page, startLsn, zeroPagePatch);
+  for (let page = 0; page < 3; page++) values.putImage(prefix, page, startLsn, new Uint8Array(clogValueBytes));
   ends.forEach(({ lsn, timeMs, page }, i) => {
     const time = new Uint8Array(8);
     new DataView(time.buffer).setBigInt64(0, BigInt((timeMs - epoch) * 1000), true);

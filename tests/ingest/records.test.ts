@@ -29,11 +29,13 @@ import {
   type SlruKind,
   sizeBlock,
   slruKind,
+  slruPrefix,
   twoPhaseDirectoryKey,
   twoPhaseKey,
 } from '../../engine/model/key.ts';
 import { type Lsn, maxLsn } from '../../engine/model/lsn.ts';
 import type { ForkNumber, RelTag } from '../../engine/model/rel.ts';
+import { valueKind } from '../../engine/model/value.ts';
 import { rmgr } from '../../engine/wal/wal-record.ts';
 import { buildRecord, le, type RecordSpec } from '../support/record-builder.ts';
 import { ValueMap } from '../support/value-map.ts';
@@ -221,6 +223,26 @@ describe('records', () => {
       ).toEqual([0, 1, 1, 0, 1, 2, 2]);
       const pages = (await rig.segments(slruKind.clog)).get(0)!;
       expect(new DataView(pages[1]!.buffer, pages[1]!.byteOffset).getBigInt64(pageSize, true)).toBe(time + 5n);
+    });
+
+    it('never make a reader of the clog apply more than a bounded number of changes', async () => {
+      await rig.put({ rmid: rmgr.clog, info: 0, main: le(0n) });
+      const ends: Lsn[] = [];
+      for (let xid = 1000; xid < 3500; xid++) {
+        ends.push(await rig.put({ rmid: rmgr.transaction, info: xid % 3 === 0 ? 0x20 : 0, xid, main: le(time) }));
+      }
+      const prefix = slruPrefix(slruKind.clog, 0);
+      const kinds = rig.values.versions(prefix, 0).map(({ kind }) => kind);
+      expect(kinds.filter((kind) => kind === valueKind.image).length).toBe(3);
+      for (const at of [0, 1, 1022, 1023, 1024, 2047, 2499]) {
+        const page = (await rig.reader(ends[at]).getImage(prefix, 0))!;
+        const status = (xid: number) => (page[xid >> 2]! >> ((xid & 3) * 2)) & 3;
+        const xids = [999, 1000, 1000 + at - 1, 1000 + at, 1000 + at + 1];
+        expect([at, xids.map(status)]).toEqual([
+          at,
+          xids.map((xid) => (xid < 1000 || xid > 1000 + at ? 0 : xid % 3 === 0 ? 2 : 1)),
+        ]);
+      }
     });
 
     it('drop relations after all the optional parts, also when they abort', async () => {

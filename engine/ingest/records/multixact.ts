@@ -43,7 +43,7 @@ export function ingestClog(context: IngestContext, record: WalRecord): void {
   }
 }
 
-export function ingestMultixact(context: IngestContext, record: WalRecord): void {
+export function ingestMultixact(context: IngestContext, record: WalRecord): void | Promise<void> {
   const { view } = record;
   const from = record.start + record.mainOffset;
   switch (record.info & 0xf0) {
@@ -56,8 +56,7 @@ export function ingestMultixact(context: IngestContext, record: WalRecord): void
       return;
     }
     case 0x20:
-      createMulti(context, record);
-      return;
+      return createMulti(context, record);
     case 0x30:
       truncateMultis(context, record);
       return;
@@ -66,7 +65,7 @@ export function ingestMultixact(context: IngestContext, record: WalRecord): void
   }
 }
 
-function createMulti(context: IngestContext, record: WalRecord): void {
+function createMulti(context: IngestContext, record: WalRecord): void | Promise<void> {
   const { view, endLsn: lsn } = record;
   const from = record.start + record.mainOffset;
   if (record.mainLength < 12) throw corruptRecord(record, 'multixact is cut short');
@@ -78,13 +77,15 @@ function createMulti(context: IngestContext, record: WalRecord): void {
   // PostgreSQL also writes the next multixact's offset, so that readers of this one know its length.
   const next = (multi + 1) % two32 || 1;
   const nextOffset = (offset + count) % two32 || 1;
+  const pending: (void | Promise<void>)[] = [];
   for (const [id, value] of [
     [multi, offset],
     [next, nextOffset],
   ] as const) {
     const bytes = new Uint8Array(4);
     new DataView(bytes.buffer).setUint32(0, value, true);
-    context.multiOffsets.patch(Math.floor(id / offsetsPerPage), lsn, slruWritePatch((id % offsetsPerPage) * 4, bytes));
+    const page = Math.floor(id / offsetsPerPage);
+    pending.push(context.multiOffsets.patch(page, lsn, slruWritePatch((id % offsetsPerPage) * 4, bytes)));
   }
 
   const pages = new Map<number, { index: number; status: number; xid: number }[]>();
@@ -99,8 +100,9 @@ function createMulti(context: IngestContext, record: WalRecord): void {
     if (list === undefined) pages.set(page, [entry]);
     else list.push(entry);
   }
-  for (const [page, members] of pages) context.multiMembers.patch(page, lsn, memberWritePatch(members));
+  for (const [page, members] of pages) pending.push(context.multiMembers.patch(page, lsn, memberWritePatch(members)));
   context.checkpoint.sawMulti(multi, offset, count);
+  if (pending.some((one) => one !== undefined)) return Promise.all(pending).then(() => {});
 }
 
 function truncateMultis(context: IngestContext, record: WalRecord): void {

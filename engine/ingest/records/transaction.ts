@@ -104,16 +104,24 @@ function endTransaction(context: IngestContext, record: WalRecord, op: number): 
   if (xinfo & hasOrigin) context.advanceOrigin(record.origin, readLsn(view, take(16)), lsn);
   xids.push(xid);
   for (const one of xids) context.checkpoint.sawXid(one);
-  if (xid !== 0) setStatus(context, committed ? 1 : 2, time, xids, lsn);
+  const pending = xid === 0 ? [] : setStatus(context, committed ? 1 : 2, time, xids, lsn);
   if (isPrepared) context.removePrepared(context.checkpoint.fullXid(xid), lsn);
-  if (rels.length > 0) return dropRels(context, rels, lsn);
+  if (rels.length > 0) pending.push(dropRels(context, rels, lsn));
+  if (pending.length > 0) return Promise.all(pending).then(() => {});
 }
 
 async function dropRels(context: IngestContext, rels: readonly [number, number, number][], lsn: Lsn): Promise<void> {
   for (const [spc, db, rel] of rels) await context.dropRel(spc, db, rel, lsn);
 }
 
-function setStatus(context: IngestContext, status: 1 | 2, time: Uint8Array, xids: readonly number[], lsn: Lsn): void {
+/** Returns what is to be awaited. */
+function setStatus(
+  context: IngestContext,
+  status: 1 | 2,
+  time: Uint8Array,
+  xids: readonly number[],
+  lsn: Lsn,
+): Promise<void>[] {
   const pages = new Map<number, number[]>();
   for (const xid of xids) {
     const page = Math.floor(xid / xactsPerClogPage);
@@ -121,7 +129,12 @@ function setStatus(context: IngestContext, status: 1 | 2, time: Uint8Array, xids
     if (entries === undefined) pages.set(page, [xid % xactsPerClogPage]);
     else entries.push(xid % xactsPerClogPage);
   }
-  for (const [page, entries] of pages) context.clog.patch(page, lsn, xactStatusPatch(status, time, entries));
+  const pending: Promise<void>[] = [];
+  for (const [page, entries] of pages) {
+    const stored = context.clog.patch(page, lsn, xactStatusPatch(status, time, entries));
+    if (stored !== undefined) pending.push(stored);
+  }
+  return pending;
 }
 
 /** The state file is the record's main data; PostgreSQL appends a CRC32C when it writes it out, and so does basebackup. */
