@@ -13,13 +13,14 @@
  * Hot: per record one parse and some forty stores into memory; no allocation, no file system call.
  */
 import type { PGliteOptions } from '@electric-sql/pglite';
+import { assert } from '../assert.ts';
 import { messageOf, PageliteError } from '../errors.ts';
 import { pageSize, walRecordBlocksMax } from '../limits.ts';
 import { formatLsn, type Lsn } from '../model/lsn.ts';
 import { formatRel } from '../model/rel.ts';
 import type { Log, RedoRequest, TenantTemplate, WalRedo } from '../services.ts';
 import { restoreImage } from '../wal/block-image.ts';
-import { parseRecord } from '../wal/parse-record.ts';
+import { corruptRecord, parseRecord } from '../wal/parse-record.ts';
 import { type BlockReference, WalRecord } from '../wal/wal-record.ts';
 import { junkRel, RedoFiles, redoDatabase, scratchRel } from './redo-files.ts';
 import { farLsn, RedoInstance } from './redo-instance.ts';
@@ -28,6 +29,8 @@ import { selfCheck } from './self-check.ts';
 
 const redoTablespace = 1663;
 const dataAreaBytes = 256 * 1024;
+/** A record that changes pages holds at most 33 blocks of 64 kB each, and main data about them: more is not such a record. */
+const redoRecordBytesMax = 16 * 1024 * 1024;
 
 export interface PostgresRedoOptions {
   readonly template: TenantTemplate;
@@ -63,9 +66,10 @@ export class PostgresRedo implements WalRedo {
 
   async #boot(): Promise<void> {
     const { template, artefacts, log } = this.#options;
+    if (this.#closed) throw new PageliteError('closed', 'WAL redo is closed');
     const driver = new RedoDriver(await RedoInstance.boot(template, artefacts ?? {}, log));
     selfCheck((request) => driver.redoPage(request));
-    this.#driver = driver;
+    if (!this.#closed) this.#driver = driver;
   }
 
   redoPage(request: RedoRequest): Uint8Array {
@@ -77,14 +81,17 @@ export class PostgresRedo implements WalRedo {
     try {
       return driver.redoPage(request);
     } finally {
-      if (driver.lost) {
-        this.#driver = null;
-        this.#options.log.error('the redo instance was lost; starting another');
-        this.ready().catch((error: unknown) => {
-          this.#options.log.error('the redo instance does not start', { error: messageOf(error) });
-        });
-      }
+      if (driver.lost) this.#replace();
     }
+  }
+
+  /** Starts another instance in the background; if it does not start, the next `ready` tries again. */
+  #replace(): void {
+    this.#driver = null;
+    this.#options.log.error('the redo instance was lost; starting another');
+    this.ready().catch((error: unknown) => {
+      this.#options.log.error('the redo instance does not start', { error: messageOf(error) });
+    });
   }
 
   /** The page under Postgres's rm_mask of a resource manager: what may differ between a page and its rebuilt twin is masked out. */
@@ -235,8 +242,8 @@ class RedoDriver {
       throw new PageliteError('corrupt', `WAL record of ${bytes.length} bytes has another length in its header`);
     }
     parseRecord(record);
-    if (record.rmid >= rmgrCount)
-      throw new PageliteError('corrupt', `WAL record of unknown resource manager ${record.rmid}`);
+    if (record.rmid >= rmgrCount) throw corruptRecord(record, `unknown resource manager ${record.rmid}`);
+    if (bytes.length > redoRecordBytesMax) throw corruptRecord(record, `${bytes.length} bytes are too many for redo`);
     for (let i = 0; i < record.blockCount; i++) {
       const reference = record.blocks[i]!;
       if (
@@ -289,6 +296,7 @@ class RedoDriver {
     for (let i = 0; i < count; i++) {
       const block = record.blocks[i]!;
       const isTarget = block === target;
+      if (!isTarget) this.#files.reach(block.block);
       const entry = (this.#decoded + decodedRecord.blocks + block.id * decodedBlock.bytes) >> 2;
       words[entry] = 1;
       words[entry + 1] = redoTablespace;
@@ -324,8 +332,9 @@ class RedoDriver {
 
   #growData(recordBytes: number): void {
     this.#dataBytes = recordBytes * 2 + dataAreaBytes;
-    // The old area is not freed: it happens a handful of times for records of megabytes.
+    // The old area is not freed: each is at least twice as large as the one before, up to `redoRecordBytesMax`.
     this.#data = this.#malloc(this.#dataBytes);
+    assert(this.#data !== 0, 'the redo instance has no memory left');
   }
 
   #tagIs(descriptor: number, rel: number, fork: number, block: number): boolean {
@@ -344,12 +353,18 @@ class RedoDriver {
     return -1;
   }
 
-  /** Empties a buffer without writing it out. */
+  /**
+   * Empties a buffer without writing it out. That fails if somebody has it pinned, which is nobody here unless a redo function forgot its pin:
+   * then the page would stay and be taken for another one's, so this instance has to go.
+   */
   #drop(index: number): void {
     const at = this.#descriptors + index * bufferDesc.bytes + bufferDesc.state;
     const clean = ~(bufferState.dirty | bufferState.justDirtied | bufferState.checkpointNeeded);
     this.#instance.setWord(at, (this.#instance.word(at) & clean) >>> 0);
-    this.#evict(index + 1, this.#flag);
+    if (this.#evict(index + 1, this.#flag) === 0) {
+      this.lost = true;
+      throw new PageliteError('unavailable', 'a buffer of the redo instance stays pinned');
+    }
   }
 
   #dropTarget(fork: number, block: number): void {

@@ -2,7 +2,7 @@
  * Every page that Postgres wrote, rebuilt from WAL alone by rm_redo one page at a time, is the page that Postgres has on its disk, under
  * Postgres's own rm_mask. Over every access method and every kind of record that changes pages (tests/support/redo-workload.ts).
  *
- * Only what Postgres itself does not log may differ; each such case stands in `explained`, by name.
+ * Only what Postgres itself does not log may differ, by name: tests/support/page-equality.ts.
  */
 import type { PGlite } from '@electric-sql/pglite';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -17,7 +17,7 @@ import { WalIngest } from '../../engine/ingest/wal-ingest.ts';
 import { pageSize } from '../../engine/limits.ts';
 import { dbDirectoryKey, relPrefix } from '../../engine/model/key.ts';
 import { invalidLsn, type Lsn } from '../../engine/model/lsn.ts';
-import { fsmFork, globalTablespace, vmFork } from '../../engine/model/rel.ts';
+import { fsmFork, globalTablespace } from '../../engine/model/rel.ts';
 import { valueKind } from '../../engine/model/value.ts';
 import { PostgresRedo } from '../../engine/redo/postgres-redo.ts';
 import type { RedoRequest } from '../../engine/services.ts';
@@ -25,39 +25,17 @@ import { WalDecoder } from '../../engine/wal/wal-decoder.ts';
 import { rmgr } from '../../engine/wal/wal-record.ts';
 import { silentLog } from '../../server/process/node-host.ts';
 import { bootDirectory, dataDirectory } from '../support/boot-directory.ts';
+import { accessMethods, comparePages } from '../support/page-equality.ts';
 import { redoWorkload } from '../support/redo-workload.ts';
 import { ValueMap } from '../support/value-map.ts';
 import { currentLsn, keepWal, readPgWal } from '../support/wal-fixture.ts';
-
-const maskOf: Record<string, number> = {
-  heap: rmgr.heap,
-  btree: rmgr.btree,
-  hash: rmgr.hash,
-  gin: rmgr.gin,
-  gist: rmgr.gist,
-  spgist: rmgr.spgist,
-  brin: rmgr.brin,
-  sequence: rmgr.sequence,
-};
-
-/** Differences that are Postgres's own, each by name. */
-function explained(method: string, fork: number, block: number, ours: Uint8Array, theirs: Uint8Array): boolean {
-  const differingFrom = ours.findIndex((byte, i) => byte !== theirs[i]);
-  // "sequences log 32 values ahead": last_value and log_cnt of the one tuple, at the page's end.
-  if (method === 'sequence' && block === 0 && differingFrom >= pageSize - 64) return true;
-  // "the SP-GiST metapage caches the last used pages": SpGistUpdateMetaPage marks it dirty without WAL.
-  if (method === 'spgist' && block === 0 && differingFrom >= 24) return true;
-  // "CREATE DATABASE ... STRATEGY wal_log logs a visibility map as a standard page": its bits lie in what is taken for the hole
-  // (RelationCopyStorageUsingBuffer, page_std). A bit that is lost is only a page that is not known to be all-visible.
-  return fork === vmFork && ours.every((byte, i) => i < 24 || byte === 0);
-}
 
 /** Records of `pageRecordNames` that no single session of the workload writes; everything else has to be there. */
 const notWritten = new Set([
   'heap2 LOCK_UPDATED', // needs a second session that updates a row while it is locked
   'btree INSERT_META', // the fast root rises again
   'btree UNLINK_PAGE_META', // the fast root falls
-  'generic GENERIC', // its own test below
+  'generic GENERIC', // extensions: redo.pg.test.ts
 ]);
 /** Written for logical decoding and for standbys only, or without blocks. */
 const withoutPages = /REWRITE|NEW_CID|heap TRUNCATE|REUSE|ASSIGN_LSN|META_CLEANUP|\+INIT$/;
@@ -71,7 +49,7 @@ describe('WAL redo with rm_redo', () => {
   let redo: PostgresRedo;
   let endLsn: Lsn;
   /** relfilenode -> access method, of the database that ran the workload and of shared catalogs. */
-  const methods = new Map<number, string>();
+  let methods: Map<number, string>;
 
   beforeAll(async () => {
     const template = await createTenantTemplate();
@@ -84,12 +62,7 @@ describe('WAL redo with rm_redo', () => {
     endLsn = await currentLsn(pg);
     const wal = readPgWal(pg, template.lsn, endLsn);
     await pg.exec('checkpoint');
-    const { rows } = await pg.query<{ file: number; method: string }>(
-      `select pg_relation_filenode(c.oid)::int8::float8 as file,
-              case when c.relkind = 'S' then 'sequence' else a.amname end as method
-       from pg_class c left join pg_am a on a.oid = c.relam where pg_relation_filenode(c.oid) is not null`,
-    );
-    for (const row of rows) methods.set(row.file, row.method);
+    methods = await accessMethods(pg);
 
     const ingest = await WalIngest.open(values.reader(endLsn, redo), values);
     const decoder = new WalDecoder(template.lsn, { systemIdentifier: template.systemIdentifier });
@@ -140,16 +113,11 @@ describe('WAL redo with rm_redo', () => {
             rebuilt++;
           const ours = (await reader.getImage(relPrefix(rel), block)) ?? new Uint8Array(pageSize);
           const page = theirs.slice(block * pageSize, (block + 1) * pageSize);
-          const mask = rel.fork === vmFork ? rmgr.heap2 : maskOf[method]!;
-          const [a, b] = [ours, page].map((one) =>
-            one.some((byte) => byte !== 0) ? redo.maskPage(one, rel.fork === vmFork ? -1 : mask, block) : one,
-          );
-          if (rel.fork === vmFork) for (const one of [a!, b!]) one.fill(0, 0, 8);
-          const at = a!.findIndex((byte, i) => byte !== b![i]);
+          const comparison = comparePages({ method, fork: rel.fork, block }, ours, page, redo);
           compared++;
-          if (at >= 0 && !explained(method, rel.fork, block, a!, b!)) {
+          if (comparison.kind === 'different') {
             differing.push(
-              `${method} ${folder}/${rel.rel}_${rel.fork} block ${block} from byte ${at}, ${versions.length} versions`,
+              `${method} ${folder}/${rel.rel}_${rel.fork} block ${block} from byte ${comparison.at}, ${versions.length} versions`,
             );
           }
         }
