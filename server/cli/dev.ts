@@ -54,6 +54,8 @@ While it runs, in another terminal:
 Data is in .pagelite of the current folder, or in PAGELITE_REPO_DIR. Its log is dev.log there.`;
 
 const startAttempts = 5;
+/** Signals that are closer than this are one. */
+const sameSignalMs = 500;
 
 export function addDevCommand(program: Command, context: CliContext): void {
   program
@@ -71,13 +73,19 @@ export function addDevCommand(program: Command, context: CliContext): void {
     });
 }
 
-/** Resolves at the first Ctrl-C or SIGTERM; a second one ends the process at once, which loses nothing that was committed. */
+/**
+ * Resolves at the first Ctrl-C or SIGTERM; a second one ends the process at once, which loses nothing that was committed. Under `npm start` one
+ * Ctrl-C arrives twice, from the terminal and from npm.
+ */
 function untilSignal(context: CliContext): Promise<void> {
   return new Promise((resolve) => {
-    let isStopping = false;
+    let stoppingSinceMs: number | null = null;
     const onSignal = () => {
-      if (isStopping) process.exit(130);
-      isStopping = true;
+      if (stoppingSinceMs !== null) {
+        if (performance.now() - stoppingSinceMs > sameSignalMs) process.exit(130);
+        return;
+      }
+      stoppingSinceMs = performance.now();
       context.say('\nStopping ...');
       resolve();
     };

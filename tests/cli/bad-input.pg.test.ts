@@ -145,23 +145,3 @@ describe('bad input', () => {
     }
   });
 });
-
-describe('help', () => {
-  it.each([
-    '',
-    'init',
-    'start',
-    'stop',
-    'dev',
-    'tenant create',
-    'timeline branch',
-    'endpoint create',
-    'endpoint start',
-    'pageserver',
-    'safekeeper',
-  ])('pagelite %s --help has examples', async (command) => {
-    const { code, out } = await rig.runHere(...command.split(' ').filter(Boolean), '--help');
-    expect(code).toBe(0);
-    expect(out).toMatch(/\$ (PAGELITE_REPO_DIR=\S+ )?pagelite /);
-  });
-});
