@@ -58,7 +58,8 @@ export class RemoteRepository {
     const response = await fetch(url, {
       method,
       ...(body && { body: JSON.stringify(body) }),
-      headers: { 'content-type': 'application/json' },
+      // This thread blocks for seconds at a time: a connection that is kept would be found closed.
+      headers: { 'content-type': 'application/json', connection: 'close' },
     });
     if (!response.ok) throw new Error(`${method} ${url}: ${response.status} ${await response.text()}`);
     return response.json();
