@@ -76,6 +76,8 @@ export const imageBlockBytes = 8 * 1024;
 export const layerReadBytesMax = 4 * 1024 * 1024;
 /** Values in the open layer of a timeline before it is frozen and written out: one delta layer of about this size. */
 export const openLayerBytesMax = 64 * 1024 * 1024;
+/** Records of one page in the open layer before it gets an image there: a read of a page that changes all the time redoes no more (3 ms). */
+export const openChainLengthMax = 512;
 /** WAL after which the open layer is frozen however little it holds: bounds what is read again after a crash (Neon's checkpoint_distance). */
 export const flushWalDistance = 256 * 1024 * 1024;
 /** Frozen layers of a timeline that wait to be written before ingest waits too: bounds memory to about four layers. */

@@ -11,10 +11,9 @@
  * - what was put is never moved or changed, so views of it stay valid
  */
 import { assert, must } from '../assert.ts';
-import type { KeyPrefix } from '../model/key.ts';
-import { comparePrefixes } from '../model/key.ts';
+import { comparePrefixes, type Key, type KeyPrefix } from '../model/key.ts';
 import type { Lsn } from '../model/lsn.ts';
-import { type ValueKind, valueKind } from '../model/value.ts';
+import { isSelfContained, type ValueKind, valueKind } from '../model/value.ts';
 import type { ValueSink } from '../services.ts';
 import type { ValueChain } from './value-chain.ts';
 
@@ -22,7 +21,8 @@ const chunkBytesMin = 64 * 1024;
 const chunkBytesMax = 4 * 1024 * 1024;
 const noRow = -1;
 /** Bytes of the columns per row. */
-const rowBytes = 25;
+const rowBytes = 29;
+const noKeys: readonly Key[] = [];
 /** A walk yields after so many bytes: a few milliseconds of writing. */
 const walkBytesPerTurn = 2 * 1024 * 1024;
 
@@ -89,6 +89,8 @@ export class InMemoryLayer implements ValueSink {
   #lengths = new Uint32Array(1024);
   #kinds = new Uint8Array(1024);
   #older = new Int32Array(1024);
+  /** Versions of the same key in this layer since one that needs nothing older. */
+  #depths = new Uint32Array(1024);
 
   readonly #prefixes = new Map<KeyPrefix, PrefixRows>();
   #lastPrefix: KeyPrefix | null = null;
@@ -100,8 +102,21 @@ export class InMemoryLayer implements ValueSink {
   #recordOffset = 0;
   #recordLength = 0;
 
-  constructor(lsnStart: Lsn) {
+  readonly #chainLengthMax: number;
+  #longChains: Key[] = [];
+
+  /** Keys whose chain grows by another `chainLengthMax` versions are told by `takeLongChains`. */
+  constructor(lsnStart: Lsn, chainLengthMax: number = Number.POSITIVE_INFINITY) {
     this.lsnStart = lsnStart;
+    this.#chainLengthMax = chainLengthMax;
+  }
+
+  /** Keys whose chain has become long since the last call. */
+  takeLongChains(): readonly Key[] {
+    if (this.#longChains.length === 0) return noKeys;
+    const keys = this.#longChains;
+    this.#longChains = [];
+    return keys;
   }
 
   get lsnEnd(): Lsn | null {
@@ -253,6 +268,9 @@ export class InMemoryLayer implements ValueSink {
     this.#lengths[row] = length;
     this.#kinds[row] = kind;
     this.#older[row] = older;
+    const depth = isSelfContained(kind) ? 0 : older === noRow ? 1 : this.#depths[older]! + 1;
+    this.#depths[row] = depth;
+    if (depth > 0 && depth % this.#chainLengthMax === 0) this.#longChains.push({ prefix, block });
     this.#rowCount = row + 1;
     rows.set(block, row);
   }
@@ -280,6 +298,7 @@ export class InMemoryLayer implements ValueSink {
     this.#lengths = grow(new Uint32Array(size), this.#lengths);
     this.#kinds = grow(new Uint8Array(size), this.#kinds);
     this.#older = grow(new Int32Array(size), this.#older);
+    this.#depths = grow(new Uint32Array(size), this.#depths);
   }
 }
 

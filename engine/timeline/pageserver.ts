@@ -23,6 +23,7 @@ import {
   imageChainBytesMin,
   imageChainRecordsMin,
   imageLayerBytesMax,
+  openChainLengthMax,
   openLayerBytesMax,
   pageVersionsBytesMax,
   waitLsnTimeoutMs,
@@ -46,6 +47,7 @@ export interface PageserverLimits extends TimelineLimits {
 
 export const defaultPageserverLimits: PageserverLimits = {
   openLayerBytesMax,
+  openChainLengthMax,
   flushWalDistance,
   frozenLayersMax,
   waitLsnTimeoutMs,

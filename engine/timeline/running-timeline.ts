@@ -3,7 +3,7 @@
  */
 
 import { must } from '../assert.ts';
-import { PageliteError } from '../errors.ts';
+import { messageOf, PageliteError } from '../errors.ts';
 import { WalReceiver } from '../ingest/wal-receiver.ts';
 import type { BlockCache } from '../layers/block-cache.ts';
 import type { ClockCache } from '../layers/clock-cache.ts';
@@ -11,20 +11,22 @@ import { LayerFile } from '../layers/layer-file.ts';
 import { parseLayerName } from '../layers/layer-name.ts';
 import type { WrittenLayer } from '../layers/layer-writer.ts';
 import type { TenantTimelineId } from '../model/ids.ts';
+import { formatKey, type Key } from '../model/key.ts';
 import type { Lsn } from '../model/lsn.ts';
 import type { Clock, Log, ObjectStore, Random, WalRedo, WalService } from '../services.ts';
 import { Flusher, type FlushLimits } from './flush.ts';
-import type { Ancestor } from './gather.ts';
+import { type Ancestor, gather } from './gather.ts';
 import { ImageCreation, type ImageLimits } from './image-creation.ts';
 import { type StoredIndex, timelineFolder } from './index-part.ts';
 import { PageVersions } from './page-versions.ts';
-import type { YieldTurn } from './reconstruct.ts';
+import { reconstructWhenReady, WorkBudget, type YieldTurn } from './reconstruct.ts';
 import { Timeline } from './timeline.ts';
 import { TimelinePageService } from './timeline-page-service.ts';
 import { LsnWaiters } from './wait-lsn.ts';
 
 export interface TimelineLimits extends FlushLimits, ImageLimits {
   readonly waitLsnTimeoutMs: number;
+  readonly openChainLengthMax: number;
 }
 
 /** What all timelines of a pageserver share. */
@@ -57,6 +59,7 @@ export class RunningTimeline {
   readonly #images: ImageCreation;
   readonly #receiver: WalReceiver;
   readonly #abort = new AbortController();
+  readonly #chainBudget: WorkBudget;
   readonly #fed: LsnWaiters;
   #fedLsn: Lsn;
   /** Files in the folder that the index did not name when it was loaded: left by a crash. */
@@ -91,8 +94,10 @@ export class RunningTimeline {
         versions: new PageVersions(shared.versions),
         clock: shared.clock,
         waitLsnTimeoutMs: shared.limits.waitLsnTimeoutMs,
+        openChainLengthMax: shared.limits.openChainLengthMax,
       },
     );
+    this.#chainBudget = new WorkBudget(shared.yieldTurn);
     this.#fed = new LsnWaiters(shared.clock, shared.limits.waitLsnTimeoutMs);
     this.#fedLsn = part.diskConsistentLsn;
     const { store, clock, log, limits, yieldTurn } = shared;
@@ -133,7 +138,29 @@ export class RunningTimeline {
 
   /** Ingest is at a record boundary. A promise to await before the next batch, if there is too much in memory. */
   afterBatch(): Promise<void> | undefined {
-    return this.#flusher.afterBatch();
+    const keys = this.timeline.openLayer.takeLongChains();
+    if (keys.length === 0) return this.#flusher.afterBatch();
+    return this.#shortenChains(keys).then(() => this.#flusher.afterBatch());
+  }
+
+  /** Puts images of pages that change again and again, so that a read never has to redo more than the last few hundred records of one. */
+  async #shortenChains(keys: readonly Key[]): Promise<void> {
+    const { timeline } = this;
+    const { lastRecordLsn, openLayer } = timeline;
+    for (const { prefix, block } of keys) {
+      try {
+        const [chain] = await gather(timeline, prefix, block, 1, lastRecordLsn + 1);
+        const pause = this.#chainBudget.spend(chain!.lsns.length);
+        if (pause !== undefined) await pause;
+        const image = await reconstructWhenReady(chain!, timeline.redo, timeline.versions, timeline.id);
+        if (timeline.openLayer !== openLayer) return;
+        if (image !== null) timeline.putImage(prefix, block, lastRecordLsn, image);
+      } catch (error) {
+        // Its readers will hear of it; ingest goes on.
+        const key = formatKey(prefix, block);
+        this.#shared.log.warn('a page cannot be rebuilt', { ...timeline.id, key, error: messageOf(error) });
+      }
+    }
   }
 
   /** Resolves when every whole record below `lsn` is ingested, also if `lsn` is inside the last one. Rejects as a read would. */

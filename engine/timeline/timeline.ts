@@ -39,6 +39,8 @@ export interface TimelineParts {
   readonly versions: PageVersions;
   readonly clock: Clock;
   readonly waitLsnTimeoutMs: number;
+  /** See InMemoryLayer. */
+  readonly openChainLengthMax: number;
 }
 
 export class Timeline implements TimelineView, ValueSink, ValueReader {
@@ -50,6 +52,7 @@ export class Timeline implements TimelineView, ValueSink, ValueReader {
   readonly versions: PageVersions;
   readonly redo: WalRedo;
   readonly #waiters: LsnWaiters;
+  readonly #openChainLengthMax: number;
 
   #open: InMemoryLayer;
   #layers: LayerSnapshot;
@@ -70,10 +73,11 @@ export class Timeline implements TimelineView, ValueSink, ValueReader {
     this.redo = parts.redo;
     this.versions = parts.versions;
     this.#waiters = new LsnWaiters(parts.clock, parts.waitLsnTimeoutMs);
+    this.#openChainLengthMax = parts.openChainLengthMax;
     this.#lastRecordLsn = start.diskConsistentLsn;
     this.#prevRecordLsn = start.prevRecordLsn;
     const filesLsnEnd = (start.diskConsistentLsn + 1) as Lsn;
-    this.#open = new InMemoryLayer(filesLsnEnd);
+    this.#open = new InMemoryLayer(filesLsnEnd, parts.openChainLengthMax);
     this.#layers = { memory: [this.#open], files: LayerMap.of(start.files), filesLsnEnd };
   }
 
@@ -180,7 +184,7 @@ export class Timeline implements TimelineView, ValueSink, ValueReader {
     const layer = this.#open;
     const lsnEnd = (this.#lastRecordLsn + 1) as Lsn;
     layer.freeze(lsnEnd);
-    this.#open = new InMemoryLayer(lsnEnd);
+    this.#open = new InMemoryLayer(lsnEnd, this.#openChainLengthMax);
     this.#layers = { ...this.#layers, memory: [this.#open, ...this.#layers.memory] };
     return layer;
   }

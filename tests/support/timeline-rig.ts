@@ -108,6 +108,7 @@ export class TimelineRig {
       limits: {
         ...defaultPageserverLimits,
         openLayerBytesMax: 40_000,
+        openChainLengthMax: random.pick([4, 7, 512]),
         flushWalDistance: 20_000,
         imageChainRecordsMin: 3,
         imageChainBytesMin: 400,
