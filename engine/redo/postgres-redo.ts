@@ -100,6 +100,11 @@ export class PostgresRedo implements WalRedo {
     return this.#driver.maskPage(page, rmid, block);
   }
 
+  /** Memory of the instance's module, which grows and never shrinks; 0 while there is none. */
+  get memoryBytes(): number {
+    return this.#driver?.memoryBytes ?? 0;
+  }
+
   async close(): Promise<void> {
     this.#closed = true;
     // The instance has an open transaction and nothing to save: it is simply let go.
@@ -168,6 +173,10 @@ class RedoDriver {
     HEAPU8[this.#junkImage + 17] = pageSize >> 8;
     HEAPU8[this.#junkImage + 18] = 4;
     HEAPU8[this.#junkImage + 19] = pageSize >> 8;
+  }
+
+  get memoryBytes(): number {
+    return this.#instance.module.HEAPU8.length;
   }
 
   #loadTable(): void {

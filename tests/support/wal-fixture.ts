@@ -3,7 +3,7 @@
  *
  * Settings are those of a compute: no full-page writes, no checksums, fsync on (so that nothing stays in WAL buffers after a commit).
  */
-import { PGlite } from '@electric-sql/pglite';
+import { type Extensions, PGlite } from '@electric-sql/pglite';
 import { computeStartParams } from '../../engine/basebackup/compute-params.ts';
 import { walSegmentSize } from '../../engine/limits.ts';
 import { type Lsn, parseLsn } from '../../engine/model/lsn.ts';
@@ -23,8 +23,9 @@ export interface WalFixture {
 export const keepWal = ['max_wal_size=100GB', 'wal_keep_size=100GB'];
 
 /** A plain PGlite in memory with a compute's settings. */
-export function plainPglite(settings: readonly string[] = []): Promise<PGlite> {
+export function plainPglite(settings: readonly string[] = [], extensions: Extensions = {}): Promise<PGlite> {
   return PGlite.create({
+    extensions,
     initDbStartParams: ['--no-data-checksums'],
     startParams: computeStartParams([...keepWal, ...settings]),
   });
