@@ -11,6 +11,7 @@
 import { PGlite, type PGliteOptions } from '@electric-sql/pglite';
 import { computeStartParams } from '../engine/basebackup/compute-params.ts';
 import { messageOf, type PageliteError } from '../engine/errors.ts';
+import type { BlockNumber, RelTag } from '../engine/model/rel.ts';
 import type { Log } from '../engine/services.ts';
 import { BackendAbi } from './backend-abi.ts';
 import type { ComputeStart } from './bridge/io-host.ts';
@@ -20,6 +21,7 @@ import { PageStore } from './pages/page-store.ts';
 import { MemorySpill, type SpillStore } from './pages/spill-store.ts';
 import type { EmscriptenModule, WasmExports } from './vfs/emscripten.ts';
 import { PageliteFs } from './vfs/pagelite-fs.ts';
+import type { DatabaseFolder } from './vfs/path.ts';
 import { WalTap } from './wal/wal-tap.ts';
 
 const dataFolder = '/pglite/data';
@@ -97,6 +99,26 @@ export class Compute extends PGlite {
   get spilledPages(): number {
     return this.#storage.spilledPages;
   }
+
+  /** The relations of a database as this compute sees them, temporary ones aside: for checks. */
+  relations(folder: DatabaseFolder): LocalRelation[] {
+    return this.#storage.relations(folder);
+  }
+
+  /** A copy of a page if it is in the page cache: for checks. PostgreSQL's own buffers are there after a CHECKPOINT. */
+  peekPage(rel: RelTag, block: BlockNumber): Uint8Array | null {
+    return this.#storage.peekPage(rel, block);
+  }
+}
+
+/** A relation fork as a compute sees it. */
+export interface LocalRelation {
+  readonly rel: RelTag;
+  readonly size: BlockNumber;
+  /** Made by this compute since it booted. */
+  readonly created: boolean;
+  /** Exists only in this compute. */
+  readonly localOnly: boolean;
 }
 
 export async function openCompute(start: ComputeStart, options: ComputeOptions = {}): Promise<Compute> {
@@ -169,6 +191,20 @@ class ComputeStorage implements Filesystem {
 
   get spilledPages(): number {
     return this.#pages.cache.spilledCount;
+  }
+
+  relations(folder: DatabaseFolder): LocalRelation[] {
+    const named = [...this.#pages.relations.list(folder)].filter(({ temporaryName }) => temporaryName === null);
+    return named.map(({ relation: { spc, db, rel, fork, blocks, created, localOnly } }) => ({
+      rel: { spc, db, rel, fork },
+      size: blocks,
+      created,
+      localOnly,
+    }));
+  }
+
+  peekPage({ spc, db, rel, fork }: RelTag, block: BlockNumber): Uint8Array | null {
+    return this.#pages.peek(this.#pages.relations.find({ spc, db }, rel, fork), block);
   }
 
   ping(): void {

@@ -46,7 +46,13 @@ export const word = {
   failureBytes: 12,
   /** 1 while the host sleeps: otherwise it need not be woken. */
   hostSleeps: 13,
+  /** Goes up every `hostHeartbeatMs`: a compute must not wait for ever for a thread that has died. */
+  heartbeat: 14,
 } as const;
+
+export const hostHeartbeatMs = 1_000;
+/** A thread that is merely busy (a long redo, a garbage collection) comes round well within it. */
+export const hostSilenceMaxMs = 60_000;
 
 export const op = { getPages: 1, getRelSize: 2, listRels: 3, readWal: 4, more: 5, ping: 6, bye: 7 } as const;
 

@@ -37,6 +37,7 @@ import {
   createBridgeBuffer,
   failureBytesMax,
   hintsAt,
+  hostHeartbeatMs,
   op,
   walRingBytes,
   word,
@@ -128,6 +129,7 @@ export class IoHost {
       this.#bootLsn = basebackup.lsn;
       this.#takenLsn = basebackup.lsn;
       this.#served = this.#serve();
+      void this.#beat();
       return this.#computeStart(basebackup);
     } catch (error) {
       await this.close();
@@ -198,6 +200,15 @@ export class IoHost {
       }
     } catch (error) {
       this.#fail(asFailure(error));
+    }
+  }
+
+  async #beat(): Promise<void> {
+    const { clock } = this.#options;
+    const { signal } = this.#closing;
+    while (!signal.aborted) {
+      Atomics.add(this.#words, word.heartbeat, 1);
+      await clock.sleep(hostHeartbeatMs, signal).catch(() => {});
     }
   }
 
@@ -304,13 +315,27 @@ export class IoHost {
     const ahead = this.#readAhead.take(rel, firstBlock, blockCount, lsn);
     const { signal } = this.#closing;
     const read = () => this.#options.pages.getPages(this.#at(lsn), rel, firstBlock, blockCount, signal);
-    const pages = ahead === null ? read() : ahead.then((found) => found ?? read());
-    const hintCount = args[7]!;
-    for (let i = 0; i < hintCount; i++) {
-      const at = hintsAt + i * argumentsPerHint;
-      this.#readAhead.begin(readRel(args, at), args[at + 4]!, args[at + 5]!, args[at + 6]!, signal);
+    const hints = readHints(args);
+    const begin = () => {
+      for (const hint of hints) this.#readAhead.begin(hint.rel, hint.firstBlock, hint.blockCount, hint.lsn, signal);
+    };
+    if (ahead === null) {
+      this.#answerWith(seq, read());
+      begin();
+    } else if (ahead.hasArrived) {
+      // An engine in this thread would work on the next range before the compute gets this one.
+      this.#answerWith(
+        seq,
+        ahead.pages.then((found) => found ?? read()),
+        begin,
+      );
+    } else {
+      begin();
+      this.#answerWith(
+        seq,
+        ahead.pages.then((found) => found ?? read()),
+      );
     }
-    this.#answerWith(seq, pages);
   }
 
   async #getRelSize(): Promise<Uint8Array> {
@@ -354,11 +379,14 @@ export class IoHost {
       : { requestLsn: mode.readOnlyAt, notModifiedSince: mode.readOnlyAt };
   }
 
-  #answerWith(seq: number, answer: Promise<Uint8Array>): void {
-    answer.then(
-      (bytes) => this.#answer(seq, bytes),
-      (error) => this.#answerError(seq, error),
-    );
+  #answerWith(seq: number, answer: Promise<Uint8Array>, then?: () => void): void {
+    answer
+      .then(
+        (bytes) => this.#answer(seq, bytes),
+        (error) => this.#answerError(seq, error),
+      )
+      .then(then)
+      .catch((error) => this.#fail(asFailure(error)));
   }
 
   #answer(seq: number, bytes: Uint8Array): void {
@@ -415,6 +443,15 @@ function fencedMessage(error: PageliteError, id: TenantTimelineId): PageliteErro
 function asFailure(error: unknown): PageliteError {
   if (isPageliteError(error)) return error;
   return new PageliteError('unavailable', `the I/O host failed: ${messageOf(error)}`, {}, { cause: error });
+}
+
+function readHints(args: Float64Array): { rel: RelTag; firstBlock: number; blockCount: number; lsn: number }[] {
+  const hints = [];
+  for (let i = 0; i < args[7]!; i++) {
+    const at = hintsAt + i * argumentsPerHint;
+    hints.push({ rel: readRel(args, at), firstBlock: args[at + 4]!, blockCount: args[at + 5]!, lsn: args[at + 6]! });
+  }
+  return hints;
 }
 
 function readRel(args: Float64Array, at: number): RelTag {

@@ -22,7 +22,14 @@ interface Range {
   readonly blockCount: number;
   readonly lsn: number;
   /** Null: it failed; whoever needs it asks again and hears why. */
+  pages: Promise<Uint8Array | null>;
+  hasArrived: boolean;
+}
+
+export interface Taken {
   readonly pages: Promise<Uint8Array | null>;
+  /** The pages are here already: what is asked for next can wait until they are handed over. */
+  readonly hasArrived: boolean;
 }
 
 export class ReadAhead {
@@ -41,8 +48,15 @@ export class ReadAhead {
       if (covers(range, rel, firstBlock, blockCount, lsn)) return;
     }
     const at = { requestLsn: this.#requestLsn, notModifiedSince: lsn as Lsn };
-    const pages = this.#pages.getPages(at, rel, firstBlock, blockCount, signal).catch(() => null);
-    this.#ranges.push({ rel, firstBlock, blockCount, lsn, pages });
+    const range: Range = { rel, firstBlock, blockCount, lsn, pages: Promise.resolve(null), hasArrived: false };
+    range.pages = this.#pages.getPages(at, rel, firstBlock, blockCount, signal).then(
+      (pages) => {
+        range.hasArrived = true;
+        return pages;
+      },
+      () => null,
+    );
+    this.#ranges.push(range);
     this.#held += blockCount;
     while (this.#ranges.length > rangesMax || (this.#held > pagesMax && this.#ranges.length > 1)) {
       this.#held -= this.#ranges.shift()!.blockCount;
@@ -50,7 +64,7 @@ export class ReadAhead {
   }
 
   /** The pages, if a range holds them all or is on its way with them; it is given up then unless pages behind these are left in it. */
-  take(rel: RelTag, firstBlock: number, blockCount: number, lsn: number): Promise<Uint8Array | null> | null {
+  take(rel: RelTag, firstBlock: number, blockCount: number, lsn: number): Taken | null {
     for (const [i, range] of this.#ranges.entries()) {
       if (!covers(range, rel, firstBlock, blockCount, lsn)) continue;
       if (firstBlock + blockCount === range.firstBlock + range.blockCount) {
@@ -58,7 +72,8 @@ export class ReadAhead {
         this.#held -= range.blockCount;
       }
       const from = (firstBlock - range.firstBlock) * pageSize;
-      return range.pages.then((pages) => pages?.subarray(from, from + blockCount * pageSize) ?? null);
+      const pages = range.pages.then((whole) => whole?.subarray(from, from + blockCount * pageSize) ?? null);
+      return { pages, hasArrived: range.hasArrived };
     }
     return null;
   }

@@ -17,6 +17,7 @@ import {
   type BridgeMemory,
   hintsAt,
   hintsPerRequestMax,
+  hostSilenceMaxMs,
   op,
   walRingBytes,
   word,
@@ -40,6 +41,8 @@ export class SyncBridge {
   readonly #words: Int32Array;
   #failure: PageliteError | null = null;
   #seq = 0;
+  #heartbeat = -1;
+  #silentMs = 0;
   #head = 0;
   /** WAL in the ring that the host was not told of. */
   #unannounced = 0;
@@ -120,7 +123,7 @@ export class SyncBridge {
       if (room <= 0) {
         this.#throwIfFailed();
         this.#announce();
-        Atomics.wait(this.#words, word.walTail, tail, failureCheckMs);
+        this.#sleep(word.walTail, tail);
         continue;
       }
       const offset = (this.#head >>> 0) % walRingBytes;
@@ -148,8 +151,19 @@ export class SyncBridge {
       if (((position - flushed) | 0) <= 0) return;
       if (spin < spins) continue;
       this.#throwIfFailed();
-      Atomics.wait(words, word.walFlushed, flushed, failureCheckMs);
+      this.#sleep(word.walFlushed, flushed);
     }
+  }
+
+  /** Until the word changes, or it is time to look for a failure. Throws when the host shows no life any more. */
+  #sleep(index: number, value: number): void {
+    if (Atomics.wait(this.#words, index, value, failureCheckMs) !== 'timed-out') return;
+    const heartbeat = Atomics.load(this.#words, word.heartbeat);
+    this.#silentMs = heartbeat === this.#heartbeat ? this.#silentMs + failureCheckMs : 0;
+    this.#heartbeat = heartbeat;
+    if (this.#silentMs < hostSilenceMaxMs) return;
+    this.#failure = new PageliteError('unavailable', `the I/O host has shown no life for ${this.#silentMs} ms`);
+    throw this.#failure;
   }
 
   #announce(): void {
@@ -193,7 +207,7 @@ export class SyncBridge {
       if (answered === seq) break;
       if (spin < spins) continue;
       this.#throwIfFailed();
-      Atomics.wait(words, word.answerSeq, answered, failureCheckMs);
+      this.#sleep(word.answerSeq, answered);
     }
     const answer = this.#memory.answer.subarray(0, Atomics.load(words, word.answerBytes));
     if (Atomics.load(words, word.answerStatus) === 0) return answer;

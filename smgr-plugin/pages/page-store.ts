@@ -15,7 +15,7 @@ import { hintsPerRequestMax } from '../bridge/bridge-layout.ts';
 import type { ReadHint, SyncBridge } from '../bridge/sync-bridge.ts';
 import { LastWrittenLsn } from './last-written-lsn.ts';
 import { forever, PageCache } from './page-cache.ts';
-import { Announced, announceLength, runLength } from './prefetch.ts';
+import { Announced, announceLength, runBlocksMax, runLength } from './prefetch.ts';
 import { type Relation, RelationTable } from './rel-size-cache.ts';
 import type { SpillStore } from './spill-store.ts';
 
@@ -35,7 +35,8 @@ export class PageStore {
   readonly relations: RelationTable;
   readonly cache: PageCache;
   readonly #lastWritten: LastWrittenLsn;
-  readonly #announced = new Announced(hintsPerRequestMax - 1);
+  readonly #announced = new Announced(hintsPerRequestMax - 2);
+  readonly #runBlocksMax: number;
   #flushedLsn: number;
   /** Whose pages must stay; 0: nobody's. */
   #xid = 0;
@@ -46,6 +47,7 @@ export class PageStore {
     this.#options = options;
     this.#bridge = options.bridge;
     this.cache = new PageCache(options.cacheBytes, options.spill);
+    this.#runBlocksMax = runBlocksMax(this.cache.capacity);
     this.#lastWritten = new LastWrittenLsn(options.bootLsn);
     this.#flushedLsn = options.bootLsn;
     this.cache.flushedLsn = options.bootLsn;
@@ -84,6 +86,14 @@ export class PageStore {
       done += take;
     }
     return count;
+  }
+
+  /** A copy of the page if it is here. Asks nobody. */
+  peek(relation: Relation, block: number): Uint8Array | null {
+    if (!this.cache.has(relation.id, block)) return null;
+    const page = new Uint8Array(pageSize);
+    this.cache.read(relation.id, block, 0, pageSize, page, 0);
+    return page;
   }
 
   /** Whole pages only. A write past the end extends the relation; what lies between reads as zeros. */
@@ -178,15 +188,17 @@ export class PageStore {
       target.fill(0, offset, offset + length);
       return;
     }
-    const count = this.#absent(relation, block, runLength(relation, block));
+    const count = this.#absent(relation, block, runLength(relation, block, this.#runBlocksMax));
     const hints: ReadHint[] = [];
     this.#announced.take((announced, first, blocks) => {
       hints.push({ rel: announced, firstBlock: first, blockCount: blocks, lsn: this.#lsnOf(announced, first, blocks) });
     });
-    const next = announceLength(relation);
-    if (next > 0) {
-      const first = relation.nextBlock;
-      hints.push({ rel: relation, firstBlock: first, blockCount: next, lsn: this.#lsnOf(relation, first, next) });
+    const next = announceLength(relation, this.#runBlocksMax);
+    // Two runs ahead: one is on its way while the other is looked at.
+    for (let i = 0, first = relation.nextBlock; i < 2 && next > 0; i++, first += next) {
+      const blocks = Math.min(next, relation.blocks - first);
+      if (blocks <= 0) break;
+      hints.push({ rel: relation, firstBlock: first, blockCount: blocks, lsn: this.#lsnOf(relation, first, blocks) });
     }
     const lsn = this.#lsnOf(relation, block, count);
     const pages = this.#bridge.getPages(relation, block, count, lsn, hints);

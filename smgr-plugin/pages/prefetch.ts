@@ -13,10 +13,13 @@ const rampFactor = 4;
 /** Announcing costs the pageserver a read that may be for nothing: not before the run is evident. */
 const announceFrom = 16;
 
+/** Longest request of a cache with room for `capacity` pages: what is read ahead must not displace itself before it is looked at. */
+export const runBlocksMax = (capacity: number): number => Math.min(pagesPerRequestMax, Math.floor(capacity / 4));
+
 /** How many blocks to ask for from `block` on, which is not in the cache. Notes it as the run's new end. */
-export function runLength(relation: Relation, block: number): number {
+export function runLength(relation: Relation, block: number, blocksMax: number): number {
   const continues = relation.nextBlock === block;
-  const blocks = continues ? Math.min(pagesPerRequestMax, relation.runBlocks * rampFactor) : 1;
+  const blocks = continues ? Math.min(blocksMax, relation.runBlocks * rampFactor) : 1;
   const count = Math.max(1, Math.min(blocks, relation.blocks - block));
   relation.nextBlock = block + count;
   relation.runBlocks = blocks;
@@ -24,9 +27,9 @@ export function runLength(relation: Relation, block: number): number {
 }
 
 /** How many blocks behind the run will be asked for next; 0: do not announce. */
-export function announceLength(relation: Relation): number {
+export function announceLength(relation: Relation, blocksMax: number): number {
   if (relation.runBlocks < announceFrom) return 0;
-  const next = Math.min(pagesPerRequestMax, relation.runBlocks * rampFactor);
+  const next = Math.min(blocksMax, relation.runBlocks * rampFactor);
   return Math.max(0, Math.min(next, relation.blocks - relation.nextBlock));
 }
 

@@ -82,6 +82,7 @@ export class RelationTable {
   readonly #listed = new Set<number>();
   /** By file name: these never leave this compute and are few. */
   readonly #temporary = new Map<number, Map<string, Relation>>();
+  readonly #freeScratch: Relation[] = [];
   readonly #copyInitFork: (from: Relation, to: Relation) => void;
 
   constructor(list: ListRelations, copyInitFork: (from: Relation, to: Relation) => void) {
@@ -120,6 +121,17 @@ export class RelationTable {
       byName.set(name, relation);
     }
     return relation;
+  }
+
+  /** A relation of no database, for a temporary file. */
+  scratch(): Relation {
+    const again = this.#freeScratch.pop();
+    return again ?? this.#add({ spc: 0, db: 0, rel: 0, fork: mainFork }, null, true);
+  }
+
+  /** Its number may be used again. */
+  forgetScratch(relation: Relation): void {
+    this.#freeScratch.push(relation);
   }
 
   /** Everything that exists in a database: relations with a name of their own first. */

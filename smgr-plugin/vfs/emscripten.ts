@@ -7,11 +7,13 @@
 import type { Relation } from '../pages/rel-size-cache.ts';
 import type { LocalFile } from './local-file.ts';
 import type { DatabaseFolder } from './path.ts';
+import type { ScratchFile } from './scratch-file.ts';
 
 /** What a node of our file system stands for. */
 export type NodeKind =
   | { readonly type: 'folder'; readonly path: string; readonly database: DatabaseFolder | null }
   | { readonly type: 'file'; readonly file: LocalFile }
+  | { readonly type: 'scratch'; readonly file: ScratchFile }
   | { readonly type: 'wal'; readonly startLsn: number }
   | { readonly type: 'relation'; readonly relation: Relation; readonly segment: number };
 

@@ -21,10 +21,12 @@ import type { EmscriptenFs, EmscriptenModule, FsNode, FsStream, NodeKind, Stat }
 import { errno } from './errno.ts';
 import { LocalFile } from './local-file.ts';
 import { type DatabaseFolder, formatRelationFileName, parseDatabaseFolder, parseRelationFileName } from './path.ts';
+import { ScratchFile } from './scratch-file.ts';
 
 const folderMode = 0o40700;
 const fileMode = 0o100600;
 const walFolder = 'pg_wal';
+const scratchFolder = /^base\/pgsql_tmp(?:\/|$)/;
 const segmentBytes = relSegmentBlocks * pageSize;
 const writeToMap = 2;
 
@@ -191,6 +193,7 @@ export class PageliteFs {
       case 'folder':
         return 4096;
       case 'file':
+      case 'scratch':
         return kind.file.size;
       case 'wal':
         return this.#wal.segment(kind.startLsn).size;
@@ -207,6 +210,9 @@ export class PageliteFs {
     switch (kind.type) {
       case 'file':
         kind.file.truncate(size);
+        break;
+      case 'scratch':
+        this.#guard(node, () => kind.file.truncate(size));
         break;
       case 'relation':
         this.#guard(node, () => this.#truncateRelation(kind.relation, kind.segment, size));
@@ -253,6 +259,9 @@ export class PageliteFs {
       else relation.segments = Math.max(relation.segments, segment + 1);
       return this.#node(parent, name, mode, { type: 'relation', ...found });
     }
+    if (scratchFolder.test(kind.path)) {
+      return this.#node(parent, name, mode, { type: 'scratch', file: new ScratchFile(this.#pages) });
+    }
     const startLsn = kind.path === walFolder ? parseSegmentFileName(name) : null;
     if (startLsn === null) return this.#node(parent, name, mode, { type: 'file', file: new LocalFile() });
     this.#wal.segment(startLsn);
@@ -286,6 +295,7 @@ export class PageliteFs {
     if (local !== undefined) {
       parent.entries.delete(name);
       if (local.kind.type === 'wal') this.#wal.remove(local.kind.startLsn);
+      if (local.kind.type === 'scratch') local.kind.file.remove();
       return;
     }
     const { kind } = parent;
@@ -355,6 +365,8 @@ export class PageliteFs {
         return this.#readRelation(node, kind.relation, kind.segment, target, offset, length, position);
       case 'file':
         return kind.file.read(position, target, offset, length);
+      case 'scratch':
+        return this.#guard(node, () => kind.file.read(position, target, offset, length));
       case 'wal':
         return this.#guard(node, () => this.#wal.read(kind.startLsn, position, target, offset, length));
       case 'folder':
@@ -388,10 +400,15 @@ export class PageliteFs {
         if (position % pageSize !== 0 || length % pageSize !== 0 || position + length > segmentBytes) {
           throw this.#error(errno.EINVAL);
         }
-        this.#pages.write(kind.relation, kind.segment * segmentBytes + position, source, offset, length);
+        this.#guard(node, () =>
+          this.#pages.write(kind.relation, kind.segment * segmentBytes + position, source, offset, length),
+        );
         return length;
       case 'file':
         kind.file.write(position, source, offset, length);
+        return length;
+      case 'scratch':
+        this.#guard(node, () => kind.file.write(position, source, offset, length));
         return length;
       case 'wal':
         this.#guard(node, () => this.#wal.write(kind.startLsn, position, source, offset, length));

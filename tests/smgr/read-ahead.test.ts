@@ -2,7 +2,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { LastWrittenLsn } from '../../smgr-plugin/pages/last-written-lsn.ts';
-import { Announced, announceLength, runLength } from '../../smgr-plugin/pages/prefetch.ts';
+import { Announced, announceLength, runBlocksMax, runLength } from '../../smgr-plugin/pages/prefetch.ts';
 import { Relation } from '../../smgr-plugin/pages/rel-size-cache.ts';
 
 const relation = (size: number, id = 1) =>
@@ -13,7 +13,7 @@ describe('sequential reads', () => {
     const table = relation(500);
     const counts: number[] = [];
     for (let block = 0; block < 500; ) {
-      const count = runLength(table, block);
+      const count = runLength(table, block, 128);
       counts.push(count);
       block += count;
     }
@@ -23,16 +23,24 @@ describe('sequential reads', () => {
   it('announce what follows once they are evident', () => {
     const table = relation(1000);
     const announced: number[] = [];
-    for (let block = 0; block < 300; block += runLength(table, block)) announced.push(announceLength(table));
+    for (let block = 0; block < 300; block += runLength(table, block, 128)) announced.push(announceLength(table, 128));
     expect(announced).toEqual([0, 0, 0, 64, 128, 128]);
+  });
+
+  it('are no longer than a small cache can hold until they are looked at', () => {
+    expect(runBlocksMax(64)).toBe(16);
+    expect(runBlocksMax(100000)).toBe(128);
+    const table = relation(1000);
+    const counts = [0, 1, 5, 21, 37].map((block) => runLength(table, block, 16));
+    expect(counts).toEqual([1, 4, 16, 16, 16]);
   });
 
   it('begin anew after a jump', () => {
     const table = relation(1000);
-    for (let block = 0; block < 85; ) block += runLength(table, block);
-    expect(runLength(table, 700)).toBe(1);
-    expect(runLength(table, 701)).toBe(4);
-    expect(runLength(table, 3)).toBe(1);
+    for (let block = 0; block < 85; ) block += runLength(table, block, 128);
+    expect(runLength(table, 700, 128)).toBe(1);
+    expect(runLength(table, 701, 128)).toBe(4);
+    expect(runLength(table, 3, 128)).toBe(1);
   });
 });
 

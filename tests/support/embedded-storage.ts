@@ -6,14 +6,21 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setImmediate as turn } from 'node:timers/promises';
 import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
+import { type ErrorJson, PageliteError } from '../../engine/errors.ts';
 import { newTenantId, newTimelineId, nodeId, type TimelineId } from '../../engine/model/ids.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
+import type { RelTag } from '../../engine/model/rel.ts';
 import { PostgresRedo } from '../../engine/redo/postgres-redo.ts';
 import { Safekeeper } from '../../engine/safekeeper/safekeeper.ts';
 import { MemorySafekeeperStorage } from '../../engine/safekeeper/storage.ts';
-import type { PageService, TimelineStatus } from '../../engine/services.ts';
+import type { PageService, TimelineStatus, WalRedo } from '../../engine/services.ts';
 import { MemoryObjectStore } from '../../engine/stores/memory.ts';
-import { Pageserver } from '../../engine/timeline/pageserver.ts';
+import {
+  type LayerInfo,
+  Pageserver,
+  type PageserverLimits,
+  type PageserverOptions,
+} from '../../engine/timeline/pageserver.ts';
 import { serveRpc } from '../../server/library/worker-rpc.ts';
 import { loadTenantTemplate } from '../../server/pageserver/template-cache.ts';
 import { createLog, type LogLevel, nodeClock, nodeRandom } from '../../server/process/node-host.ts';
@@ -23,6 +30,7 @@ import { type ComputeStart, IoHost } from '../../smgr-plugin/bridge/io-host.ts';
 export interface StorageData {
   readonly artefacts: PGliteArtefacts;
   readonly logLevel: LogLevel;
+  readonly limits?: Partial<PageserverLimits>;
 }
 
 export type HostMode = 'primary' | { readonly readOnlyAt: Lsn };
@@ -45,9 +53,23 @@ export type StorageMethods = {
   status(timeline: TimelineId): Promise<TimelineStatus>;
   commitLsn(timeline: TimelineId): Promise<Lsn>;
   catchUp(timeline: TimelineId, lsn: Lsn): Promise<void>;
+  /** Everything is in layer files, and image layers are made where they pay. */
+  settle(timeline: TimelineId): Promise<void>;
+  /** A new pageserver over the same store and safekeeper, as after a restart: its caches are empty. Hosts that run are left without pages. */
+  reopenPageserver(limits?: Partial<PageserverLimits>): Promise<void>;
+  layers(timeline: TimelineId): Promise<LayerInfo>;
+  listRels(timeline: TimelineId, lsn: Lsn, spc: number, db: number): Promise<{ rel: RelTag; size: number }[]>;
+  /** Rebuilt pages, and in which of them redo has had a part. */
+  rebuildPages(
+    timeline: TimelineId,
+    lsn: Lsn,
+    rel: RelTag,
+    firstBlock: number,
+    blockCount: number,
+  ): Promise<{ pages: Uint8Array; redone: number[] }>;
   counters(): Promise<StorageCounters>;
-  /** While held, reads of pages wait. */
-  holdReads(held: boolean): Promise<void>;
+  /** From now on reads of pages fail with this error; null: they work again. */
+  failReads(error: ErrorJson | null): Promise<void>;
   close(): Promise<void>;
 };
 
@@ -57,21 +79,25 @@ async function openStorage(data: StorageData): Promise<StorageMethods> {
   const template = await loadTenantTemplate({ dir: join(tmpdir(), 'pagelite-tests'), artefacts, log });
   const redo = await PostgresRedo.create({ template, artefacts, log });
   const safekeeper = new Safekeeper({ nodeId: nodeId(1), storage: new MemorySafekeeperStorage(), log });
-  const pageserver = await Pageserver.open({
-    store: new MemoryObjectStore(),
+  const store = new MemoryObjectStore();
+  const redone = new Set<number>();
+  const options: PageserverOptions = {
+    store,
     wal: [safekeeper],
-    redo,
+    redo: watched(redo, redone),
     template: async () => template,
     clock: nodeClock,
     random: nodeRandom,
     log,
     yieldTurn: () => turn(),
-  });
+    ...(data.limits && { limits: data.limits }),
+  };
+  let pageserver = await Pageserver.open(options);
   const tenantId = newTenantId(nodeRandom);
   await pageserver.createTenant(tenantId);
   const hosts: (IoHost | null)[] = [];
   const counters: StorageCounters = { readRequests: 0, pages: 0, relSizes: 0, relLists: 0 };
-  const gate = new Gate();
+  const fault: Fault = { error: null };
   const idOf = (timelineId: TimelineId) => ({ tenantId, timelineId });
 
   return {
@@ -86,7 +112,7 @@ async function openStorage(data: StorageData): Promise<StorageMethods> {
       return timelineId;
     },
     async startHost(timelineId, mode) {
-      const pages = counted(await pageserver.openPages(idOf(timelineId)), counters, gate);
+      const pages = counted(await pageserver.openPages(idOf(timelineId)), counters, fault);
       const host = new IoHost({ pages, wal: [safekeeper], clock: nodeClock, random: nodeRandom, log, mode });
       const start = await host.start();
       hosts.push(host);
@@ -106,41 +132,61 @@ async function openStorage(data: StorageData): Promise<StorageMethods> {
       return (await safekeeper.getStatus(idOf(timelineId)))!.commitLsn;
     },
     catchUp: (timelineId, lsn) => pageserver.catchUp(idOf(timelineId), lsn),
+    async settle(timelineId) {
+      await pageserver.flush(idOf(timelineId));
+      await pageserver.imagesIdle(idOf(timelineId));
+    },
+    async reopenPageserver(limits) {
+      await pageserver.close();
+      pageserver = await Pageserver.open({ ...options, ...(limits && { limits }) });
+    },
+    layers: (timelineId) => pageserver.listLayers(idOf(timelineId)),
+    async listRels(timelineId, lsn, spc, db) {
+      const pages = await pageserver.openPages(idOf(timelineId));
+      return pages.listRels({ requestLsn: lsn, notModifiedSince: lsn }, spc, db);
+    },
+    async rebuildPages(timelineId, lsn, rel, firstBlock, blockCount) {
+      const pages = await pageserver.openPages(idOf(timelineId));
+      redone.clear();
+      const at = { requestLsn: lsn, notModifiedSince: lsn };
+      return { pages: await pages.getPages(at, rel, firstBlock, blockCount), redone: [...redone] };
+    },
     counters: async () => ({ ...counters }),
-    async holdReads(held) {
-      gate.held = held;
+    async failReads(error) {
+      fault.error = error && PageliteError.fromJSON(error);
     },
     async close() {
       for (const host of hosts) await host?.close();
       await pageserver.close();
+      await redo.close();
       await safekeeper.close();
     },
   };
 }
 
-class Gate {
-  #held = false;
-  #waiting: (() => void)[] = [];
-
-  set held(held: boolean) {
-    this.#held = held;
-    if (held) return;
-    for (const go of this.#waiting) go();
-    this.#waiting = [];
-  }
-
-  async pass(): Promise<void> {
-    if (this.#held) await new Promise<void>((resolve) => this.#waiting.push(resolve));
-  }
+/** Notes the blocks it redoes. Outlives the pageservers that it serves one after the other. */
+function watched(redo: WalRedo, redone: Set<number>): WalRedo {
+  return {
+    redoPage(request) {
+      redone.add(request.block);
+      return redo.redoPage(request);
+    },
+    ready: () => redo.ready(),
+    close: async () => {},
+  };
 }
 
-function counted(pages: PageService, counters: StorageCounters, gate: Gate): PageService {
+interface Fault {
+  error: PageliteError | null;
+}
+
+function counted(pages: PageService, counters: StorageCounters, fault: Fault): PageService {
   return {
     id: pages.id,
     async getPages(at, rel, firstBlock, blockCount, signal) {
       counters.readRequests++;
       counters.pages += blockCount;
-      await gate.pass();
+      if (fault.error) throw fault.error;
       return pages.getPages(at, rel, firstBlock, blockCount, signal);
     },
     getImages: (at, keys, signal) => pages.getImages(at, keys, signal),
