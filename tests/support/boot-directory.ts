@@ -50,9 +50,11 @@ export async function dataDirectory(
   return files;
 }
 
+/** `beforeStart` is called when the files are there and Postgres has not started. */
 export async function bootDirectory(
   files: ReadonlyMap<string, Uint8Array | null>,
   settings: readonly string[] = [],
+  beforeStart: (pglite: PGlite) => void = () => {},
 ): Promise<PGlite> {
   let pglite: PGlite | null = null;
   const log: string[] = [];
@@ -72,6 +74,7 @@ export async function bootDirectory(
             else FS.writeFile(`${root}/${path}`, bytes, { mode: 0o600 });
           }
           FS.chmod(root, 0o700);
+          beforeStart(pglite!);
         },
         async syncToFs() {},
         async closeFs() {},
