@@ -47,6 +47,7 @@ export interface PageserverApi {
   openPages(id: TenantTimelineId): Promise<PageService>;
   findLsnByTimestamp(id: TenantTimelineId, timestampMs: number): Promise<{ kind: TimestampMatch; lsn: Lsn }>;
   flush(id: TenantTimelineId): Promise<void>;
+  imagesIdle(id: TenantTimelineId): Promise<void>;
   listLayers(id: TenantTimelineId): Promise<LayerMapInfo>;
 }
 
@@ -88,6 +89,9 @@ const createTimelineBody = z
 const timestampQuery = z.object({
   timestamp: z.iso.datetime({ offset: true, error: 'expected RFC 3339, for example 2026-01-31T12:00:00Z' }),
 });
+
+/** With images: answers when those that the flush called for are written, too. */
+const checkpointQuery = z.object({ force_image_layer_creation: z.enum(['true', 'false']).optional() });
 
 export function pageserverHttpApi(options: PageserverHttpOptions): Hono {
   const { nodeId, pageserver, metrics, random, log } = options;
@@ -165,7 +169,9 @@ export function pageserverHttpApi(options: PageserverHttpOptions): Hono {
     return c.json({ lsn: formatLsn(lsn), kind });
   });
   api.put(`${path}/checkpoint`, async (c) => {
+    const { force_image_layer_creation: images } = readQuery(c, checkpointQuery);
     await pageserver.flush(idOf(c.req.param()));
+    if (images === 'true') await pageserver.imagesIdle(idOf(c.req.param()));
     return c.json({});
   });
   api.get(`${path}/layer`, async (c) => c.json(layerInfo(await pageserver.listLayers(idOf(c.req.param())))));

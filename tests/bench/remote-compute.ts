@@ -70,9 +70,9 @@ export class RemoteRepository {
     return info.timeline_id;
   }
 
-  /** Writes the timeline's open layer out, as an idle pageserver does by itself in time. */
+  /** Writes the timeline's open layer out and makes its images, as an idle pageserver does by itself in time. */
   async flush(timeline: string): Promise<void> {
-    await this.#http('PUT', `/${timeline}/checkpoint`);
+    await this.#http('PUT', `/${timeline}/checkpoint?force_image_layer_creation=true`);
   }
 
   /** A compute for writing on a timeline, and how to close it. */
