@@ -3,7 +3,9 @@
  */
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, readFileSync } from 'node:fs';
+import { request } from 'node:http';
 import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import type { PGliteArtefacts } from '../../server/process/pglite-artefacts.ts';
@@ -53,16 +55,20 @@ export class RemoteRepository {
     return this.#config.branches.find((branch) => branch.name === 'main')!.timelineId;
   }
 
-  async #http(method: string, path: string, body?: object): Promise<unknown> {
-    const url = `http://127.0.0.1:${this.#config.pageserver.httpPort}/v1/tenant/${this.#config.defaultTenantId}/timeline${path}`;
-    const response = await fetch(url, {
-      method,
-      ...(body && { body: JSON.stringify(body) }),
-      // This thread blocks for seconds at a time: a connection that is kept would be found closed.
-      headers: { 'content-type': 'application/json', connection: 'close' },
+  /** On a connection of its own: this thread blocks for seconds at a time, and would find one that is kept closed. */
+  #http(method: string, path: string, body?: object): Promise<unknown> {
+    const { httpPort: port } = this.#config.pageserver;
+    const url = `/v1/tenant/${this.#config.defaultTenantId}/timeline${path}`;
+    const headers = { 'content-type': 'application/json' };
+    return new Promise((resolve, reject) => {
+      const call = request({ host: '127.0.0.1', port, path: url, method, headers, agent: false }, async (response) => {
+        const answer = await text(response);
+        if (response.statusCode! < 300) resolve(JSON.parse(answer));
+        else reject(new Error(`${method} ${url}: ${response.statusCode} ${answer}`));
+      });
+      call.on('error', reject);
+      call.end(body && JSON.stringify(body));
     });
-    if (!response.ok) throw new Error(`${method} ${url}: ${response.status} ${await response.text()}`);
-    return response.json();
   }
 
   async createBranch(from: string): Promise<string> {
