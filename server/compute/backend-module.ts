@@ -7,7 +7,7 @@ import type { ComputeStart } from '../../smgr-plugin/bridge/io-host.ts';
 import { openCompute } from '../../smgr-plugin/compute.ts';
 import type { PGliteArtefacts } from '../process/pglite-artefacts.ts';
 import type { OpenedBackend } from './compute-worker.ts';
-import { contribExtensions } from './contrib-extensions.ts';
+import { contribFiles } from './contrib-files.ts';
 
 const standardOutput = 1;
 
@@ -23,7 +23,7 @@ export async function openBackend(data: unknown): Promise<OpenedBackend> {
   const serverLog = serverLogPath === undefined ? standardOutput : openSync(serverLogPath, 'a');
   return openCompute(start, {
     artefacts,
-    extensions: await contribExtensions(),
+    extensions: { contrib: contribFiles() },
     username: 'cloud_admin',
     onServerLog: (line) => writeSync(serverLog, `${line}\n`),
   });

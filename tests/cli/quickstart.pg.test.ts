@@ -8,6 +8,7 @@
 import { spawnSync } from 'node:child_process';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { findFreePort } from '../../server/process/ports.ts';
 import { RepositoryRig } from '../support/repository-rig.ts';
 
 const hasPsql = spawnSync('psql', ['--version']).status === 0;
@@ -84,6 +85,16 @@ describe("Neon's quickstart", () => {
     });
   }
 
+  it('contrib extensions', async () => {
+    const client = await rig.connect('main');
+    await client.query('create extension pg_trgm; create extension pgcrypto');
+    await client.query('create table word (w text); create index on word using gin (w gin_trgm_ops)');
+    await client.query("insert into word values ('compute'), ('pageserver')");
+    const found = await client.query("select w, encode(digest(w, 'md5'), 'hex') as md5 from word where w % 'computer'");
+    expect(found.rows).toEqual([{ w: 'compute', md5: '77e73f3a185e16d1f08ca5e057710b9d' }]);
+    await client.end();
+  });
+
   it('branch, tree, endpoint on the branch', async () => {
     const main = JSON.parse(await rig.ok('timeline', 'list', '--json'))[0];
     const branched = await rig.ok('timeline', 'branch', '--branch-name', 'migration_check');
@@ -103,7 +114,11 @@ describe("Neon's quickstart", () => {
         broken: null,
       }),
     );
-    await rig.endpoint('migration_check', '--branch-name', 'migration_check');
+    const httpPort = await findFreePort(3080);
+    await rig.endpoint('migration_check', '--branch-name', 'migration_check', '--http-port', String(httpPort));
+    const status = await (await fetch(`http://127.0.0.1:${httpPort}/status`)).json();
+    expect(status).toMatchObject({ status: 'running', port: rig.port('migration_check'), connections: 0 });
+    expect(await (await fetch(`http://127.0.0.1:${httpPort}/metrics`)).text()).toMatch(/^compute_commit_lsn \d+$/m);
     expect(rig.port('migration_check')).toBeGreaterThan(rig.port('main'));
     const listed = JSON.parse(await rig.ok('endpoint', 'list', '--json'));
     expect(
