@@ -102,6 +102,19 @@ export const broadWorkload: readonly WorkloadStep[] = [
       alter table ul set logged; ${digest('ul', 'id, pad', 'id')}`,
   },
   {
+    name: 'COPY out and in, also into a table made in the same transaction',
+    sql: `copy (select id, name, born from person where id % 2 = 0 order by id) to '/tmp/person.txt'; begin; create table frozen(id int primary key, name text, born int); copy frozen from '/tmp/person.txt' (freeze); commit; create table loaded(id int, name text, born int); create index loaded_name on loaded(name); copy loaded from '/tmp/person.txt'; copy loaded from '/tmp/person.txt';
+      ${digest('frozen', 'id, name, born', 'id')} ${digest('loaded', 'id, name, born', 'id, name')}`,
+  },
+  {
+    name: 'large objects that stay, and a part of one',
+    sql: `select lo_from_bytea(70002, decode(repeat('c0ffee', 30000), 'hex')) = 70002 as made; select lo_put(70002, 50000, repeat('patched', 500)::bytea); select length(lo_get(70002)), md5(lo_get(70002));`,
+  },
+  {
+    name: 'multixacts: rows locked by a transaction and updated by its subtransactions',
+    sql: `${Array.from({ length: 12 }, (_, i) => `begin; select id from frozen where id = ${i * 2 + 2} for key share; savepoint a; update frozen set born = -born where id = ${i * 2 + 2}; savepoint b; select count(*)::int from (select 1 from frozen where id < 40 for share) x; commit;`).join(' ')} ${digest('frozen', 'id, name, born', 'id')}`,
+  },
+  {
     name: 'rewrites: alter table, cluster, vacuum full, reindex',
     sql: `alter table person add column age int default 7; alter table person alter column born type bigint; ${digest('person', 'id, name, born, age', 'id')} cluster person using person_name; ${digest('person', 'id, name, born', 'id')} reindex table person;`,
   },
@@ -161,6 +174,7 @@ export const broadWorkload: readonly WorkloadStep[] = [
     name: 'sizes of databases',
     sql: `select datname, pg_database_size(oid) > 5000000 as large from pg_database where datname in ('copied', 'logged') order by 1;`,
   },
+  { name: 'create another by file copy', sql: 'create database kept strategy file_copy' },
   { name: 'drop database', sql: 'drop database copied' },
   { name: 'the other is there', sql: `select datname from pg_database where datname in ('copied', 'logged');` },
   {
@@ -169,6 +183,6 @@ export const broadWorkload: readonly WorkloadStep[] = [
   },
   {
     name: 'drop everything',
-    sql: `drop table person, counter, doc, place, reading, big, ident, ul, parent, child, part, tried cascade; drop sequence s; select count(*)::int from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'p', 'i');`,
+    sql: `drop table frozen, loaded, person, counter, doc, place, reading, big, ident, ul, parent, child, part, tried cascade; drop sequence s; select count(*)::int from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'p', 'i');`,
   },
 ];

@@ -6,6 +6,7 @@
 import { Worker } from 'node:worker_threads';
 import type { TimelineId } from '../../engine/model/ids.ts';
 import { type Lsn, parseLsn } from '../../engine/model/lsn.ts';
+import type { PageserverLimits } from '../../engine/timeline/pageserver.ts';
 import { RpcClient } from '../../server/library/worker-rpc.ts';
 import type { LogLevel } from '../../server/process/node-host.ts';
 import { loadPGliteArtefacts, type PGliteArtefacts } from '../../server/process/pglite-artefacts.ts';
@@ -64,9 +65,9 @@ export class EmbeddedRig {
     this.storage = storage;
   }
 
-  static async start(logLevel: LogLevel = 'error'): Promise<EmbeddedRig> {
+  static async start(logLevel: LogLevel = 'error', limits: Partial<PageserverLimits> = {}): Promise<EmbeddedRig> {
     const artefacts = await loadPGliteArtefacts();
-    const workerData: StorageData = { artefacts, logLevel };
+    const workerData: StorageData = { artefacts, logLevel, limits };
     const worker = new Worker(distUrl('tests/support/embedded-storage.js'), { workerData });
     const ready = new Promise<void>((resolve, reject) => {
       worker.once('error', reject);

@@ -30,7 +30,7 @@ import { type ComputeStart, IoHost } from '../../smgr-plugin/bridge/io-host.ts';
 export interface StorageData {
   readonly artefacts: PGliteArtefacts;
   readonly logLevel: LogLevel;
-  readonly limits?: Partial<PageserverLimits>;
+  readonly limits: Partial<PageserverLimits>;
 }
 
 export type HostMode = 'primary' | { readonly readOnlyAt: Lsn };
@@ -90,7 +90,7 @@ async function openStorage(data: StorageData): Promise<StorageMethods> {
     random: nodeRandom,
     log,
     yieldTurn: () => turn(),
-    ...(data.limits && { limits: data.limits }),
+    limits: data.limits,
   };
   let pageserver = await Pageserver.open(options);
   const tenantId = newTenantId(nodeRandom);
@@ -136,9 +136,9 @@ async function openStorage(data: StorageData): Promise<StorageMethods> {
       await pageserver.flush(idOf(timelineId));
       await pageserver.imagesIdle(idOf(timelineId));
     },
-    async reopenPageserver(limits) {
+    async reopenPageserver(limits = {}) {
       await pageserver.close();
-      pageserver = await Pageserver.open({ ...options, ...(limits && { limits }) });
+      pageserver = await Pageserver.open({ ...options, limits });
     },
     layers: (timelineId) => pageserver.listLayers(idOf(timelineId)),
     async listRels(timelineId, lsn, spc, db) {
