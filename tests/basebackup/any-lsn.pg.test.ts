@@ -8,7 +8,6 @@ import type { PGlite } from '@electric-sql/pglite';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { buildBasebackup } from '../../engine/basebackup/basebackup.ts';
 import { importTemplate } from '../../engine/basebackup/import-template.ts';
-import { createTenantTemplate } from '../../engine/basebackup/tenant-template.ts';
 import { WalIngest } from '../../engine/ingest/wal-ingest.ts';
 import { formatLsn, invalidLsn, type Lsn } from '../../engine/model/lsn.ts';
 import { PostgresRedo } from '../../engine/redo/postgres-redo.ts';
@@ -16,11 +15,12 @@ import { WalDecoder } from '../../engine/wal/wal-decoder.ts';
 import { silentLog } from '../../server/process/node-host.ts';
 import { bootDirectory, dataDirectory } from '../support/boot-directory.ts';
 import { SeededRandom } from '../support/seeded-random.ts';
+import { testTemplate } from '../support/test-template.ts';
 import { ValueMap } from '../support/value-map.ts';
 import { currentLsn, keepWal, readPgWal } from '../support/wal-fixture.ts';
 
 const transactions = 60;
-const boots = 16;
+const boots = 12;
 const seed = 20_260_722;
 
 /** Transaction number `i`: money moves, a row says so. Its parts are in subtransactions, some of which roll back. */
@@ -56,7 +56,7 @@ describe('a compute at any LSN', () => {
   let setUpLsn: Lsn;
 
   beforeAll(async () => {
-    const template = await createTenantTemplate();
+    const template = await testTemplate();
     redo = await PostgresRedo.create({ template, log: silentLog });
     importTemplate(template, values);
     const start = await buildBasebackup(values.reader(), template.lsn, invalidLsn);

@@ -5,7 +5,6 @@ import type { PGlite } from '@electric-sql/pglite';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { buildBasebackup } from '../../engine/basebackup/basebackup.ts';
 import { importTemplate } from '../../engine/basebackup/import-template.ts';
-import { createTenantTemplate } from '../../engine/basebackup/tenant-template.ts';
 import { WalIngest } from '../../engine/ingest/wal-ingest.ts';
 import { pageSize } from '../../engine/limits.ts';
 import { invalidLsn, type Lsn } from '../../engine/model/lsn.ts';
@@ -15,6 +14,7 @@ import type { TenantTemplate } from '../../engine/services.ts';
 import { WalDecoder } from '../../engine/wal/wal-decoder.ts';
 import { silentLog } from '../../server/process/node-host.ts';
 import { bootDirectory, dataDirectory } from '../support/boot-directory.ts';
+import { testTemplate } from '../support/test-template.ts';
 import { ValueMap } from '../support/value-map.ts';
 import { currentLsn, keepWal, readPgWal } from '../support/wal-fixture.ts';
 
@@ -24,7 +24,7 @@ describe('pages that come with a basebackup', () => {
   let redo: PostgresRedo;
 
   beforeAll(async () => {
-    template = await createTenantTemplate();
+    template = await testTemplate();
     redo = await PostgresRedo.create({ template, log: silentLog });
     importTemplate(template, values);
   });

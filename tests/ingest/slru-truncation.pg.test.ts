@@ -7,7 +7,6 @@
 import { describe, expect, it } from 'vitest';
 import { buildBasebackup } from '../../engine/basebackup/basebackup.ts';
 import { importTemplate } from '../../engine/basebackup/import-template.ts';
-import { createTenantTemplate } from '../../engine/basebackup/tenant-template.ts';
 import { encodeSize } from '../../engine/ingest/rel-sizes.ts';
 import { readSlruSegments } from '../../engine/ingest/slru.ts';
 import { encodeSegments } from '../../engine/ingest/small-directories.ts';
@@ -25,6 +24,7 @@ import { invalidLsn } from '../../engine/model/lsn.ts';
 import { WalDecoder } from '../../engine/wal/wal-decoder.ts';
 import { bootDirectory, bootFiles, dataDirectory } from '../support/boot-directory.ts';
 import { compareDirectory, isRelationFile, readDataDirectory } from '../support/compare-directory.ts';
+import { testTemplate } from '../support/test-template.ts';
 import { ValueMap } from '../support/value-map.ts';
 import { currentLsn, keepWal, readPgWal } from '../support/wal-fixture.ts';
 
@@ -36,7 +36,7 @@ const nextOffset = 170_103;
 
 describe('an aged cluster', () => {
   it('loses the segments that VACUUM cuts, and boots', async () => {
-    const template = await createTenantTemplate();
+    const template = await testTemplate();
     const values = new ValueMap();
     importTemplate(template, values);
     const { lsn } = template;

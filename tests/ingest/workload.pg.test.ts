@@ -11,7 +11,6 @@ import type { PGlite } from '@electric-sql/pglite';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { buildBasebackup } from '../../engine/basebackup/basebackup.ts';
 import { importTemplate } from '../../engine/basebackup/import-template.ts';
-import { createTenantTemplate } from '../../engine/basebackup/tenant-template.ts';
 import { WalIngest } from '../../engine/ingest/wal-ingest.ts';
 import { pageSize } from '../../engine/limits.ts';
 import { keyKind, sizeBlock } from '../../engine/model/key.ts';
@@ -26,6 +25,7 @@ import {
   readDataDirectory,
 } from '../support/compare-directory.ts';
 import { stages } from '../support/ingest-workload.ts';
+import { testTemplate } from '../support/test-template.ts';
 import { ValueMap } from '../support/value-map.ts';
 import { currentLsn, keepWal, readPgWal } from '../support/wal-fixture.ts';
 
@@ -85,7 +85,7 @@ describe('ingest of a workload, stage by stage', () => {
   const snapshots: Snapshot[] = [];
 
   beforeAll(async () => {
-    const template = await createTenantTemplate();
+    const template = await testTemplate();
     importTemplate(template, values);
     const basebackup = await buildBasebackup(values.reader(), template.lsn, invalidLsn);
     pg = await bootDirectory(await dataDirectory(basebackup, values.reader()), keepWal);
