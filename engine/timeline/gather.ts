@@ -19,6 +19,7 @@ import type { Lsn } from '../model/lsn.ts';
 import { valueKind } from '../model/value.ts';
 import type { PageService } from '../services.ts';
 import type { PageVersions } from './page-versions.ts';
+import { throwIfCancelled } from './wait-lsn.ts';
 
 /** A timeline's layers at one moment. */
 export interface LayerSnapshot {
@@ -148,7 +149,7 @@ class Gather {
     const held = layer.hold(this.#prefix, item.first, item.end - 1, from, to);
     if (held instanceof Promise) {
       return held.then((blocks) => {
-        this.#signal?.throwIfAborted();
+        throwIfCancelled(this.#signal);
         this.#visit(item, layer, blocks, from, to, found);
       });
     }

@@ -54,7 +54,10 @@ export class CapturedWal implements WalService {
     return { term: 1, flushLsn: end, commitLsn: end, startLsn: log.startLsn, termHistory: [[1, log.startLsn]] };
   }
 
-  async *readWal(id: TenantTimelineId, startLsn: Lsn, signal: AbortSignal): AsyncGenerator<WalChunk, void, undefined> {
+  /** A test may put its own in place. */
+  readWal: WalService['readWal'] = (id, startLsn, signal) => this.#read(id, startLsn, signal);
+
+  async *#read(id: TenantTimelineId, startLsn: Lsn, signal: AbortSignal): AsyncGenerator<WalChunk, void, undefined> {
     const log = this.#logs.get(id.timelineId);
     if (log === undefined) throw new PageliteError('notFound', 'no WAL of this timeline');
     this.connectionCount++;

@@ -3,8 +3,8 @@
  * the original did there.
  *
  * The original boots from a new timeline's basebackup and runs a workload in stages; its WAL is streamed to a pageserver with small layers, over
- * connections that are lost again and again. Read back after each stage: from memory, from layers with images, after a restart over the same store,
- * through a branch at an earlier stage; each time at every LSN. Then the WAL is damaged.
+ * connections that are lost again and again. Read back: from memory; from layers with images after a restart over the same store, as of every stage;
+ * through a branch at an earlier stage, which writes WAL of its own. Then the WAL is damaged.
  */
 import type { PGlite } from '@electric-sql/pglite';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -134,8 +134,9 @@ describe('real WAL in, a database out', () => {
     expect(wal.connectionCount).toBeGreaterThan(3);
   });
 
-  it('at every stage', async () => {
-    for (const { name, lsn, answers } of points) expect(await answersAt(main, lsn), name).toEqual(answers);
+  it('from memory, at an early LSN and at the last', async () => {
+    for (const { name, lsn, answers } of [points[0]!, points.at(-1)!])
+      expect(await answersAt(main, lsn), name).toEqual(answers);
   });
 
   it('from layers and images, after a restart', async () => {

@@ -146,9 +146,8 @@ describe('WAL receiver', () => {
     const good = new CapturedWal(2);
     const all = pieces(3);
     give(damaged, ...all);
-    damaged.readWal = async function* () {
-      throw new PageliteError('corrupt', 'segment 000000010000000000000001 is damaged');
-    };
+    const damage = new PageliteError('corrupt', 'segment 000000010000000000000001 is damaged');
+    damaged.readWal = () => ({ [Symbol.asyncIterator]: () => ({ next: () => Promise.reject(damage) }) });
     give(good, ...all.slice(0, 2));
     const running = await start([damaged, good]);
     await until(running, all[1]!);
