@@ -115,6 +115,7 @@ export class PostgresRedo implements WalRedo {
 class RedoDriver {
   /** The instance died (PANIC, abort): it must not be used any more. */
   lost = false;
+  #checking = false;
 
   readonly #instance: RedoInstance;
   readonly #files: RedoFiles;
@@ -401,6 +402,7 @@ class RedoDriver {
 
   #failed(error: unknown, { rel, block }: RedoRequest, lsn: Lsn, stack: number): unknown {
     if (error instanceof PageliteError) return error;
+    const reason = this.#instance.lastLog() || messageOf(error);
     try {
       this.#instance.recover(error, stack);
       for (let i = 0; i < this.#bufferCount; i++) {
@@ -408,11 +410,23 @@ class RedoDriver {
         const tag = this.#instance.word(descriptor + bufferDesc.rel);
         if (tag === scratchRel || tag === junkRel) this.#drop(i);
       }
+      this.#checkAfterError();
     } catch {
       // A PANIC or a trap (told below by Postgres's own last words): nothing in this instance can be trusted any more.
       this.lost = true;
     }
-    return this.#error(this.#instance.lastLog() || messageOf(error), rel, block, lsn);
+    return this.#error(reason, rel, block, lsn);
+  }
+
+  /** A record that Postgres refused may have made it write where it should not have. */
+  #checkAfterError(): void {
+    if (this.#checking) return;
+    this.#checking = true;
+    try {
+      selfCheck((request) => this.redoPage(request));
+    } finally {
+      this.#checking = false;
+    }
   }
 
   #error(reason: string, rel: RedoRequest['rel'], block: number, lsn: Lsn): PageliteError {

@@ -25,7 +25,7 @@ import { WalDecoder } from '../../engine/wal/wal-decoder.ts';
 import { rmgr } from '../../engine/wal/wal-record.ts';
 import { silentLog } from '../../server/process/node-host.ts';
 import { bootDirectory, dataDirectory } from '../support/boot-directory.ts';
-import { accessMethods, comparePages } from '../support/page-equality.ts';
+import { accessMethods, comparePages, databaseOids } from '../support/page-equality.ts';
 import { redoWorkload } from '../support/redo-workload.ts';
 import { ValueMap } from '../support/value-map.ts';
 import { currentLsn, keepWal, readPgWal } from '../support/wal-fixture.ts';
@@ -50,6 +50,7 @@ describe('WAL redo with rm_redo', () => {
   let endLsn: Lsn;
   /** relfilenode -> access method, of the database that ran the workload and of shared catalogs. */
   let methods: Map<number, string>;
+  let copiedByWal: number | undefined;
 
   beforeAll(async () => {
     const template = await createTenantTemplate();
@@ -63,6 +64,7 @@ describe('WAL redo with rm_redo', () => {
     const wal = readPgWal(pg, template.lsn, endLsn);
     await pg.exec('checkpoint');
     methods = await accessMethods(pg);
+    copiedByWal = (await databaseOids(pg)).get('by_wal');
 
     const ingest = await WalIngest.open(values.reader(endLsn, redo), values);
     const decoder = new WalDecoder(template.lsn, { systemIdentifier: template.systemIdentifier });
@@ -113,7 +115,12 @@ describe('WAL redo with rm_redo', () => {
             rebuilt++;
           const ours = (await reader.getImage(relPrefix(rel), block)) ?? new Uint8Array(pageSize);
           const page = theirs.slice(block * pageSize, (block + 1) * pageSize);
-          const comparison = comparePages({ method, fork: rel.fork, block }, ours, page, redo);
+          const comparison = comparePages(
+            { method, fork: rel.fork, block, copiedByWal: db === copiedByWal },
+            ours,
+            page,
+            redo,
+          );
           compared++;
           if (comparison.kind === 'different') {
             differing.push(
