@@ -2,6 +2,8 @@
  * A cluster of some age: its transaction ids are in the fourth epoch, and clog and multixacts span several segments, of which PostgreSQL's own
  * VACUUM cuts the oldest. What ingest keeps is what PostgreSQL then has in its files, and a compute boots from it.
  *
+ * Then multixact ids and member offsets that wrap around at 2^32, written by PostgreSQL itself.
+ *
  * The age is made: a template whose counters were moved, with empty pages for the transactions that never were.
  */
 import { describe, expect, it } from 'vitest';
@@ -33,6 +35,13 @@ const nextXid = 2_200_000;
 // Fifty multixacts of two members cross the end of a page in both.
 const nextMulti = 200_690;
 const nextOffset = 170_103;
+
+/** A transaction and its subtransaction lock the same row; the same members would be the same multixact. */
+const fiftyMultixacts = Array.from(
+  { length: 50 },
+  (_, i) =>
+    `begin; select * from x where id = ${i + 1} for share; savepoint a; update x set v = 1 where id = ${i + 1}; commit`,
+);
 
 describe('an aged cluster', () => {
   it('loses the segments that VACUUM cuts, and boots', async () => {
@@ -69,7 +78,7 @@ describe('an aged cluster', () => {
     for (const sql of [
       'create table x(id int primary key, v int)',
       'insert into x select g, 0 from generate_series(1, 100) g',
-      'begin; select * from x where id <= 50 for share; savepoint a; update x set v = 1 where id <= 50; commit',
+      ...fiftyMultixacts,
       "begin; insert into x values (1000, 1); prepare transaction 'in the fourth epoch'",
       // The other databases cannot be connected to here; they were frozen when the template was made.
       `update pg_database set datfrozenxid = '${nextXid - 50}', datminmxid = '${nextMulti}'
@@ -118,5 +127,50 @@ describe('an aged cluster', () => {
     await compute.exec("commit prepared 'stays'");
     expect(await one('select count(*)::int as value from x')).toBe(102);
     await Promise.all([pg.close(), compute.close()]);
+  });
+
+  it('has multixact ids and member offsets that wrap around', async () => {
+    const template = await testTemplate();
+    const values = new ValueMap();
+    importTemplate(template, values);
+    const { lsn } = template;
+    const state = (await values.reader().getImage(checkpointKey.prefix, checkpointKey.block))!.slice();
+    const view = new DataView(state.buffer);
+    const lastMulti = 0xffffffff - 20;
+    const lastOffset = 0xffffffff - 40;
+    view.setUint32(36, lastMulti, true);
+    view.setUint32(40, lastOffset, true);
+    view.setUint32(52, lastMulti, true);
+    values.putImage(checkpointKey.prefix, checkpointKey.block, lsn, state);
+    const only = (kind: SlruKind, page: number) => {
+      const directory = slruDirectoryKey(kind);
+      values.putImage(directory.prefix, directory.block, lsn, encodeSegments([Math.floor(page / 32)]));
+      values.putImage(slruPrefix(kind, Math.floor(page / 32)), sizeBlock, lsn, encodeSize((page % 32) + 1));
+    };
+    only(slruKind.multixactOffsets, Math.floor(lastMulti / 2048));
+    only(slruKind.multixactMembers, Math.floor(lastOffset / 1636));
+
+    const basebackup = await buildBasebackup(values.reader(), lsn, invalidLsn);
+    const pg = await bootDirectory(await dataDirectory(basebackup, values.reader()), keepWal);
+    await pg.exec('create table x(id int primary key, v int)');
+    await pg.exec('insert into x select g, 0 from generate_series(1, 100) g');
+    for (const sql of fiftyMultixacts) await pg.exec(sql);
+    await pg.exec('checkpoint');
+    const ingest = await WalIngest.open(values.reader(), values);
+    const decoder = new WalDecoder(lsn);
+    decoder.feed(lsn, readPgWal(pg, lsn, await currentLsn(pg)));
+    for (let record = decoder.next(); record !== null; record = decoder.next()) await ingest.ingest(record);
+    expect(await compareDirectory(values, decoder.position, readDataDirectory(pg))).toEqual([]);
+    const { rows } = await pg.query<{ multi: string; offset: string }>(
+      'select next_multixact_id::text as multi, next_multi_offset::text as "offset" from pg_control_checkpoint()',
+    );
+    const after = (await values.reader().getImage(checkpointKey.prefix, checkpointKey.block))!;
+    const ours = new DataView(after.buffer, after.byteOffset);
+    expect([ours.getUint32(36, true), ours.getUint32(40, true)]).toEqual([
+      Number(rows[0]!.multi),
+      Number(rows[0]!.offset),
+    ]);
+    expect(ours.getUint32(36, true)).toBeLessThan(100);
+    await pg.close();
   });
 });
