@@ -2,7 +2,8 @@
  * What is read and set in the running backend's memory: the xid of its transaction, and settings that a read-only compute locks.
  *
  * Struct offsets are PostgreSQL 18's in wasm32, and each is checked against a value that is known otherwise, so that another build of
- * PGlite fails at start, loudly. PGPROC (proc.h): xid 36, pid 44. config_bool (guc_tables.h): variable 92, check_hook 100.
+ * PGlite fails at start, loudly. PGPROC (proc.h): xid 36, pid 44. config_bool (guc_tables.h): variable 92, check_hook 100. WalUsage
+ * (instrument.h): wal_records 0, which is never below the records that have been written out.
  */
 import { assert, must } from '../engine/assert.ts';
 import type { EmscriptenModule, WasmExports } from './vfs/emscripten.ts';
@@ -17,12 +18,14 @@ export class BackendAbi {
   readonly #memory: WebAssembly.Memory;
   #view: DataView;
   readonly #myProc: number;
+  readonly #walUsage: number;
 
   constructor(exports: WasmExports, memory: WebAssembly.Memory) {
     this.#exports = exports;
     this.#memory = memory;
     this.#view = new DataView(memory.buffer);
     this.#myProc = this.#address('MyProc');
+    this.#walUsage = this.#address('pgWalUsage');
   }
 
   /** Xid of the running transaction, 0 if it has none or there is none. */
@@ -30,6 +33,18 @@ export class BackendAbi {
     const view = this.#current();
     const proc = view.getUint32(this.#myProc, true);
     return proc === 0 ? 0 : view.getUint32(proc + procXid, true);
+  }
+
+  /** WAL records that the backend has inserted since it was started. */
+  insertedRecords(): number {
+    const view = this.#current();
+    return view.getUint32(this.#walUsage, true) + view.getUint32(this.#walUsage + 4, true) * 4294967296;
+  }
+
+  /** XLogFlush: writes and flushes everything that was inserted, if there is anything behind `flushedLsn`. Where a page may be written, this may be, too. */
+  flushWal(flushedLsn: number): void {
+    const flush = this.#exports.XLogFlush as (lsn: bigint) => void;
+    flush(BigInt(flushedLsn + 1));
   }
 
   /** Throws an assertion if this is not the build that the offsets are of. Once the backend runs. */

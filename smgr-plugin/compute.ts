@@ -9,6 +9,7 @@
  * - a read-only compute refuses to write, and nothing that PostgreSQL writes by itself there leaves it
  */
 import { PGlite, type PGliteOptions } from '@electric-sql/pglite';
+import { assert } from '../engine/assert.ts';
 import { computeStartParams } from '../engine/basebackup/compute-params.ts';
 import { messageOf, type PageliteError } from '../engine/errors.ts';
 import type { BlockNumber, RelTag } from '../engine/model/rel.ts';
@@ -170,13 +171,18 @@ class ComputeStorage implements Filesystem {
       cacheBytes: options.pageCacheBytes ?? defaultCacheBytes,
       spill: this.#spill,
       currentXid: () => this.#backend?.currentXid() ?? 0,
+      insertedRecords: () => this.#backend?.insertedRecords() ?? 0,
+      flushWal: () => this.#backend?.flushWal(this.#wal.endLsn),
     });
     this.#wal = new WalTap({
       bridge: this.#bridge,
       startLsn: start.lsn,
       bootWal: start.bootWal,
       discard: start.readOnly,
-      onFlushed: (lsn) => this.#pages.flushed(lsn),
+      onFlushed: (lsn, records) => {
+        assert(records <= (this.#backend?.insertedRecords() ?? 0), 'more WAL records were written than inserted');
+        this.#pages.flushed(lsn, records);
+      },
     });
     for (const pages of start.prewarm) this.#pages.prewarm(pages);
   }

@@ -5,7 +5,7 @@
  *
  * Which pages must stay (`mustStay`):
  * - written in the transaction that still runs (`epoch`): WAL does not carry command ids, and some index builds write without WAL
- * - written with WAL that is not committed yet (`needLsn` > flushed LSN): nobody could rebuild it
+ * - written when a record was inserted that is not committed yet (`needRecord` > flushed records): nobody could rebuild it
  * - of relations that only exist here (unlogged, temporary, or all of a read-only compute's own): `forever`
  *
  * Invariants
@@ -25,6 +25,12 @@ export const forever = 0x7fffffff;
 /** The epoch of pages that were only read, or whose writer has ended. */
 const noEpoch = 0;
 
+/** A page that was only read. */
+const onlyRead = -1;
+
+/** `needRecord`: how many records had been inserted when the page was written. */
+export type OnDropped = (relation: number, block: number, needRecord: number) => void;
+
 export interface CacheCounters {
   hits: number;
   misses: number;
@@ -36,29 +42,35 @@ export class PageCache {
   readonly capacity: number;
   readonly #pages: Uint8Array;
   readonly #spill: SpillStore;
+  readonly #onDropped: OnDropped;
   readonly #index: PageIndex;
   readonly #relations: Int32Array;
   readonly #blocks: Uint32Array;
   readonly #referenced: Uint8Array;
   readonly #used: Uint8Array;
   readonly #epochs: Int32Array;
-  readonly #needLsns: Float64Array;
+  readonly #needRecords: Float64Array;
   #hand = 0;
   #fresh = 0;
 
   readonly #spilled = new PageIndex();
   #spillEpochs = new Int32Array(64);
-  #spillNeedLsns = new Float64Array(64);
+  #spillNeedRecords = new Float64Array(64);
   readonly #freeSpillSlots: number[] = [];
   #spillSlots = 0;
+  /** Spilled pages from which on it pays to look for those that may go. */
+  #tidyAt: number;
 
   /** The transaction that runs now; pages of an older one may go. */
   #epoch = 1;
-  #flushedLsn = 0;
+  #flushedRecords = 0;
   readonly counters: CacheCounters = { hits: 0, misses: 0, spilled: 0, unspilled: 0 };
 
-  constructor(bytes: number, spill: SpillStore) {
+  /** `onDropped` hears of every written page that leaves. */
+  constructor(bytes: number, spill: SpillStore, onDropped: OnDropped) {
+    this.#onDropped = onDropped;
     this.capacity = Math.max(cachePagesMin, Math.floor(bytes / pageSize));
+    this.#tidyAt = this.capacity;
     this.#pages = new Uint8Array(this.capacity * pageSize);
     this.#spill = spill;
     this.#index = new PageIndex(this.capacity);
@@ -67,12 +79,12 @@ export class PageCache {
     this.#referenced = new Uint8Array(this.capacity);
     this.#used = new Uint8Array(this.capacity);
     this.#epochs = new Int32Array(this.capacity);
-    this.#needLsns = new Float64Array(this.capacity);
+    this.#needRecords = new Float64Array(this.capacity);
   }
 
-  /** WAL up to here is committed. */
-  set flushedLsn(lsn: number) {
-    this.#flushedLsn = lsn;
+  /** So many of the WAL records of this compute are committed. */
+  set flushedRecords(records: number) {
+    this.#flushedRecords = records;
   }
 
   get spilledCount(): number {
@@ -87,7 +99,19 @@ export class PageCache {
   /** The transaction has ended: the pages that it wrote may be dropped. */
   endTransaction(): void {
     this.#epoch++;
-    if (this.#spilled.count > 0) this.#dropSpilled();
+    if (this.#spilled.count > 0) this.tidy();
+    else this.#tidyAt = this.capacity;
+  }
+
+  /** Much has been spilled since it was last looked through. */
+  get isUntidy(): boolean {
+    return this.#spilled.count >= this.#tidyAt;
+  }
+
+  /** Drops what was spilled and need not stay any more. */
+  tidy(): void {
+    this.#dropSpilled();
+    this.#tidyAt = Math.max(this.capacity, this.#spilled.count * 2);
   }
 
   has(relation: number, block: number): boolean {
@@ -115,13 +139,13 @@ export class PageCache {
     const slot = this.#place(relation, block);
     this.#pages.set(source.subarray(offset, offset + pageSize), slot * pageSize);
     this.#epochs[slot] = noEpoch;
-    this.#needLsns[slot] = 0;
+    this.#needRecords[slot] = onlyRead;
     // Not referenced yet: read ahead for nothing, it goes first.
     this.#referenced[slot] = 0;
   }
 
-  /** A page as PostgreSQL wrote it; it stays as long as `epoch` and `needLsn` say. */
-  write(relation: number, block: number, source: Uint8Array, offset: number, epoch: number, needLsn: number): void {
+  /** A page as PostgreSQL wrote it; it stays as long as `epoch` and `needRecord` say. */
+  write(relation: number, block: number, source: Uint8Array, offset: number, epoch: number, needRecord: number): void {
     let slot = this.#index.get(relation, block);
     if (slot < 0) {
       this.#forgetSpilled(relation, block);
@@ -130,7 +154,7 @@ export class PageCache {
     this.#pages.set(source.subarray(offset, offset + pageSize), slot * pageSize);
     this.#referenced[slot] = 1;
     this.#epochs[slot] = epoch;
-    this.#needLsns[slot] = needLsn;
+    this.#needRecords[slot] = needRecord;
   }
 
   /** The relation only exists here: all its pages stay. */
@@ -177,11 +201,17 @@ export class PageCache {
         this.#referenced[slot] = 0;
         continue;
       }
-      if (this.#mustStay(this.#epochs[slot]!, this.#needLsns[slot]!)) this.#spillOut(slot);
+      this.#giveUp(slot);
       this.#index.delete(this.#relations[slot]!, this.#blocks[slot]!);
       return slot;
     }
     throw new Error('the clock hand found no page');
+  }
+
+  #giveUp(slot: number): void {
+    const needRecord = this.#needRecords[slot]!;
+    if (this.#mustStay(this.#epochs[slot]!, needRecord)) this.#spillOut(slot);
+    else if (needRecord !== onlyRead) this.#onDropped(this.#relations[slot]!, this.#blocks[slot]!, needRecord);
   }
 
   #turn(): number {
@@ -190,8 +220,8 @@ export class PageCache {
     return slot;
   }
 
-  #mustStay(epoch: number, needLsn: number): boolean {
-    return epoch >= this.#epoch || needLsn > this.#flushedLsn;
+  #mustStay(epoch: number, needRecord: number): boolean {
+    return epoch >= this.#epoch || needRecord > this.#flushedRecords;
   }
 
   // What has no room
@@ -201,7 +231,7 @@ export class PageCache {
     if (place >= this.#spillEpochs.length) this.#growSpill();
     this.#spill.write(place, this.#pages, slot * pageSize);
     this.#spillEpochs[place] = this.#epochs[slot]!;
-    this.#spillNeedLsns[place] = this.#needLsns[slot]!;
+    this.#spillNeedRecords[place] = this.#needRecords[slot]!;
     this.#spilled.set(this.#relations[slot]!, this.#blocks[slot]!, place);
     this.counters.spilled++;
   }
@@ -211,13 +241,13 @@ export class PageCache {
     const place = this.#spilled.delete(relation, block);
     if (place < 0) return -1;
     const epoch = this.#spillEpochs[place]!;
-    const needLsn = this.#spillNeedLsns[place]!;
+    const needRecord = this.#spillNeedRecords[place]!;
     // The page being evicted for it may take the place, so the bytes are fetched before the place is free.
     const slot = this.#place(relation, block);
     this.#spill.read(place, this.#pages, slot * pageSize);
     this.#freeSpillSlots.push(place);
     this.#epochs[slot] = epoch;
-    this.#needLsns[slot] = needLsn;
+    this.#needRecords[slot] = needRecord;
     this.counters.unspilled++;
     return slot;
   }
@@ -231,7 +261,10 @@ export class PageCache {
   #dropSpilled(): void {
     const gone: number[] = [];
     this.#spilled.forEach((relation, block, place) => {
-      if (!this.#mustStay(this.#spillEpochs[place]!, this.#spillNeedLsns[place]!)) gone.push(relation, block);
+      const needRecord = this.#spillNeedRecords[place]!;
+      if (this.#mustStay(this.#spillEpochs[place]!, needRecord)) return;
+      gone.push(relation, block);
+      this.#onDropped(relation, block, needRecord);
     });
     for (let i = 0; i < gone.length; i += 2) this.#forgetSpilled(gone[i]!, gone[i + 1]!);
     assert(this.#spilled.count >= 0);
@@ -241,8 +274,8 @@ export class PageCache {
     const epochs = new Int32Array(this.#spillEpochs.length * 2);
     epochs.set(this.#spillEpochs);
     this.#spillEpochs = epochs;
-    const needLsns = new Float64Array(epochs.length);
-    needLsns.set(this.#spillNeedLsns);
-    this.#spillNeedLsns = needLsns;
+    const needRecords = new Float64Array(epochs.length);
+    needRecords.set(this.#spillNeedRecords);
+    this.#spillNeedRecords = needRecords;
   }
 }

@@ -13,6 +13,7 @@ import { pageSize } from '../../engine/limits.ts';
 import type { PrewarmPages } from '../../engine/services.ts';
 import { hintsPerRequestMax } from '../bridge/bridge-layout.ts';
 import type { ReadHint, SyncBridge } from '../bridge/sync-bridge.ts';
+import { FlushHistory } from './flush-history.ts';
 import { LastWrittenLsn } from './last-written-lsn.ts';
 import { forever, PageCache } from './page-cache.ts';
 import { Announced, announceLength, runBlocksMax, runLength } from './prefetch.ts';
@@ -27,6 +28,10 @@ export interface PageStoreOptions {
   readonly spill: SpillStore;
   /** Xid of the transaction that runs now, 0 if it has none. */
   readonly currentXid: () => number;
+  /** How many WAL records this compute has inserted, written or not. */
+  readonly insertedRecords: () => number;
+  /** Has PostgreSQL flush the WAL that it has inserted. */
+  readonly flushWal: () => void;
 }
 
 export class PageStore {
@@ -35,9 +40,11 @@ export class PageStore {
   readonly relations: RelationTable;
   readonly cache: PageCache;
   readonly #lastWritten: LastWrittenLsn;
+  readonly #history: FlushHistory;
   readonly #announced = new Announced(hintsPerRequestMax - 2);
   readonly #runBlocksMax: number;
   #flushedLsn: number;
+  #flushedRecords = 0;
   /** Whose pages must stay; 0: nobody's. */
   #xid = 0;
   /** Relations created by the transaction that runs: their floor is known when it has ended. */
@@ -46,11 +53,13 @@ export class PageStore {
   constructor(options: PageStoreOptions) {
     this.#options = options;
     this.#bridge = options.bridge;
-    this.cache = new PageCache(options.cacheBytes, options.spill);
+    this.cache = new PageCache(options.cacheBytes, options.spill, (relation, block, needRecord) =>
+      this.#dropped(this.relations.byId(relation), block, needRecord),
+    );
+    this.#history = new FlushHistory(options.bootLsn);
     this.#runBlocksMax = runBlocksMax(this.cache.capacity);
     this.#lastWritten = new LastWrittenLsn(options.bootLsn);
     this.#flushedLsn = options.bootLsn;
-    this.cache.flushedLsn = options.bootLsn;
     this.relations = new RelationTable(
       ({ spc, db }) => options.bridge.listRels(spc, db, options.bootLsn),
       (from, to) => this.#copy(from, to),
@@ -65,10 +74,12 @@ export class PageStore {
     }
   }
 
-  /** The quorum has all WAL up to `lsn`, which is where a record ends. */
-  flushed(lsn: number): void {
+  /** The quorum has all WAL up to `lsn`, which is where a record ends: the first `records` ones of this compute. */
+  flushed(lsn: number, records: number): void {
     this.#flushedLsn = lsn;
-    this.cache.flushedLsn = lsn;
+    this.#flushedRecords = records;
+    this.#history.add(records, lsn);
+    this.cache.flushedRecords = records;
     this.#lookAtTransaction();
   }
 
@@ -99,13 +110,13 @@ export class PageStore {
   /** Whole pages only. A write past the end extends the relation; what lies between reads as zeros. */
   write(relation: Relation, position: number, source: Uint8Array, offset: number, length: number): void {
     this.#lookAtTransaction();
+    if (this.cache.isUntidy) this.#tidy();
     for (let done = 0; done < length; done += pageSize) {
       this.#writePage(relation, (position + done) / pageSize, source, offset + done);
     }
   }
 
   #writePage(relation: Relation, block: number, source: Uint8Array, offset: number): void {
-    const pageLsn = lsnOfPage(source, offset);
     if (block >= relation.blocks) relation.setSize(block + 1);
     if (relation.localOnly) {
       this.cache.write(relation.id, block, source, offset, forever, 0);
@@ -113,14 +124,25 @@ export class PageStore {
     }
     if (this.#options.readOnly) {
       // Nothing that a read-only compute writes leaves it. Hint bits alone may be lost.
-      const own = pageLsn > this.#options.bootLsn || relation.created;
+      const own = lsnOfPage(source, offset) > this.#options.bootLsn || relation.created;
       this.cache.write(relation.id, block, source, offset, own ? forever : 0, 0);
       return;
     }
-    const needLsn = Math.max(pageLsn, relation.floorLsn);
-    this.#lastWritten.note(relation.id, block, needLsn);
-    relation.writtenLsn = Math.max(relation.writtenLsn, needLsn);
-    this.cache.write(relation.id, block, source, offset, this.#epochOf(source, offset), needLsn);
+    this.cache.write(
+      relation.id,
+      block,
+      source,
+      offset,
+      this.#epochOf(source, offset),
+      this.#options.insertedRecords(),
+    );
+  }
+
+  /** A written page has left: whoever reads it again needs all the WAL that there was when it was written. */
+  #dropped(relation: Relation, block: number, needRecord: number): void {
+    const lsn = Math.max(this.#history.lsnOf(needRecord), relation.floorLsn);
+    this.#lastWritten.note(relation.id, block, lsn);
+    relation.writtenLsn = Math.max(relation.writtenLsn, lsn);
   }
 
   /** A sequence's WAL is 32 values ahead of it: rebuilt from that it would skip, so its one page stays. */
@@ -167,6 +189,16 @@ export class PageStore {
   announce(relation: Relation, block: number): void {
     if (relation.localOnly || block >= relation.blocks || this.cache.has(relation.id, block)) return;
     this.#announced.add(relation, block);
+  }
+
+  /**
+   * Reads can write WAL (pruning) that nothing flushes, and then every page with new hint bits would have to stay: it is flushed here. While a
+   * transaction that writes is running, its pages stay anyway.
+   */
+  #tidy(): void {
+    const { readOnly, insertedRecords, flushWal } = this.#options;
+    if (!readOnly && this.#xid === 0 && insertedRecords() > this.#flushedRecords) flushWal();
+    this.cache.tidy();
   }
 
   /** Notices that the transaction whose pages had to stay has ended. */

@@ -22,6 +22,8 @@ export type ReadWord = (lsn: number) => number;
 export class RecordEnds {
   recordEnd: Lsn;
   validEnd: Lsn;
+  /** Whole records so far. */
+  count = 0;
 
   constructor(start: Lsn) {
     this.recordEnd = start;
@@ -47,6 +49,7 @@ export class RecordEnds {
         return;
       }
       this.recordEnd = alignLsn(end);
+      this.count++;
     }
     this.validEnd = this.recordEnd;
   }

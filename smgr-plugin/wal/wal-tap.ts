@@ -35,8 +35,8 @@ export interface WalTapOptions {
   readonly bootWal: readonly WalPiece[];
   /** A read-only compute's WAL goes nowhere. */
   readonly discard: boolean;
-  /** All records up to here are committed. */
-  readonly onFlushed: (lsn: number) => void;
+  /** All records up to here are committed: so many since boot, the record that the compute booted from not counted. */
+  readonly onFlushed: (lsn: number, records: number) => void;
 }
 
 export class WalTap {
@@ -60,6 +60,7 @@ export class WalTap {
       this.#writtenEnd = Math.max(this.#writtenEnd, lsn + bytes.length);
     }
     this.#ends.advance(this.#writtenEnd, this.#readWord);
+    this.#ends.count = 0;
   }
 
   /** End of the WAL that PostgreSQL has written. */
@@ -117,7 +118,7 @@ export class WalTap {
     if (!this.#hasWritten || this.#flushedEnd === this.#sentEnd) return;
     if (!this.#options.discard) this.#options.bridge.flushWal(this.#position);
     this.#flushedEnd = this.#sentEnd;
-    this.#options.onFlushed(this.#ends.recordEnd);
+    this.#options.onFlushed(this.#ends.recordEnd, this.#ends.count);
   }
 
   readonly #readWord = (lsn: number): number => {

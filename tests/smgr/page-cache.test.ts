@@ -11,7 +11,7 @@ import { MemorySpill } from '../../smgr-plugin/pages/spill-store.ts';
 interface Written {
   readonly stamp: number;
   readonly transaction: number;
-  readonly needLsn: number;
+  readonly needRecord: number;
   readonly local: boolean;
 }
 
@@ -24,21 +24,24 @@ function page(stamp: number): Uint8Array {
 }
 
 class Model {
-  readonly cache = new PageCache(0, new MemorySpill());
+  readonly cache = new PageCache(0, new MemorySpill(), (relation, block, needRecord) => {
+    expect(needRecord).toBe(this.written.get(`${relation}/${block}`)?.needRecord);
+    expect(needRecord).toBeLessThanOrEqual(this.flushedRecords);
+  });
   readonly written = new Map<string, Written>();
   transaction = 1;
-  flushedLsn = 0;
+  flushedRecords = 0;
   #stamp = 0;
-  #lsn = 0;
+  #records = 0;
   readonly #buffer = new Uint8Array(pageSize);
 
   write(relation: number, block: number, how: 'transaction' | 'committed' | 'unflushed' | 'local'): void {
     const stamp = ++this.#stamp;
-    const needLsn = how === 'unflushed' ? ++this.#lsn : 0;
+    const needRecord = how === 'unflushed' ? ++this.#records : 0;
     const epoch = how === 'local' ? forever : how === 'transaction' ? this.cache.epoch : 0;
-    this.cache.write(relation, block, page(stamp), 0, epoch, needLsn);
+    this.cache.write(relation, block, page(stamp), 0, epoch, needRecord);
     const transaction = how === 'transaction' ? this.transaction : 0;
-    this.written.set(`${relation}/${block}`, { stamp, transaction, needLsn, local: how === 'local' });
+    this.written.set(`${relation}/${block}`, { stamp, transaction, needRecord, local: how === 'local' });
   }
 
   addRead(relation: number, block: number): void {
@@ -48,8 +51,8 @@ class Model {
   }
 
   flush(): void {
-    this.flushedLsn = this.#lsn;
-    this.cache.flushedLsn = this.#lsn;
+    this.flushedRecords = this.#records;
+    this.cache.flushedRecords = this.#records;
   }
 
   end(): void {
@@ -73,7 +76,8 @@ class Model {
       expect(view.getUint32(0)).toBe(written?.stamp ?? 0);
       expect(view.getUint32(pageSize - 4)).toBe(written?.stamp ?? 0);
     } else if (written) {
-      const mustStay = written.local || written.transaction === this.transaction || written.needLsn > this.flushedLsn;
+      const mustStay =
+        written.local || written.transaction === this.transaction || written.needRecord > this.flushedRecords;
       expect(mustStay).toBe(false);
     }
   }
@@ -107,15 +111,15 @@ describe('page cache', () => {
   });
 
   it('holds what it was given room for', () => {
-    const cache = new PageCache(100 * pageSize, new MemorySpill());
+    const cache = new PageCache(100 * pageSize, new MemorySpill(), () => {});
     expect(cache.capacity).toBe(100);
     for (let block = 0; block < 100; block++) cache.addRead(1, block, page(block), 0);
     for (let block = 0; block < 100; block++) expect(cache.has(1, block)).toBe(true);
-    expect(new PageCache(0, new MemorySpill()).capacity).toBe(cachePagesMin);
+    expect(new PageCache(0, new MemorySpill(), () => {}).capacity).toBe(cachePagesMin);
   });
 
   it('gives the places of a transaction back when it ends', () => {
-    const cache = new PageCache(0, new MemorySpill());
+    const cache = new PageCache(0, new MemorySpill(), () => {});
     for (let block = 0; block < 1000; block++) cache.write(1, block, page(block), 0, cache.epoch, 0);
     expect(cache.spilledCount).toBe(1000 - cachePagesMin);
     cache.endTransaction();
@@ -125,7 +129,7 @@ describe('page cache', () => {
   });
 
   it('keeps all of a relation that turns out to exist only here', () => {
-    const cache = new PageCache(0, new MemorySpill());
+    const cache = new PageCache(0, new MemorySpill(), () => {});
     for (let block = 0; block < 200; block++) cache.write(7, block, page(block), 0, cache.epoch, 0);
     cache.keepForever(7);
     cache.endTransaction();

@@ -13,7 +13,7 @@ import type { RelTag } from '../../engine/model/rel.ts';
 import { PostgresRedo } from '../../engine/redo/postgres-redo.ts';
 import { Safekeeper } from '../../engine/safekeeper/safekeeper.ts';
 import { MemorySafekeeperStorage } from '../../engine/safekeeper/storage.ts';
-import type { PageService, TimelineStatus, WalRedo } from '../../engine/services.ts';
+import type { PageService, TimelineStatus, WalRedo, WalService } from '../../engine/services.ts';
 import { MemoryObjectStore } from '../../engine/stores/memory.ts';
 import {
   type LayerInfo,
@@ -68,6 +68,8 @@ export type StorageMethods = {
     blockCount: number,
   ): Promise<{ pages: Uint8Array; redone: number[] }>;
   counters(): Promise<StorageCounters>;
+  /** From now on the pageserver gets WAL this much later than it is committed. */
+  lag(ms: number): Promise<void>;
   /** From now on reads of pages fail with this error; null: they work again. */
   failReads(error: ErrorJson | null): Promise<void>;
   close(): Promise<void>;
@@ -78,12 +80,13 @@ async function openStorage(data: StorageData): Promise<StorageMethods> {
   const log = createLog('storage', { level: logLevel });
   const template = await loadTenantTemplate({ dir: join(tmpdir(), 'pagelite-tests'), artefacts, log });
   const redo = await PostgresRedo.create({ template, artefacts, log });
+  const fault: Fault = { error: null, lagMs: 0 };
   const safekeeper = new Safekeeper({ nodeId: nodeId(1), storage: new MemorySafekeeperStorage(), log });
   const store = new MemoryObjectStore();
   const redone = new Set<number>();
   const options: PageserverOptions = {
     store,
-    wal: [safekeeper],
+    wal: [lagging(safekeeper, fault)],
     redo: watched(redo, redone),
     template: async () => template,
     clock: nodeClock,
@@ -97,7 +100,6 @@ async function openStorage(data: StorageData): Promise<StorageMethods> {
   await pageserver.createTenant(tenantId);
   const hosts: (IoHost | null)[] = [];
   const counters: StorageCounters = { readRequests: 0, pages: 0, relSizes: 0, relLists: 0 };
-  const fault: Fault = { error: null };
   const idOf = (timelineId: TimelineId) => ({ tenantId, timelineId });
 
   return {
@@ -152,6 +154,9 @@ async function openStorage(data: StorageData): Promise<StorageMethods> {
       return { pages: await pages.getPages(at, rel, firstBlock, blockCount), redone: [...redone] };
     },
     counters: async () => ({ ...counters }),
+    async lag(ms) {
+      fault.lagMs = ms;
+    },
     async failReads(error) {
       fault.error = error && PageliteError.fromJSON(error);
     },
@@ -178,6 +183,22 @@ function watched(redo: WalRedo, redone: Set<number>): WalRedo {
 
 interface Fault {
   error: PageliteError | null;
+  lagMs: number;
+}
+
+/** The safekeeper as the pageserver sees it. */
+function lagging(wal: WalService, fault: Fault): WalService {
+  return {
+    nodeId: wal.nodeId,
+    connectProposer: (id) => wal.connectProposer(id),
+    getStatus: (id) => wal.getStatus(id),
+    async *readWal(id, startLsn, signal, term) {
+      for await (const chunk of wal.readWal(id, startLsn, signal, term)) {
+        if (fault.lagMs > 0) await nodeClock.sleep(fault.lagMs);
+        yield chunk;
+      }
+    },
+  };
 }
 
 function counted(pages: PageService, counters: StorageCounters, fault: Fault): PageService {
