@@ -121,6 +121,8 @@ async function create(
   const config = repository.readConfig();
   const tenantId = chooseTenant(config, options.tenantId);
   const id = { tenantId, timelineId: resolveBranch(config, tenantId, options.branchName) };
+  // A name is known here; an id, only to the pageserver.
+  if (nameOfTimeline(config, id) === null) await context.storage(repository).getTimeline(id);
   if (options.lsn !== undefined)
     checkLsn(await branchExtent(context.storage(repository), config, id, options.branchName), options.lsn);
   return createEndpoint(repository, {
@@ -145,7 +147,7 @@ async function start(repository: Repository, name: string, options: StartOptions
     throw new PageliteError('invalid', `endpoint "${name}" runs already, on port ${endpoint.config.pgPort}`);
   }
   if (!options.allowMultiple) checkNoOtherWriter(repository, endpoint);
-  await context.storage(repository).checkStatus();
+  await checkStorageRuns(repository, endpoint, context);
   const { timelineId } = timelineOf(endpoint);
   context.say(
     isNew || endpoint.config.pageserver === null
@@ -154,6 +156,13 @@ async function start(repository: Repository, name: string, options: StartOptions
   );
   const { pgPort } = await startCompute(repository, endpoint, context.say);
   context.say(`Starting postgres at 'postgresql://cloud_admin@${localhost}:${pgPort}/postgres'`);
+}
+
+/** A compute would wait for them; a user would rather know. */
+async function checkStorageRuns(repository: Repository, endpoint: Endpoint, context: CliContext): Promise<void> {
+  const storage = context.storage(repository);
+  await storage.checkStatus();
+  if (endpoint.config.lsn === null) await storage.getCommitLsn(timelineOf(endpoint));
 }
 
 /** What an endpoint is was said when it was made. */

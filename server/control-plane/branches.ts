@@ -45,7 +45,10 @@ export function resolveBranch(config: RepositoryConfig, tenant: TenantId, name: 
   const entry = config.branches.find((candidate) => candidate.name === name && candidate.tenantId === tenant);
   if (entry) return timelineId(entry.timelineId);
   const known = branchesOf(config, tenant).map((branch) => branch.name);
-  const hint = known.length > 0 ? `There is: ${known.join(', ')}` : 'This tenant has no branches';
+  const hint =
+    known.length > 0
+      ? `There is: ${known.join(', ')}`
+      : 'This tenant has no branches; pagelite tenant list shows all tenants';
   throw new PageliteError('notFound', `no branch "${name}" in tenant ${tenant}. ${hint}`, { branch: name });
 }
 

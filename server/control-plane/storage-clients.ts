@@ -109,7 +109,11 @@ export class HttpStorage implements StorageApi {
   }
 
   async listTimelines(tenant: TenantId): Promise<TimelineInfo[]> {
-    const timelines = await this.#api.call(z.array(timelineSchema), 'GET', `/v1/tenant/${tenant}/timeline`);
+    const path = `/v1/tenant/${tenant}/timeline`;
+    const timelines = await this.#api.call(z.array(timelineSchema), 'GET', path).catch((error: unknown) => {
+      if (!isPageliteError(error, 'notFound')) throw error;
+      throw new PageliteError('notFound', `${error.message}. pagelite tenant list shows all`, error.data);
+    });
     return timelines.map(timelineInfo);
   }
 

@@ -61,7 +61,12 @@ describe('bad input', () => {
   const cases: [string, RegExp][] = [
     ['tenant set-default xyz', /malformed tenant id "xyz": expected 32 hex digits/],
     [`tenant set-default ${unknownId}`, new RegExp(`no tenant ${unknownId}\\. There is: [0-9a-f]{32}`)],
-    [`timeline list --tenant-id ${unknownId}`, new RegExp(unknownId)],
+    [
+      `timeline list --tenant-id ${unknownId}`,
+      new RegExp(`tenant ${unknownId} does not exist\\. pagelite tenant list`),
+    ],
+    [`endpoint create x --tenant-id ${unknownId}`, new RegExp(`no branch "main" in tenant ${unknownId}.*tenant list`)],
+    [`endpoint create x --branch-name ${unknownId}`, new RegExp(`timeline ${unknownId} .*does not exist`)],
     ['timeline branch', /required option '--branch-name <name>'/],
     ['timeline branch --branch-name main', /branch "main" exists .*Choose another name/],
     ['timeline branch --branch-name a..b', /"a\.\.b" cannot be the name of a branch/],
@@ -114,6 +119,17 @@ describe('bad input', () => {
     expect(err).not.toMatch(/internal error/);
     expect({ code, out }).toEqual({ code: 1, out: '' });
     expect(await state()).toEqual(before);
+  });
+
+  it('an endpoint is not started without its storage', async () => {
+    await rig.ok('safekeeper', 'stop');
+    expect(await rig.refused('endpoint', 'start', 'main')).toMatch(
+      /the safekeeper 1 does not answer at http.*Start it with: pagelite start/,
+    );
+    await rig.ok('pageserver', 'stop');
+    expect(await rig.refused('endpoint', 'start', 'main')).toMatch(/the pageserver does not answer/);
+    expect(await rig.ok('endpoint', 'list')).toMatch(/^ main .* --- +stopped$/m);
+    await rig.ok('start');
   });
 
   it('a port that is taken is named; one that was not chosen is moved on', async () => {
