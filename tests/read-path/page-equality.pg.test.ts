@@ -13,14 +13,14 @@ import { must } from '../../engine/assert.ts';
 import { pageSize, pagesPerRequestMax } from '../../engine/limits.ts';
 import type { TimelineId } from '../../engine/model/ids.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
-import { defaultTablespace, fsmFork, globalTablespace, type RelTag } from '../../engine/model/rel.ts';
+import { defaultTablespace, fsmFork, globalTablespace, type RelTag, vmFork } from '../../engine/model/rel.ts';
 import { PostgresRedo } from '../../engine/redo/postgres-redo.ts';
 import { loadTenantTemplate } from '../../server/pageserver/template-cache.ts';
 import { silentLog } from '../../server/process/node-host.ts';
 import type { LocalRelation } from '../../smgr-plugin/compute.ts';
 import { broadWorkload } from '../support/broad-workload.ts';
 import { EmbeddedRig, type RigCompute } from '../support/embedded-rig.ts';
-import { accessMethods, comparePages, isZero } from '../support/page-equality.ts';
+import { accessMethods, comparePages, databaseOids, isZero, type PageOf } from '../support/page-equality.ts';
 import { redoWorkload } from '../support/redo-workload.ts';
 
 interface Tally {
@@ -43,6 +43,7 @@ describe('pages rebuilt by the pageserver', () => {
   let lsn: Lsn;
   /** relfilenode -> access method: as the databases were made, and as they are now. */
   let methods: Map<number, string>;
+  let copiedByWal: number[];
   let folders: { spc: number; db: number }[];
 
   beforeAll(async () => {
@@ -59,8 +60,12 @@ describe('pages rebuilt by the pageserver', () => {
     await pg.exec('create schema redo; set search_path = redo');
     for (const sql of redoWorkload) await pg.exec(sql);
     methods = new Map([...atFirst, ...(await accessMethods(pg))]);
-    const { rows } = await pg.query<{ oid: number }>('select oid::int8::float8 as oid from pg_database order by 1');
-    folders = [{ spc: globalTablespace, db: 0 }, ...rows.map(({ oid }) => ({ spc: defaultTablespace, db: oid }))];
+    const databases = await databaseOids(pg);
+    folders = [
+      { spc: globalTablespace, db: 0 },
+      ...[...databases.values()].map((db) => ({ spc: defaultTablespace, db })),
+    ];
+    copiedByWal = ['logged', 'by_wal'].map((database) => must(databases.get(database)));
     // Nothing is asked of Postgres after this: a query may prune pages.
     await pg.exec('checkpoint');
     lsn = await rig.catchUp(timeline);
@@ -75,6 +80,13 @@ describe('pages rebuilt by the pageserver', () => {
 
   const name = ({ spc, db, rel, fork }: RelTag) => `${spc}/${db}/${rel}${['', '_fsm', '_vm', '_init'][fork]}`;
   const methodOf = (tag: RelTag) => must(methods.get(tag.rel), `what is ${name(tag)}?`);
+
+  const pageOf = (rel: RelTag, block: number): PageOf => ({
+    method: methodOf(rel),
+    fork: rel.fork,
+    block,
+    copiedByWal: copiedByWal.includes(rel.db),
+  });
 
   /** All the relations that can be at the pageserver: what is local is not, and the free space map is logged only when it is cut. */
   const shared = () =>
@@ -127,7 +139,7 @@ describe('pages rebuilt by the pageserver', () => {
     const { pages, redone } = await rig.storage.call('rebuildPages', timeline, lsn, rel, first, count);
     for (let block = first; block < first + count; block++) {
       const rebuilt = pages.subarray((block - first) * pageSize, (block - first + 1) * pageSize);
-      const page = { method: methodOf(rel), fork: rel.fork, block };
+      const page = pageOf(rel, block);
       const written = compute.pg.peekPage(rel, block);
       if (written === null) {
         // Never written, and not read either. In what was made here only the buckets that a hash index has allocated and not used yet.
@@ -219,7 +231,7 @@ describe('pages rebuilt by the pageserver', () => {
         const at = upper + 25;
         const damaged = page.slice();
         damaged[at]! ^= 1;
-        const of = { method, fork: rel.fork, block };
+        const of = pageOf(rel, block);
         expect(comparePages(of, page, page, mask)).toEqual({ kind: 'equal' });
         expect(comparePages(of, damaged, page, mask), `${method} ${name(rel)} block ${block}`).toEqual({
           kind: 'different',
@@ -230,5 +242,16 @@ describe('pages rebuilt by the pageserver', () => {
       }
     }
     expect([...attacked].sort()).toEqual(['btree', 'gist', 'hash', 'heap']);
+  });
+
+  it('would not be equal with a visibility map that lost its bits', () => {
+    const { rel, page } = must(
+      shared()
+        .filter(({ rel: { fork, db } }) => fork === vmFork && !copiedByWal.includes(db))
+        .map((one) => ({ rel: one.rel, page: compute.pg.peekPage(one.rel, 0) }))
+        .find(({ page: vm }) => vm !== null && !isZero(vm.subarray(24))),
+    );
+    const lost = must(page).slice().fill(0, 24);
+    expect(comparePages(pageOf(rel, 0), lost, must(page), mask).kind).toBe('different');
   });
 });

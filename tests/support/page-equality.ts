@@ -29,6 +29,8 @@ export interface PageOf {
   readonly method: string;
   readonly fork: ForkNumber;
   readonly block: number;
+  /** In a database made by CREATE DATABASE ... STRATEGY wal_log. */
+  readonly copiedByWal: boolean;
 }
 
 interface Explanation {
@@ -54,7 +56,8 @@ const explanations: readonly Explanation[] = [
     // RelationCopyStorageUsingBuffer, page_std: its bits lie in what is taken for the hole. A bit that is lost is only a page that is not known
     // to be all-visible.
     name: 'CREATE DATABASE ... STRATEGY wal_log logs a visibility map as a standard page',
-    holds: ({ fork }, _at, rebuilt) => fork === vmFork && isZero(rebuilt.subarray(pageHeaderBytes)),
+    holds: ({ fork, copiedByWal }, _at, rebuilt) =>
+      copiedByWal && fork === vmFork && isZero(rebuilt.subarray(pageHeaderBytes)),
   },
 ];
 
@@ -92,4 +95,12 @@ export async function accessMethods(pg: PGlite): Promise<Map<number, string>> {
      from pg_class c left join pg_am a on a.oid = c.relam where pg_relation_filenode(c.oid) is not null`,
   );
   return new Map(rows.map(({ file, method }) => [file, method]));
+}
+
+/** Oids of databases by name. */
+export async function databaseOids(pg: PGlite): Promise<Map<string, number>> {
+  const { rows } = await pg.query<{ name: string; oid: number }>(
+    'select datname as name, oid::int8::float8 as oid from pg_database order by 1',
+  );
+  return new Map(rows.map(({ name, oid }) => [name, oid]));
 }
