@@ -84,7 +84,7 @@ export class RedoFiles {
     const size = () => (segment === this.#segments - 1 ? segmentBytes - pageSize : segmentBytes);
     node.contents = new Uint8Array(0);
     node.usedBytes = segmentBytes;
-    const epoch = new Date(0);
+    const epoch = { getTime: () => 0 };
     node.node_ops = {
       getattr: () => ({
         dev: 1,
