@@ -6,6 +6,7 @@
  *
  * Invariants
  * - the result is a PGlite; after its storage has failed for good (fenced, I/O host gone) every call throws that reason
+ * - a bug in here poisons the compute: every later call throws it
  * - a read-only compute refuses to write, and nothing that PostgreSQL writes by itself there leaves it
  */
 import { PGlite, type PGliteOptions } from '@electric-sql/pglite';
@@ -157,6 +158,8 @@ class ComputeStorage implements Filesystem {
   #fs: PageliteFs | null = null;
   /** The last error of a read; PostgreSQL itself only says "I/O error". */
   lastError: PageliteError | null = null;
+  /** A broken invariant in here. PGlite swallows what is thrown through PostgreSQL, so it is kept. */
+  #bug: unknown = null;
   #closed = false;
 
   constructor(start: ComputeStart, options: ComputeOptions) {
@@ -180,7 +183,9 @@ class ComputeStorage implements Filesystem {
       bootWal: start.bootWal,
       discard: start.readOnly,
       onFlushed: (lsn, records) => {
-        assert(records <= (this.#backend?.insertedRecords() ?? 0), 'more WAL records were written than inserted');
+        // The record that switches segments is flushed while it is inserted, before it is counted (XLogInsertRecord).
+        const inserted = (this.#backend?.insertedRecords() ?? 0) + 1;
+        assert(records <= inserted, 'more WAL records were written than inserted');
         this.#pages.flushed(lsn, records);
       },
     });
@@ -222,8 +227,10 @@ class ComputeStorage implements Filesystem {
   }
 
   throwIfFailed(): void {
+    if (this.#closed) return;
+    if (this.#bug !== null) throw this.#bug;
     const { failure } = this.#bridge;
-    if (failure !== null && !this.#closed) throw failure;
+    if (failure !== null) throw failure;
   }
 
   /** PostgreSQL runs. */
@@ -293,6 +300,9 @@ class ComputeStorage implements Filesystem {
       wal: this.#wal,
       files: this.#start.files,
       onError: (error, path) => this.#failed(error, path),
+      onBug: (error) => {
+        this.#bug ??= error;
+      },
     });
     module.FS.mkdirTree(dataFolder);
     this.#fs.mount(dataFolder);

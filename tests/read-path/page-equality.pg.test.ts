@@ -71,7 +71,7 @@ describe('pages rebuilt by the pageserver', () => {
     lsn = await rig.catchUp(timeline);
     // A database is listed by the pageserver the first time.
     for (const folder of folders) pg.relations(folder);
-  });
+  }, 300_000);
   afterAll(async () => {
     await compute?.kill();
     await mask?.close();
