@@ -36,6 +36,8 @@ export interface PageliteFsOptions {
   readonly wal: WalTap;
   readonly files: readonly DataFile[];
   readonly onError: (error: unknown, path: string) => void;
+  /** Something threw that is no error of storage. */
+  readonly onBug: (error: unknown) => void;
 }
 
 interface Attributes {
@@ -131,10 +133,19 @@ export class PageliteFs {
     try {
       return work();
     } catch (error) {
-      if (!isPageliteError(error)) throw error;
-      this.#onError(error, node.name);
-      throw this.#error(errno.EIO);
+      throw this.#asErrno(error, node);
     }
+  }
+
+  #asErrno(error: unknown, node: FsNode): unknown {
+    if (error instanceof this.#fs.ErrnoError) return error;
+    if (!isPageliteError(error)) {
+      // What unwinds PostgreSQL itself (an ERROR in a call back into it) passes; it is Emscripten's own.
+      if (error instanceof Error && !('status' in error)) this.#options.onBug(error);
+      return error;
+    }
+    this.#onError(error, node.name);
+    return this.#error(errno.EIO);
   }
 
   /** The relation that a name in a database's folder stands for; null if it is no relation's. */
@@ -387,9 +398,7 @@ export class PageliteFs {
     try {
       return this.#pages.read(relation, segment * segmentBytes + position, inSegment, target, offset);
     } catch (error) {
-      if (!isPageliteError(error)) throw error;
-      this.#onError(error, node.name);
-      throw this.#error(errno.EIO);
+      throw this.#asErrno(error, node);
     }
   }
 
