@@ -6,6 +6,8 @@
  *
  * Invariants
  * - `boundaryLsn` is the 8-byte aligned end of the last whole record whose CRC32C, xl_prev and page headers are right; at first, the start
+ * - what is refused by the pageserver's decoder (wal-decoder.ts) is refused here, so that no record is acknowledged that cannot be ingested;
+ *   only the system identifier is compared elsewhere, in the greeting
  * - bytes may be cut anywhere; after a problem nothing more is taken, and `boundaryLsn` still stands
  * - nothing is allocated or copied but record headers (24 bytes) and page headers: CRC32C runs over the bytes where they are.
  *   Measured: 1.9 GB/s for records of 8 kB, 0.9 GB/s for records of 100 bytes.
@@ -15,7 +17,14 @@
 import { crc32c } from '../crc32c.ts';
 import { pageSize, walRecordBytesMax, walSegmentSize } from '../limits.ts';
 import { formatLsn, invalidLsn, type Lsn, readLsn } from '../model/lsn.ts';
-import { firstIsContrecord, headerBytesAt, longHeader, longHeaderBytes, walPageMagic } from './wal-page.ts';
+import {
+  bkpRemovable,
+  firstIsContrecord,
+  headerBytesAt,
+  longHeader,
+  longHeaderBytes,
+  walPageMagic,
+} from './wal-page.ts';
 import { rmgr } from './wal-record.ts';
 
 const recordHeaderBytes = 24;
@@ -24,6 +33,9 @@ const switchInfo = 0x40;
 const shutdownCheckpointInfo = 0x00;
 /** Extensions with resource managers of their own are not part of this build. */
 const rmgrIdMax = rmgr.logicalMessage;
+
+/** A compute never recovers, so it never abandons a record (firstIsOverwriteContrecord): such a page is refused here. */
+const followedFlags = firstIsContrecord | longHeader | bkpRemovable;
 
 /** What the next bytes of the stream are. */
 const part = { recordHeader: 0, recordBody: 1, padding: 2, restOfSegment: 3 } as const;
@@ -206,8 +218,10 @@ export class RecordScan {
       this.#fail(pageLsn, `a page with magic 0x${magic.toString(16).toUpperCase()}, not 0xD118`);
     } else if (address !== pageLsn) {
       this.#fail(pageLsn, `a page that says it is at ${formatLsn(address)}`);
-    } else if (((flags & longHeader) !== 0) !== (size === longHeaderBytes)) {
+    } else if (((flags & longHeader) !== 0) !== (size === longHeaderBytes) || (flags & ~followedFlags) !== 0) {
       this.#fail(pageLsn, `a page with flags 0x${flags.toString(16)}`);
+    } else if (size === longHeaderBytes && !isSegmentLayout(view)) {
+      this.#fail(pageLsn, 'a segment of another segment or page size');
     } else if (((flags & firstIsContrecord) !== 0) !== within || recordLeft !== expectedLeft) {
       this.#fail(pageLsn, `a page that continues a record of ${recordLeft} bytes where ${expectedLeft} are left`);
     }
@@ -222,6 +236,11 @@ export class RecordScan {
     this.#problem = problem;
     this.#problemLsn = at;
   }
+}
+
+/** The sizes that a segment's first page tells: this build's. */
+function isSegmentLayout(header: DataView): boolean {
+  return header.getUint32(32, true) === walSegmentSize && header.getUint32(36, true) === pageSize;
 }
 
 /** Size of the page header that starts at `lsn`; 0 if none does. */
