@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { Command } from 'commander';
 import { branchesBenchmark } from './branches.ts';
 import { coldScanBenchmark } from './cold-scan.ts';
+import { decoderBenchmark } from './decoder.ts';
 import { getPageBenchmark } from './getpage.ts';
 import { type Benchmark, printTable, type Row, reached } from './harness.ts';
 import { inProcessBenchmark } from './in-process.ts';
@@ -18,6 +19,7 @@ const benchmarks: readonly Benchmark[] = [
   inProcessBenchmark,
   coldScanBenchmark,
   branchesBenchmark,
+  decoderBenchmark,
   redoBenchmark,
   ingestBenchmark,
   getPageBenchmark,
