@@ -28,6 +28,21 @@ describe('fencing', () => {
     await newer.close();
   });
 
+  it('ends a compute in the middle of a commit that can never be: no answer but the reason, and the next one decides', async () => {
+    const timeline = await rig.createTimeline();
+    const compute = await rig.open(timeline);
+    await compute.pg.exec('create table t(v int); insert into t values (1)');
+    await compute.loseCommits(200);
+    await expect(compute.pg.query('insert into t values (2)')).rejects.toMatchObject({ kind: 'closed' });
+    await expect(compute.pg.query('select 1')).rejects.toMatchObject({ kind: 'closed' });
+    await compute.pg.close();
+    const next = await rig.open(timeline);
+    const { rows } = await next.pg.query<{ v: number }>('select v from t order by v');
+    // The insert was never acknowledged: it may be there or not.
+    expect([[1], [1, 2]]).toContainEqual(rows.map(({ v }) => v));
+    await next.close();
+  });
+
   it('stops a compute whose I/O host has gone, instead of letting it wait for ever', async () => {
     const compute = await rig.open(await rig.createTimeline());
     await compute.pg.exec('create table t(v int)');

@@ -44,6 +44,11 @@ export class RigCompute {
     return this.#rig.storage.call('hostFailure', this.#host);
   }
 
+  /** What it commits from now on waits for ever, and `ms` later its I/O host goes. */
+  loseCommits(ms: number): Promise<void> {
+    return this.#rig.storage.call('loseCommits', this.#host, ms);
+  }
+
   /** Ends in order. */
   async close(): Promise<void> {
     await this.pg.close();

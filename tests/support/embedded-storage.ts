@@ -70,6 +70,8 @@ export type StorageMethods = {
   counters(): Promise<StorageCounters>;
   /** From now on the pageserver gets WAL this much later than it is committed. */
   lag(ms: number): Promise<void>;
+  /** The safekeeper's answers to proposers are lost from now on, and `ms` later the host is closed. */
+  loseCommits(host: number, ms: number): Promise<void>;
   /** From now on reads of pages fail with this error; null: they work again. */
   failReads(error: ErrorJson | null): Promise<void>;
   close(): Promise<void>;
@@ -80,7 +82,7 @@ async function openStorage(data: StorageData): Promise<StorageMethods> {
   const log = createLog('storage', { level: logLevel });
   const template = await loadTenantTemplate({ dir: join(tmpdir(), 'pagelite-tests'), artefacts, log });
   const redo = await PostgresRedo.create({ template, artefacts, log });
-  const fault: Fault = { error: null, lagMs: 0 };
+  const fault: Fault = { error: null, lagMs: 0, deaf: false };
   const safekeeper = new Safekeeper({ nodeId: nodeId(1), storage: new MemorySafekeeperStorage(), log });
   const store = new MemoryObjectStore();
   const redone = new Set<number>();
@@ -115,7 +117,14 @@ async function openStorage(data: StorageData): Promise<StorageMethods> {
     },
     async startHost(timelineId, mode) {
       const pages = counted(await pageserver.openPages(idOf(timelineId)), counters, fault);
-      const host = new IoHost({ pages, wal: [safekeeper], clock: nodeClock, random: nodeRandom, log, mode });
+      const host = new IoHost({
+        pages,
+        wal: [losing(safekeeper, fault)],
+        clock: nodeClock,
+        random: nodeRandom,
+        log,
+        mode,
+      });
       const start = await host.start();
       hosts.push(host);
       return { host: hosts.length - 1, start };
@@ -157,6 +166,13 @@ async function openStorage(data: StorageData): Promise<StorageMethods> {
     async lag(ms) {
       fault.lagMs = ms;
     },
+    async loseCommits(host, ms) {
+      fault.deaf = true;
+      void nodeClock.sleep(ms).then(async () => {
+        await hosts[host]?.close();
+        fault.deaf = false;
+      });
+    },
     async failReads(error) {
       fault.error = error && PageliteError.fromJSON(error);
     },
@@ -184,6 +200,31 @@ function watched(redo: WalRedo, redone: Set<number>): WalRedo {
 interface Fault {
   error: PageliteError | null;
   lagMs: number;
+  deaf: boolean;
+}
+
+/** The safekeeper as a compute's host sees it. */
+function losing(wal: WalService, fault: Fault): WalService {
+  return {
+    nodeId: wal.nodeId,
+    connectProposer(id) {
+      const channel = wal.connectProposer(id);
+      return {
+        send: (message) => channel.send(message),
+        get bufferedBytes() {
+          return channel.bufferedBytes;
+        },
+        onMessage: (handler) =>
+          channel.onMessage((message) => {
+            if (!fault.deaf) handler(message);
+          }),
+        onClose: (handler) => channel.onClose(handler),
+        close: (error) => channel.close(error),
+      };
+    },
+    getStatus: (id) => wal.getStatus(id),
+    readWal: (id, startLsn, signal, term) => wal.readWal(id, startLsn, signal, term),
+  };
 }
 
 /** The safekeeper as the pageserver sees it. */
