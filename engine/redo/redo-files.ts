@@ -3,7 +3,7 @@
  *
  * `scratch` holds the page that is being rebuilt: its base is what a read at its place returns; everything else in it reads as zeros.
  * `junk` stands for every other page that a record names: its pages carry an LSN later than any record, so that Postgres finds the record
- * applied to them already. What is written to them is dropped.
+ * applied to them already; its free space and visibility maps are empty. What is written to them is dropped.
  *
  * Both always reach beyond every block that a record names, so that nothing is ever extended: 1 GB files, and the last one a page short of
  * that. (Behind a full file Postgres looks for another one whenever it asks for the size, and a file that is not there is a failed look-up
@@ -12,6 +12,7 @@
 import type { PGlite } from '@electric-sql/pglite';
 import { pageSize, relSegmentBlocks } from '../limits.ts';
 import { writeLsn } from '../model/lsn.ts';
+import { initFork, mainFork } from '../model/rel.ts';
 
 export const scratchRel = 4_000_000_001;
 export const junkRel = 4_000_000_002;
@@ -57,7 +58,7 @@ export class RedoFiles {
       for (let fork = 0; fork < forkNames.length; fork++) {
         this.#makeFile(scratchRel, fork, this.#segments, (to, position) => this.#readScratch(to, fork, position));
         this.#makeFile(junkRel, fork, this.#segments, (to) => {
-          if (fork === 0) to.set(this.#junkPage);
+          if (fork === mainFork || fork === initFork) to.set(this.#junkPage);
           else to.fill(0);
         });
       }

@@ -196,6 +196,7 @@ const files = [
   'vacuum full pg_class',
   'vacuum full c',
   'create unlogged table u(x int primary key); insert into u select generate_series(1, 100)',
+  'create unlogged table ui(n int, p point, v tsvector); create index on ui using hash (n); create index on ui using gist (p); create index on ui using gin (v); create index on ui using spgist (p); create index on ui using brin (n)',
   'create temp table tmp(x int); insert into tmp values (1)',
   'select lo_from_bytea(0, repeat($$large object $$, 5000)::bytea)',
   'create materialized view mv as select n, count(*) from s group by n; refresh materialized view mv',
