@@ -199,28 +199,28 @@ describe('what pages do not show in their LSN', () => {
     const compute = await rig.open(await rig.createTimeline(), tiny);
     const { pg } = compute;
     await pg.exec(
-      "create table t(id int primary key, n int, pad text default repeat('p', 700)); insert into t(id, n) select g, 0 from generate_series(1, 3000) g; create extension if not exists plpgsql",
+      "create table t(id int primary key, n int, pad text default repeat('p', 700)); insert into t(id, n) select g, 0 from generate_series(1, 3000) g",
     );
     await pg.exec('create index on t(n, id)');
-    for (let round = 1; round <= 5; round++) {
+    await rig.storage.call('lag', 250);
+    for (let round = 1; round <= 2; round++) {
+      // Marks every heap page all-visible without touching its LSN; the last ones are evicted by the catalog look-ups behind it.
       await pg.exec('vacuum t');
-      // Evicts the heap pages that VACUUM has marked; every table page is looked at again afterwards.
-      await pg.exec('set enable_indexscan = off; set enable_bitmapscan = off; set enable_indexonlyscan = off');
-      await pg.exec('select count(pad) from t');
+      // Reads each page again at once, marks or not, and clears the map where there was a mark.
       await pg.exec(`update t set n = ${round} where id % 10 = ${round}`);
-      await pg.exec('select count(pad) from t');
-      const heap = await rows(compute, 'select n, count(*)::int as c from t group by n order by n');
-      await pg.exec('reset enable_indexonlyscan; set enable_seqscan = off');
+      const heap = await rows(
+        compute,
+        'select n, count(*)::int as c from t where pad is not null group by n order by n',
+      );
+      await pg.exec('set enable_seqscan = off; set enable_bitmapscan = off');
       const plan = JSON.stringify(await rows(compute, 'explain select n from t where n >= 0'));
       expect(plan).toContain('Index Only Scan');
-      const index = await rows(
-        compute,
-        'select n, count(*)::int as c from (select n from t where n >= 0) x group by n order by n',
-      );
-      expect(index).toEqual(heap);
+      const index = 'select n, count(*)::int as c from (select n from t where n >= 0 offset 0) x group by n order by n';
+      expect(await rows(compute, index)).toEqual(heap);
       expect(heap.length).toBe(round + 1);
       await pg.exec('reset all');
     }
+    await rig.storage.call('lag', 15);
     await compute.close();
   });
 });
