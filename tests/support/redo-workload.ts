@@ -52,11 +52,11 @@ const btree = [
   'reset enable_seqscan',
   // Deep, then almost empty: the fast root moves down, and up again.
   'create table d(id int, v text); create index d_v on d(v)',
-  `insert into d select g, lpad(g::text, 500, 'd') from generate_series(1, 4000) g`,
+  `insert into d select g, lpad(g::text, 500, '0') from generate_series(1, 4000) g`,
   'delete from d where id < 3990',
   'vacuum d',
   'vacuum d',
-  `insert into d select g, lpad(g::text, 500, 'd') from generate_series(4001, 4400) g`,
+  `insert into d select g, lpad(g::text, 500, '0') from generate_series(4001, 4400) g`,
   `insert into b(k, v) select g % 3, g::text from generate_series(1, 3000) g`,
 ];
 
@@ -177,6 +177,10 @@ const transactions = [
   `commit prepared 'done'`,
   `begin; insert into s values (1003, 1); create table lost(x int); prepare transaction 'undone'`,
   `rollback prepared 'undone'`,
+  // A row that a transaction under way has updated is locked along its chain.
+  `begin; update s set n = 4 where id = 7; prepare transaction 'updated'`,
+  'select 1 from s where id = 7 for key share',
+  `commit prepared 'updated'`,
   `begin; insert into s select g, 7 from generate_series(2000, 2200) g; ${Array.from({ length: 70 }, (_, i) => `savepoint p${i}; insert into s values (${3000 + i}, 1);`).join(' ')} commit`,
 ];
 
