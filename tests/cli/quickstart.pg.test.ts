@@ -119,7 +119,7 @@ describe("Neon's quickstart", () => {
     const status = await (await fetch(`http://127.0.0.1:${httpPort}/status`)).json();
     expect(status).toMatchObject({ status: 'running', port: rig.port('migration_check'), connections: 0 });
     expect(await (await fetch(`http://127.0.0.1:${httpPort}/metrics`)).text()).toMatch(/^compute_commit_lsn \d+$/m);
-    expect(rig.port('migration_check')).toBeGreaterThan(rig.port('main'));
+    expect(rig.port('migration_check')).not.toBe(rig.port('main'));
     const listed = JSON.parse(await rig.ok('endpoint', 'list', '--json'));
     expect(
       listed.map(({ endpoint, branchName, status }: Record<string, string>) => [endpoint, branchName, status]),
