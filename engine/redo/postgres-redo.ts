@@ -21,7 +21,7 @@ import { formatRel } from '../model/rel.ts';
 import type { Log, RedoRequest, TenantTemplate, WalRedo } from '../services.ts';
 import { restoreImage } from '../wal/block-image.ts';
 import { corruptRecord, parseRecord } from '../wal/parse-record.ts';
-import { type BlockReference, WalRecord } from '../wal/wal-record.ts';
+import { type BlockReference, rmgr, WalRecord } from '../wal/wal-record.ts';
 import { junkRel, RedoFiles, redoDatabase, scratchRel } from './redo-files.ts';
 import { farLsn, RedoInstance } from './redo-instance.ts';
 import { bufferDesc, bufferState, decodedBlock, decodedRecord, readerState, rmgrCount, rmgrData } from './rmgr-abi.ts';
@@ -31,6 +31,22 @@ const redoTablespace = 1663;
 const dataAreaBytes = 256 * 1024;
 /** A record that changes pages holds at most 33 blocks of 64 kB each, and main data about them: more is not such a record. */
 const redoRecordBytesMax = 16 * 1024 * 1024;
+
+const pageManagers: ReadonlySet<number> = new Set([
+  rmgr.xlog, // whole images only
+  rmgr.heap2,
+  rmgr.heap,
+  rmgr.btree,
+  rmgr.hash,
+  rmgr.gin,
+  rmgr.gist,
+  rmgr.sequence,
+  rmgr.spgist,
+  rmgr.brin,
+  rmgr.generic,
+]);
+/** By resource manager: those whose redo changes relation pages and nothing else of the instance. */
+const changesPages: readonly boolean[] = Array.from({ length: rmgrCount }, (_, id) => pageManagers.has(id));
 
 export interface PostgresRedoOptions {
   readonly template: TenantTemplate;
@@ -201,15 +217,19 @@ class RedoDriver {
     const record = this.#record;
     let base = request.base;
     let from = 0;
+    /** Which record `record` and `target` are about. */
+    let parsed = -1;
+    let target: BlockReference | null = null;
     // The last image of the page makes everything before it irrelevant.
     for (let i = records.length - 1; i >= 0; i--) {
-      const target = this.#parse(records[i]!, lsns[i]!, request);
-      if (target?.applyImage) {
+      target = this.#parse(records[i]!, lsns[i]!, request);
+      parsed = i;
+      if (target.applyImage) {
         base = restoreImage(record, target);
         from = i + 1;
         break;
       }
-      if (target?.willInit) {
+      if (target.willInit) {
         from = i;
         break;
       }
@@ -226,7 +246,9 @@ class RedoDriver {
     try {
       for (let i = from; i < records.length; i++) {
         lsn = lsns[i]!;
-        const target = this.#parse(records[i]!, lsn, request);
+        if (parsed !== i) target = this.#parse(records[i]!, lsn, request);
+        // XLOG_FPI_FOR_HINT that found its image unnecessary changes nothing.
+        if (record.rmid === rmgr.xlog) continue;
         const dirtiesJunk = this.#layOut(record, target);
         this.#redo[record.rmid]!(this.#state);
         if (dirtiesJunk) this.#dropJunk();
@@ -240,8 +262,8 @@ class RedoDriver {
     return page ?? (base === null ? new Uint8Array(pageSize) : base.slice());
   }
 
-  /** Parses one record; returns its reference to the target, null if it has none. */
-  #parse(bytes: Uint8Array, lsn: Lsn, { rel, block }: RedoRequest): BlockReference | null {
+  /** Parses one record; returns its reference to the target. Throws `corrupt` if it has none, or if it is not one that changes pages. */
+  #parse(bytes: Uint8Array, lsn: Lsn, { rel, block }: RedoRequest): BlockReference {
     const record = this.#record;
     record.bytes = bytes;
     record.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
@@ -252,7 +274,9 @@ class RedoDriver {
       throw new PageliteError('corrupt', `WAL record of ${bytes.length} bytes has another length in its header`);
     }
     parseRecord(record);
-    if (record.rmid >= rmgrCount) throw corruptRecord(record, `unknown resource manager ${record.rmid}`);
+    if (!changesPages[record.rmid]) {
+      throw corruptRecord(record, `resource manager ${record.rmid} is unknown or changes no pages`);
+    }
     if (bytes.length > redoRecordBytesMax) throw corruptRecord(record, `${bytes.length} bytes are too many for redo`);
     for (let i = 0; i < record.blockCount; i++) {
       const reference = record.blocks[i]!;
@@ -266,7 +290,7 @@ class RedoDriver {
         return reference;
       }
     }
-    return null;
+    throw corruptRecord(record, `it does not change block ${block} of ${formatRel(rel)}`);
   }
 
   /** Writes the DecodedXLogRecord. Returns true if redo will initialise or restore a junk page, which must then be dropped. */

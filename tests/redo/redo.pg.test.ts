@@ -211,14 +211,18 @@ describe('WalRedo', () => {
     expect(refused).toBeGreaterThan(0);
   });
 
-  it('refuses bytes that are no record, and records that are too long for redo', () => {
+  it('refuses bytes that are no record, and records that are not about this page, not for redo or too long for it', () => {
     const [record] = heapPage.records;
     const with1 = (bytes: Uint8Array) => ({ ...heapPage, lsns: [lsn(0x2000000)], records: [bytes] });
     expect(() => redo.redoPage(with1(record!.slice(0, -1)))).toThrow(/length/);
     expect(() => redo.redoPage(with1(new Uint8Array(3)))).toThrow(/length/);
     const unknown = record!.slice();
     unknown[17] = 200;
-    expect(() => redo.redoPage(with1(unknown))).toThrow(/unknown resource manager 200/);
+    expect(() => redo.redoPage(with1(unknown))).toThrow(/resource manager 200 is unknown/);
+    // Not one that would shut the instance's own log down, either.
+    unknown[17] = rmgr.transaction;
+    expect(() => redo.redoPage(with1(unknown))).toThrow(/resource manager 1 is unknown or changes no pages/);
+    expect(() => redo.redoPage({ ...with1(record!), block: heapPage.block + 1 })).toThrow(/does not change block/);
     const long = new Uint8Array(20 * 1024 * 1024);
     const view = new DataView(long.buffer);
     view.setUint32(0, long.length, true);
