@@ -7,7 +7,7 @@
  * Invariants
  * - The backend is given one message at a time, never bytes of the next: between messages its own buffer is empty, so that sessions
  *   can be exchanged there, and the type of the message under way (`#frameType`) is known.
- * - ReadyForQuery has been sent exactly when the last message was Query, FunctionCall or Sync (`#atBoundary`).
+ * - ReadyForQuery has been sent exactly when the last message was Query, FunctionCall or Sync, and was not skipped (`#atBoundary`).
  * - After every command-level message a `ready` goes out behind the message's output; control messages are read only there.
  * - With `signal.clientGone` the backend reads no more of that client: inside a message it reads bytes that no message may contain
  *   (so that a half statement is refused, never run), where COPY wants the next message a CopyFail; its output is dropped.
@@ -83,6 +83,8 @@ class BackendThread {
   /** A message in a gone client's name that the backend has not read yet. */
   #pretended: Uint8Array = new Uint8Array(0);
   #atBoundary = true;
+  /** After an ERROR in the extended protocol PostgreSQL skips everything up to the next Sync, Query messages too. */
+  #skipsToSync = false;
   #inCommand = false;
   /** The present session could not be restored: its messages are dropped. */
   #lost = false;
@@ -176,11 +178,14 @@ class BackendThread {
       return;
     }
     this.#inCommand = true;
-    this.#loopOnce();
+    const failed = this.#loopOnce();
     this.#inCommand = false;
     // The backend has read the whole message, unless it was refused by its type or length alone.
     this.#dropFrame();
-    this.#atBoundary = type === typeQuery || type === typeSync || type === typeFunctionCall;
+    const ends = type === typeQuery || type === typeSync || type === typeFunctionCall;
+    if (type === typeSync) this.#skipsToSync = false;
+    else if (failed && !ends) this.#skipsToSync = true;
+    this.#atBoundary = ends && !this.#skipsToSync;
     this.#finishCommand();
   }
 
@@ -197,14 +202,16 @@ class BackendThread {
     this.#sendReady();
   }
 
-  /** One message, up to and including recovery from an ERROR. */
-  #loopOnce(): void {
+  /** One message, up to and including recovery from an ERROR. True if there was one. */
+  #loopOnce(): boolean {
     const module = this.#module;
     try {
       module._PostgresMainLoopOnce();
+      return false;
     } catch (error) {
       if (!isMainLongJmp(error)) throw backendEnded(error);
       this.#recover();
+      return true;
     }
   }
 
@@ -396,6 +403,7 @@ class BackendThread {
     if (this.#sessions.currentClient === client) {
       if (!this.#atBoundary) this.#runOwn(frame('S', new Uint8Array(0)));
       this.#atBoundary = true;
+      this.#skipsToSync = false;
       if (this.#module._IsTransactionBlock() !== 0) this.#runSql('rollback');
     }
     this.#sessions.close(client);

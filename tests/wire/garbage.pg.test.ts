@@ -108,6 +108,23 @@ test('malformed bodies are errors of the backend, and the connection goes on', a
   raw.socket.destroy();
 });
 
+test('a query behind a failed Bind is skipped with it, and whoever comes next is served', async () => {
+  const raw = await RawClient.start(endpoint);
+  const query = message('Q', Buffer.from('select 1\0'));
+  // PostgreSQL skips to the next Sync: nothing answers the query, and the connection rests inside the pipeline.
+  raw.send(message('B', Buffer.from([1, 2, 3])), query);
+  await raw.until('E');
+  raw.socket.end();
+  await raw.untilClosed();
+  await stillServes();
+
+  const other = await RawClient.start(endpoint);
+  other.send(message('B', Buffer.from([1, 2, 3])), query, message('S'), query);
+  expect((await other.until('Z')).map((each) => each.type).join('')).toBe('EZ');
+  expect((await other.until('Z')).map((each) => each.type).join('')).toBe('TDCZ');
+  other.socket.destroy();
+});
+
 test('random messages never reach another client', async () => {
   await fc.assert(
     fc.asyncProperty(
