@@ -50,6 +50,8 @@ export interface ComputeOptions {
 
 /** Segments are not filled with zeros, kept or used again: they exist only to be streamed. */
 const walSettings = ['wal_init_zero=off', 'wal_recycle=off', 'min_wal_size=32MB', 'autovacuum=off'];
+/** The pageserver does not keep commit timestamps; a setting at the end wins over any before it and over ALTER SYSTEM. */
+const fixedSettings = ['track_commit_timestamp=off'];
 const readOnlySettings = ['default_transaction_read_only=on'];
 
 export class Compute extends PGlite {
@@ -125,7 +127,12 @@ export interface LocalRelation {
 
 export async function openCompute(start: ComputeStart, options: ComputeOptions = {}): Promise<Compute> {
   const storage = new ComputeStorage(start, options);
-  const settings = [...walSettings, ...(start.readOnly ? readOnlySettings : []), ...(options.settings ?? [])];
+  const settings = [
+    ...walSettings,
+    ...(start.readOnly ? readOnlySettings : []),
+    ...(options.settings ?? []),
+    ...fixedSettings,
+  ];
   return Compute.open(storage, {
     ...options.artefacts,
     ...options.pglite,

@@ -8,6 +8,7 @@ import { openCompute } from '../../smgr-plugin/compute.ts';
 import type { PGliteArtefacts } from '../process/pglite-artefacts.ts';
 import type { OpenedBackend } from './compute-worker.ts';
 import { contribFiles } from './contrib-files.ts';
+import { FileSpill } from './file-spill.ts';
 
 const standardOutput = 1;
 
@@ -23,6 +24,7 @@ export async function openBackend(data: unknown): Promise<OpenedBackend> {
   const serverLog = serverLogPath === undefined ? standardOutput : openSync(serverLogPath, 'a');
   return openCompute(start, {
     artefacts,
+    spill: new FileSpill(),
     extensions: { contrib: contribFiles() },
     username: 'cloud_admin',
     onServerLog: (line) => writeSync(serverLog, `${line}\n`),

@@ -14,6 +14,7 @@ import type { Extensions, PGlite, PGliteInterfaceExtensions, PGliteOptions } fro
 import { PageliteError } from '../../engine/errors.ts';
 import { parseLsn } from '../../engine/model/lsn.ts';
 import { openCompute } from '../../smgr-plugin/compute.ts';
+import { FileSpill } from '../compute/file-spill.ts';
 import { branchNameDefault } from '../control-plane/branches.ts';
 import type { BranchStart } from '../control-plane/branching.ts';
 import { loadPGliteArtefacts, type PGliteArtefacts } from '../process/pglite-artefacts.ts';
@@ -101,6 +102,7 @@ export class Pagelite {
     try {
       const pg = await openCompute(start, {
         artefacts: this.#artefacts,
+        spill: new FileSpill(),
         ...computeOptions(options),
       });
       this.#open.add(pg);
