@@ -29,6 +29,8 @@ export interface EmbeddedStorageOptions {
   readonly log: Log;
   /** Told what takes long: initdb at the first use of a folder. */
   readonly progress?: (text: string) => void;
+  /** See DiskStorageOptions: for a thread that has nothing else to do. */
+  readonly syncInThread?: boolean;
 }
 
 export class EmbeddedStorage implements StorageApi {
@@ -53,7 +55,7 @@ export class EmbeddedStorage implements StorageApi {
     const locks = claimAll(repository, safekeeperConfig.id);
     const safekeeper = new Safekeeper({
       nodeId: nodeId(safekeeperConfig.id),
-      storage: new DiskSafekeeperStorage(safekeeperDir),
+      storage: new DiskSafekeeperStorage(safekeeperDir, { syncInThread: options.syncInThread ?? false }),
       log,
     });
     try {

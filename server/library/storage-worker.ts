@@ -90,7 +90,7 @@ class StorageThread {
     const repository = await Repository.openOrInit(dir);
     const log = createLog('pagelite', { destination: pino.destination({ dest: `${dir}/pagelite.log`, sync: true }) });
     const progress = (text: string) => tell({ kind: 'progress', text });
-    const storage = await EmbeddedStorage.open({ repository, artefacts, log, progress });
+    const storage = await EmbeddedStorage.open({ repository, artefacts, log, progress, syncInThread: true });
     try {
       const tenant = await defaultTenant(repository, storage);
       return new StorageThread(repository, storage, tenant, log, tell);

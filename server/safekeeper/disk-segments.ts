@@ -7,7 +7,7 @@
  * - a write that fits `syncWriteBytesMax` goes to the page cache within the call: a commit then costs one hop to a thread, its fdatasync
  * - errors are PageliteErrors: `notFound` for an absent file, else `unavailable` with the system's code
  */
-import { writeSync } from 'node:fs';
+import { fdatasyncSync, writeSync } from 'node:fs';
 import { type FileHandle, mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isPageliteError, PageliteError } from '../../engine/errors.ts';
@@ -20,16 +20,26 @@ const syncWriteBytesMax = 64 * 1024;
 /** Open files of a timeline: the one that is written, and what slow readers are at. */
 const openFilesMax = 8;
 
+export interface DiskStorageOptions {
+  /**
+   * fdatasync within the call, not in a thread of the pool: saves two hops, a quarter of a millisecond of each commit, and holds up
+   * everything else in this thread meanwhile. For a thread that serves one process's computes.
+   */
+  readonly syncInThread?: boolean;
+}
+
 export class DiskSafekeeperStorage implements SafekeeperStorage {
   readonly #dir: string;
+  readonly #options: DiskStorageOptions;
 
-  constructor(dir: string) {
+  constructor(dir: string, options: DiskStorageOptions = {}) {
     this.#dir = dir;
+    this.#options = options;
   }
 
   async openTimeline(id: TenantTimelineId): Promise<TimelineStorage | null> {
     const dir = this.#timelineDir(id);
-    return (await exists(dir)) ? new DiskTimelineStorage(dir) : null;
+    return (await exists(dir)) ? new DiskTimelineStorage(dir, this.#options) : null;
   }
 
   async createTimeline(id: TenantTimelineId): Promise<TimelineStorage> {
@@ -38,7 +48,7 @@ export class DiskSafekeeperStorage implements SafekeeperStorage {
       await mkdir(dir, { recursive: true });
       for (const made of [dir, join(dir, '..'), this.#dir]) await syncDirectory(made);
     });
-    return new DiskTimelineStorage(dir);
+    return new DiskTimelineStorage(dir, this.#options);
   }
 
   async listTimelines(): Promise<readonly TenantTimelineId[]> {
@@ -82,9 +92,9 @@ class DiskTimelineStorage implements TimelineStorage {
   readonly segments: DiskSegments;
   readonly #marks = new Map<string, FileHandle>();
 
-  constructor(dir: string) {
+  constructor(dir: string, options: DiskStorageOptions) {
     this.label = dir;
-    this.segments = new DiskSegments(dir);
+    this.segments = new DiskSegments(dir, options);
   }
 
   async readFile(name: string): Promise<Uint8Array | null> {
@@ -137,13 +147,15 @@ class DiskTimelineStorage implements TimelineStorage {
 
 class DiskSegments implements SegmentStorage {
   readonly #dir: string;
+  readonly #syncInThread: boolean;
   /** Least recently used first. */
   readonly #open = new Map<string, Promise<FileHandle>>();
   /** Descriptor of each open file, for writes within the call. */
   readonly #descriptors = new Map<string, number>();
 
-  constructor(dir: string) {
+  constructor(dir: string, { syncInThread = false }: DiskStorageOptions) {
     this.#dir = dir;
+    this.#syncInThread = syncInThread;
   }
 
   async list(): Promise<readonly { name: string; size: number }[]> {
@@ -185,7 +197,10 @@ class DiskSegments implements SegmentStorage {
 
   async sync(name: string): Promise<void> {
     const file = await this.#file(name);
-    await translate(this.#path(name), () => file.datasync());
+    await translate(this.#path(name), async () => {
+      if (this.#syncInThread) fdatasyncSync(file.fd);
+      else await file.datasync();
+    });
   }
 
   async read(name: string, offset: number, length: number): Promise<Uint8Array> {
