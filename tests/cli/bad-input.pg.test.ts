@@ -153,7 +153,10 @@ describe('bad input', () => {
     await listen(taker, '127.0.0.1', taken).catch(() => {});
     try {
       const started = await rig.ok('endpoint', 'start', 'main');
-      expect(started).toMatch(new RegExp(`port ${taken} is taken: moving on to ${rig.port('main')}`));
+      // It moves on once, or again if the next one is another test's.
+      expect(started).toMatch(new RegExp(`port ${taken} is taken: moving on to \\d+`));
+      expect(rig.port('main')).toBeGreaterThan(taken);
+      expect(started).toContain(`@127.0.0.1:${rig.port('main')}/postgres`);
       expect(await rig.refused('endpoint', 'start', 'main')).toMatch(/endpoint "main" runs already/);
       expect(await rig.sql('main', 'select 1 as one')).toEqual([{ one: 1 }]);
     } finally {
