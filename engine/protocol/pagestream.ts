@@ -20,7 +20,7 @@
  */
 import { unreachable } from '../assert.ts';
 import { crc32c } from '../crc32c.ts';
-import { type ErrorJson, PageliteError } from '../errors.ts';
+import { PageliteError } from '../errors.ts';
 import {
   blockNumberMax,
   channelMessageBytesMax,
@@ -35,6 +35,7 @@ import { type Lsn, maxLsn } from '../model/lsn.ts';
 import type { BlockNumber, ForkNumber, RelTag } from '../model/rel.ts';
 import type { ReadLsn, TimelineStatus } from '../services.ts';
 import { ByteReader, ByteWriter } from './byte-codec.ts';
+import { readErrorBody } from './message-frame.ts';
 
 /** Raised whenever the bytes of any message change. tests/pagestream/golden.test.ts pins them. */
 export const pagestreamVersion = 1;
@@ -286,7 +287,7 @@ function readResponse(tag: number, id: number, reader: ByteReader): PagestreamRe
     case responseTag.status:
       return { kind: 'status', id, status: readStatus(reader) };
     default:
-      return { kind: 'error', id, error: readError(reader) };
+      return { kind: 'error', id, error: readErrorBody(reader) };
   }
 }
 
@@ -352,17 +353,6 @@ function readStatus(reader: ByteReader): TimelineStatus {
     ancestor: flags & statusFlag.ancestor ? ancestor : null,
     stopped: flags & statusFlag.stopped ? stopped : null,
   };
-}
-
-function readError(reader: ByteReader): PageliteError {
-  const text = reader.text(reader.remaining);
-  let json: ErrorJson;
-  try {
-    json = JSON.parse(text) as ErrorJson;
-  } catch {
-    throw reader.invalid('not JSON');
-  }
-  return PageliteError.fromJSON(json);
 }
 
 // The header
