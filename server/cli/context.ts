@@ -42,7 +42,7 @@ export class CliContext {
   }
 
   storage(repository: Repository): HttpStorage {
-    return new HttpStorage(repository.readConfig());
+    return new HttpStorage(repository);
   }
 }
 

@@ -2,13 +2,17 @@
  * The HTTP APIs of the pageserver (server/pageserver/http-api.ts) and of a safekeeper (server/safekeeper/http-api.ts) as the command line uses them.
  *
  * Errors of the other side come back with their kind; one that does not answer is `unavailable`, with the command that starts it.
+ *
+ * Invariant: a request reaches the process that the repository's pid file names, or nobody. Its port may be another repository's by now.
  */
 import { z } from 'zod';
 import { type ErrorKind, errorKinds, isPageliteError, messageOf, PageliteError } from '../../engine/errors.ts';
 import { type TenantId, type TenantTimelineId, type TimelineId, tenantId, timelineId } from '../../engine/model/ids.ts';
 import { formatLsn, type Lsn, parseLsn } from '../../engine/model/lsn.ts';
+import { forPidHeader } from '../process/http-errors.ts';
+import { runningPid } from '../process/pid-file.ts';
 import type { TimestampAnswer } from './branch-point.ts';
-import { localhost, type NodeConfig, type RepositoryConfig } from './repository.ts';
+import { localhost, type NodeConfig, type Repository } from './repository.ts';
 import type { StorageApi, TimelineInfo } from './storage-api.ts';
 import { formatTimestamp } from './timestamp.ts';
 
@@ -34,14 +38,19 @@ const timestampSchema = z.object({ lsn: lsnText, kind: z.enum(['present', 'futur
 class HttpApi {
   readonly #base: string;
   readonly #server: string;
+  readonly #pidFile: string;
 
-  constructor(server: string, port: number) {
+  constructor(server: string, port: number, pidFile: string) {
     this.#server = server;
+    this.#pidFile = pidFile;
     this.#base = `http://${localhost}:${port}`;
   }
 
   async call<S extends z.ZodType>(schema: S, method: string, path: string, body?: object): Promise<z.infer<S>> {
-    const response = await this.#fetch(method, path, body);
+    const pid = runningPid(this.#pidFile);
+    if (pid === null) throw this.#unanswered('it is not running');
+    const response = await this.#fetch(method, path, pid, body);
+    if (response.status === 421) throw this.#unanswered('another process has its port');
     const text = await response.text();
     const json = asJson(text);
     if (!response.ok) throw errorOf(this.#server, response.status, json, text);
@@ -53,18 +62,22 @@ class HttpApi {
     );
   }
 
-  async #fetch(method: string, path: string, body?: object): Promise<Response> {
+  async #fetch(method: string, path: string, pid: number, body?: object): Promise<Response> {
     try {
       return await fetch(`${this.#base}${path}`, {
         method,
         signal: AbortSignal.timeout(requestTimeoutMs),
-        ...(body && { body: JSON.stringify(body), headers: { 'content-type': 'application/json' } }),
+        headers: { [forPidHeader]: String(pid), ...(body && { 'content-type': 'application/json' }) },
+        ...(body && { body: JSON.stringify(body) }),
       });
     } catch (cause) {
-      const why = messageOf((cause as { cause?: unknown }).cause ?? cause);
-      const text = `the ${this.#server} does not answer at ${this.#base} (${why}). Start it with: pagelite start`;
-      throw new PageliteError('unavailable', text, { address: this.#base }, { cause });
+      throw this.#unanswered(messageOf((cause as { cause?: unknown }).cause ?? cause), cause);
     }
+  }
+
+  #unanswered(why: string, cause?: unknown): PageliteError {
+    const text = `the ${this.#server} does not answer at ${this.#base} (${why}). Start it with: pagelite start`;
+    return new PageliteError('unavailable', text, { address: this.#base }, { cause });
   }
 }
 
@@ -90,9 +103,12 @@ export class HttpStorage implements StorageApi {
   readonly #api: HttpApi;
   readonly #safekeepers: readonly SafekeeperClient[];
 
-  constructor(config: RepositoryConfig) {
-    this.#api = new HttpApi('pageserver', config.pageserver.httpPort);
-    this.#safekeepers = config.safekeepers.map((node) => new SafekeeperClient(node));
+  constructor(repository: Repository) {
+    const config = repository.readConfig();
+    this.#api = new HttpApi('pageserver', config.pageserver.httpPort, repository.pageserverPidFile);
+    this.#safekeepers = config.safekeepers.map(
+      (node) => new SafekeeperClient(node, repository.safekeeperPidFile(node.id)),
+    );
   }
 
   async checkStatus(): Promise<void> {
@@ -162,8 +178,8 @@ function timelineInfo(info: z.infer<typeof timelineSchema>): TimelineInfo {
 class SafekeeperClient {
   readonly #api: HttpApi;
 
-  constructor(config: NodeConfig) {
-    this.#api = new HttpApi(`safekeeper ${config.id}`, config.httpPort);
+  constructor(config: NodeConfig, pidFile: string) {
+    this.#api = new HttpApi(`safekeeper ${config.id}`, config.httpPort, pidFile);
   }
 
   /** Null if no compute has written to the timeline yet. */

@@ -34,7 +34,14 @@ import {
 } from '../../engine/model/ids.ts';
 import { formatLsn, type Lsn, parseLsn } from '../../engine/model/lsn.ts';
 import type { Log, PageService, Random, TimelineStatus } from '../../engine/services.ts';
-import { answerError, answerNotFound, HttpError, readBody, readQuery } from '../process/http-errors.ts';
+import {
+  answerError,
+  answerNotFound,
+  HttpError,
+  readBody,
+  readQuery,
+  refuseMisdirected,
+} from '../process/http-errors.ts';
 import type { Metrics } from '../process/metrics.ts';
 
 /** What the API needs of a Pageserver (engine/timeline/pageserver.ts). */
@@ -98,6 +105,7 @@ export function pageserverHttpApi(options: PageserverHttpOptions): Hono {
   const api = new Hono();
   api.onError((error, c) => answerError(c, error, log));
   api.notFound(answerNotFound);
+  api.use(refuseMisdirected);
   api.use(bodyLimit({ maxSize: bodyBytesMax, onError: (c) => c.json({ msg: 'the request body is too large' }, 413) }));
 
   api.get('/v1/status', (c) => c.json({ id: nodeId }));

@@ -12,7 +12,7 @@ import { tenantId, timelineId } from '../../engine/model/ids.ts';
 import { formatLsn } from '../../engine/model/lsn.ts';
 import type { Safekeeper } from '../../engine/safekeeper/safekeeper.ts';
 import type { Log } from '../../engine/services.ts';
-import { answerError, answerNotFound } from '../process/http-errors.ts';
+import { answerError, answerNotFound, refuseMisdirected } from '../process/http-errors.ts';
 import type { Metrics } from '../process/metrics.ts';
 
 export interface SafekeeperHttpOptions {
@@ -25,6 +25,7 @@ export function safekeeperHttpApi({ safekeeper, metrics, log }: SafekeeperHttpOp
   const api = new Hono();
   api.onError((error, c) => answerError(c, error, log));
   api.notFound(answerNotFound);
+  api.use(refuseMisdirected);
   api.get('/v1/status', (c) => c.json({ id: safekeeper.nodeId }));
   api.get('/v1/tenant/timeline', async (c) => {
     const timelines = await safekeeper.listTimelines();
