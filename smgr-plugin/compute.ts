@@ -1,8 +1,8 @@
 /**
  * A compute: a PGlite whose storage is Pagelite's. Runs in a thread that may block; its I/O host (bridge/io-host.ts) runs in another.
  *
- * `openCompute` takes what the I/O host's `start` returned, mounts the file system (vfs/pagelite-fs.ts) through PGlite's public `fs` option, and
- * returns the PGlite. Boot needs no recovery: the basebackup is a data directory after a clean shutdown at the boot LSN.
+ * `openCompute` takes what the I/O host's `start` returned, or is going to, mounts the file system (vfs/pagelite-fs.ts) through PGlite's public
+ * `fs` option, and returns the PGlite. Boot needs no recovery: the basebackup is a data directory after a clean shutdown at the boot LSN.
  *
  * Invariants
  * - the result is a PGlite; after its storage has failed for good (fenced, I/O host gone) every call throws that reason
@@ -10,7 +10,7 @@
  * - a read-only compute refuses to write, and nothing that PostgreSQL writes by itself there leaves it
  */
 import { PGlite, type PGliteOptions } from '@electric-sql/pglite';
-import { assert } from '../engine/assert.ts';
+import { assert, must } from '../engine/assert.ts';
 import { computeStartParams } from '../engine/basebackup/compute-params.ts';
 import { messageOf, type PageliteError } from '../engine/errors.ts';
 import type { BlockNumber, RelTag } from '../engine/model/rel.ts';
@@ -67,10 +67,10 @@ export class Compute extends PGlite {
     const compute = new Compute(storage, options);
     try {
       await compute.waitReady;
-      storage.booted();
+      storage.mounted.booted();
       return compute;
     } catch (error) {
-      const reason = storage.failure ?? storage.lastError;
+      const { reason } = storage;
       storage.close();
       throw reason ?? error;
     }
@@ -86,32 +86,32 @@ export class Compute extends PGlite {
 
   /** One hop to the I/O host and back, for benchmarks. */
   pingHost(): void {
-    this.#storage.ping();
+    this.#storage.mounted.ping();
   }
 
   /** Memory that this compute's own WAL takes. */
   get walBytesInMemory(): number {
-    return this.#storage.walBytesInMemory;
+    return this.#storage.mounted.walBytesInMemory;
   }
 
   /** Counters of the page cache. */
   get cacheCounters(): Readonly<CacheCounters> {
-    return this.#storage.counters;
+    return this.#storage.mounted.counters;
   }
 
   /** Pages that had to stay and found no room in the cache. */
   get spilledPages(): number {
-    return this.#storage.spilledPages;
+    return this.#storage.mounted.spilledPages;
   }
 
   /** The relations of a database as this compute sees them, temporary ones aside: for checks. */
   relations(folder: DatabaseFolder): LocalRelation[] {
-    return this.#storage.relations(folder);
+    return this.#storage.mounted.relations(folder);
   }
 
   /** A copy of a page if it is in the page cache: for checks. PostgreSQL's own buffers are there after a CHECKPOINT. */
   peekPage(rel: RelTag, block: BlockNumber): Uint8Array | null {
-    return this.#storage.peekPage(rel, block);
+    return this.#storage.mounted.peekPage(rel, block);
   }
 }
 
@@ -125,8 +125,15 @@ export interface LocalRelation {
   readonly localOnly: boolean;
 }
 
-export async function openCompute(start: ComputeStart, options: ComputeOptions = {}): Promise<Compute> {
-  const storage = new ComputeStorage(start, options);
+/** A start that is still on its way: the host holds its election and fetches the basebackup while PGlite loads. */
+export interface ComingStart {
+  readonly readOnly: boolean;
+  readonly start: Promise<ComputeStart>;
+}
+
+/** Rejects with what `start` rejects with, and with the first error of its storage. */
+export async function openCompute(start: ComputeStart | ComingStart, options: ComputeOptions = {}): Promise<Compute> {
+  const storage = new ComputeStorage('start' in start ? start.start : Promise.resolve(start), options);
   const settings = [
     ...walSettings,
     ...(start.readOnly ? readOnlySettings : []),
@@ -151,27 +158,119 @@ type Instantiated = (instance: WebAssembly.Instance, module: unknown) => void;
 // biome-ignore lint/suspicious/noExplicitAny: the border to PGlite
 type EmscriptenOptions = any;
 
-/** PGlite's `fs` option: mounts the file system and holds what is behind it. */
+/** PGlite's `fs` option: mounts the file system once there is what to mount. */
 class ComputeStorage implements Filesystem {
-  readonly #start: ComputeStart;
+  readonly #start: Promise<ComputeStart>;
   readonly #options: ComputeOptions;
+  #exports: WasmExports | null = null;
+  #module: EmscriptenModule | null = null;
+  #memory: WebAssembly.Memory | null = null;
+  #mounted: MountedStorage | null = null;
+  #closed = false;
+
+  constructor(start: Promise<ComputeStart>, options: ComputeOptions) {
+    this.#start = start;
+    this.#options = options;
+    // Whoever awaits it in `initialSyncFs` hears of a failure; until then it is not an unhandled one.
+    start.catch(() => {});
+  }
+
+  get mounted(): MountedStorage {
+    return must(this.#mounted);
+  }
+
+  /** Why it cannot go on, or what went wrong last: PostgreSQL itself only says "I/O error". */
+  get reason(): PageliteError | null {
+    return this.#mounted?.failure ?? this.#mounted?.lastError ?? null;
+  }
+
+  throwIfFailed(): void {
+    if (!this.#closed) this.#mounted?.throwIfFailed();
+  }
+
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    if (this.#mounted) this.#mounted.close();
+    else this.#options.spill?.close();
+  }
+
+  // Filesystem of PGlite
+
+  async init(_pg: PGlite, options: EmscriptenOptions): Promise<{ emscriptenOpts: EmscriptenOptions }> {
+    const instantiate = options.instantiateWasm as (imports: Imports, done: Instantiated) => unknown;
+    const { onServerLog } = this.#options;
+    this.#memory = options.wasmMemory;
+    const emscriptenOpts = {
+      ...options,
+      instantiateWasm: (imports: Imports, done: Instantiated) => {
+        this.#wrapFadvise(imports.env);
+        return instantiate(imports, (instance: WebAssembly.Instance, module: unknown) => {
+          this.#exports = instance.exports;
+          done(instance, module);
+        });
+      },
+      preRun: [
+        ...(options.preRun ?? []),
+        (module: EmscriptenModule) => {
+          this.#module = module;
+        },
+      ],
+    };
+    if (onServerLog) {
+      emscriptenOpts.printErr = onServerLog;
+      emscriptenOpts.print = onServerLog;
+    }
+    return { emscriptenOpts };
+  }
+
+  /** The module is loaded and PostgreSQL has not begun. */
+  async initialSyncFs(): Promise<void> {
+    const start = await this.#start;
+    const backend = new BackendAbi(must(this.#exports), must(this.#memory));
+    this.#mounted = new MountedStorage(start, this.#options, must(this.#module), backend);
+  }
+
+  async syncToFs(): Promise<void> {}
+
+  async closeFs(): Promise<void> {
+    this.close();
+  }
+
+  async dumpTar(): Promise<Blob> {
+    throw new Error('a branch is not dumped as a data directory: use pg_dump');
+  }
+
+  #wrapFadvise(env: Record<string, unknown>): void {
+    const original = env.__syscall_fadvise64 as (fd: number, offset: bigint, length: bigint, advice: number) => number;
+    env.__syscall_fadvise64 = (fd: number, offset: bigint, length: bigint, advice: number): number => {
+      if (advice === willNeed) this.#mounted?.willNeed(fd, Number(offset), Number(length));
+      return original(fd, offset, length, advice);
+    };
+  }
+}
+
+/** The mounted file system and what is behind it. */
+class MountedStorage {
+  readonly #start: ComputeStart;
+  readonly #log: Log | undefined;
+  readonly #module: EmscriptenModule;
+  readonly #backend: BackendAbi;
   readonly #bridge: SyncBridge;
   readonly #spill: SpillStore;
   readonly #pages: PageStore;
   readonly #wal: WalTap;
-  #exports: WasmExports | null = null;
-  #module: EmscriptenModule | null = null;
-  #backend: BackendAbi | null = null;
-  #fs: PageliteFs | null = null;
-  /** The last error of a read; PostgreSQL itself only says "I/O error". */
+  readonly #fs: PageliteFs;
+  /** The last error of a read. */
   lastError: PageliteError | null = null;
   /** A broken invariant in here. PGlite swallows what is thrown through PostgreSQL, so it is kept. */
   #bug: unknown = null;
-  #closed = false;
 
-  constructor(start: ComputeStart, options: ComputeOptions) {
+  constructor(start: ComputeStart, options: ComputeOptions, module: EmscriptenModule, backend: BackendAbi) {
     this.#start = start;
-    this.#options = options;
+    this.#log = options.log;
+    this.#module = module;
+    this.#backend = backend;
     this.#bridge = new SyncBridge(start.bridge);
     this.#spill = options.spill ?? new MemorySpill();
     this.#pages = new PageStore({
@@ -180,9 +279,9 @@ class ComputeStorage implements Filesystem {
       readOnly: start.readOnly,
       cacheBytes: options.pageCacheBytes ?? defaultCacheBytes,
       spill: this.#spill,
-      currentXid: () => this.#backend?.currentXid() ?? 0,
-      insertedRecords: () => this.#backend?.insertedRecords() ?? 0,
-      flushWal: () => this.#backend?.flushWal(this.#wal.endLsn),
+      currentXid: () => backend.currentXid(),
+      insertedRecords: () => backend.insertedRecords(),
+      flushWal: () => backend.flushWal(this.#wal.endLsn),
     });
     this.#wal = new WalTap({
       bridge: this.#bridge,
@@ -191,12 +290,24 @@ class ComputeStorage implements Filesystem {
       discard: start.readOnly,
       onFlushed: (lsn, records) => {
         // The record that switches segments is flushed while it is inserted, before it is counted (XLogInsertRecord).
-        const inserted = (this.#backend?.insertedRecords() ?? 0) + 1;
+        const inserted = backend.insertedRecords() + 1;
         assert(records <= inserted, 'more WAL records were written than inserted');
         this.#pages.flushed(lsn, records);
       },
     });
     for (const pages of start.prewarm) this.#pages.prewarm(pages);
+    this.#fs = new PageliteFs({
+      module,
+      pages: this.#pages,
+      wal: this.#wal,
+      files: start.files,
+      onError: (error, path) => this.#failed(error, path),
+      onBug: (error) => {
+        this.#bug ??= error;
+      },
+    });
+    module.FS.mkdirTree(dataFolder);
+    this.#fs.mount(dataFolder);
   }
 
   get failure(): PageliteError | null {
@@ -209,6 +320,10 @@ class ComputeStorage implements Filesystem {
 
   get spilledPages(): number {
     return this.#pages.cache.spilledCount;
+  }
+
+  get walBytesInMemory(): number {
+    return this.#wal.bytesInMemory;
   }
 
   relations(folder: DatabaseFolder): LocalRelation[] {
@@ -229,12 +344,11 @@ class ComputeStorage implements Filesystem {
     this.#bridge.ping();
   }
 
-  get walBytesInMemory(): number {
-    return this.#wal.bytesInMemory;
+  willNeed(fd: number, offset: number, length: number): void {
+    this.#fs.willNeed(fd, offset, length);
   }
 
   throwIfFailed(): void {
-    if (this.#closed) return;
     if (this.#bug !== null) throw this.#bug;
     const { failure } = this.#bridge;
     if (failure !== null) throw failure;
@@ -242,81 +356,20 @@ class ComputeStorage implements Filesystem {
 
   /** PostgreSQL runs. */
   booted(): void {
-    const backend = this.#backend!;
-    backend.checkLayout();
+    this.#backend.checkLayout();
     if (!this.#start.readOnly) return;
-    for (const name of ['default_transaction_read_only', 'transaction_read_only']) backend.lockOn(name, this.#module!);
+    for (const name of ['default_transaction_read_only', 'transaction_read_only']) {
+      this.#backend.lockOn(name, this.#module);
+    }
   }
 
   close(): void {
-    if (this.#closed) return;
-    this.#closed = true;
     this.#bridge.bye();
     this.#spill.close();
   }
 
-  // Filesystem of PGlite
-
-  async init(_pg: PGlite, options: EmscriptenOptions): Promise<{ emscriptenOpts: EmscriptenOptions }> {
-    const instantiate = options.instantiateWasm as (imports: Imports, done: Instantiated) => unknown;
-    const { onServerLog } = this.#options;
-    const emscriptenOpts = {
-      ...options,
-      instantiateWasm: (imports: Imports, done: Instantiated) => {
-        this.#wrapFadvise(imports.env);
-        return instantiate(imports, (instance: WebAssembly.Instance, module: unknown) => {
-          this.#exports = instance.exports;
-          done(instance, module);
-        });
-      },
-      preRun: [...(options.preRun ?? []), (module: EmscriptenModule) => this.#mount(module, options.wasmMemory)],
-    };
-    if (onServerLog) {
-      emscriptenOpts.printErr = onServerLog;
-      emscriptenOpts.print = onServerLog;
-    }
-    return { emscriptenOpts };
-  }
-
-  async syncToFs(): Promise<void> {}
-
-  async initialSyncFs(): Promise<void> {}
-
-  async closeFs(): Promise<void> {
-    this.close();
-  }
-
-  async dumpTar(): Promise<Blob> {
-    throw new Error('a branch is not dumped as a data directory: use pg_dump');
-  }
-
-  #wrapFadvise(env: Record<string, unknown>): void {
-    const original = env.__syscall_fadvise64 as (fd: number, offset: bigint, length: bigint, advice: number) => number;
-    env.__syscall_fadvise64 = (fd: number, offset: bigint, length: bigint, advice: number): number => {
-      if (advice === willNeed) this.#fs?.willNeed(fd, Number(offset), Number(length));
-      return original(fd, offset, length, advice);
-    };
-  }
-
-  #mount(module: EmscriptenModule, memory: WebAssembly.Memory): void {
-    this.#module = module;
-    this.#backend = new BackendAbi(this.#exports!, memory);
-    this.#fs = new PageliteFs({
-      module,
-      pages: this.#pages,
-      wal: this.#wal,
-      files: this.#start.files,
-      onError: (error, path) => this.#failed(error, path),
-      onBug: (error) => {
-        this.#bug ??= error;
-      },
-    });
-    module.FS.mkdirTree(dataFolder);
-    this.#fs.mount(dataFolder);
-  }
-
   #failed(error: unknown, path: string): void {
     this.lastError = error as PageliteError;
-    this.#options.log?.error('storage failed', { path, error: messageOf(error), ...this.lastError.data });
+    this.#log?.error('storage failed', { path, error: messageOf(error), ...this.lastError.data });
   }
 }

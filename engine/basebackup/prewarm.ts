@@ -27,7 +27,9 @@ const bootCatalogs = new Set([
   1259, // pg_class
   2662, // pg_class_oid_index
   2663, // pg_class_relname_nsp_index
+  1255, // pg_proc
   2690, // pg_proc_oid_index
+  2691, // pg_proc_proname_args_nsp_index
   2601, // pg_am
   2602, // pg_amop
   2653, // pg_amop_fam_strat_index

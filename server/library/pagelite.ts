@@ -98,21 +98,25 @@ export class Pagelite {
     branch: string,
     options: ConnectOptions<E> = {},
   ): Promise<PGlite & PGliteInterfaceExtensions<E>> {
-    const { compute, start } = await this.#storage.call('openCompute', branch, placeOf(options));
+    const place = placeOf(options);
+    const opening = this.#storage.call('openCompute', branch, place);
+    const close = async (): Promise<void> => {
+      await this.#storage.call('closeCompute', (await opening).compute);
+    };
     try {
-      const pg = await openCompute(start, {
-        artefacts: this.#artefacts,
-        spill: new FileSpill(),
-        ...computeOptions(options),
-      });
+      const pg = await openCompute(
+        { readOnly: place !== 'end', start: opening.then(({ start }) => start) },
+        { artefacts: this.#artefacts, spill: new FileSpill(), ...computeOptions(options) },
+      );
       this.#open.add(pg);
       onClose(pg, async () => {
         this.#open.delete(pg);
-        await this.#storage.call('closeCompute', compute);
+        await close();
       });
       return pg as unknown as PGlite & PGliteInterfaceExtensions<E>;
     } catch (error) {
-      await this.#storage.call('closeCompute', compute);
+      // What could not be opened needs no closing.
+      await opening.then(close, () => {});
       throw error;
     }
   }

@@ -150,6 +150,8 @@ export class IoHost {
   async #elect(): Promise<Basebackup> {
     const { pages, wal, clock, random, log } = this.#options;
     const { signal } = this.#closing;
+    // The election mostly finds what the pageserver has ingested already: then this is the basebackup, and nobody has waited for it.
+    const early = pages.getBasebackup(null, signal).catch(() => null);
     const status = await pages.getStatus(signal);
     const proposer = await ProposerDriver.elect({
       id: pages.id,
@@ -163,7 +165,8 @@ export class IoHost {
     });
     this.#proposer = proposer;
     proposer.onFenced((error) => this.#fail(fencedMessage(error, pages.id)));
-    return pages.getBasebackup(proposer.startLsn, signal);
+    const basebackup = await early;
+    return basebackup?.lsn === proposer.startLsn ? basebackup : pages.getBasebackup(proposer.startLsn, signal);
   }
 
   #computeStart(basebackup: Basebackup): ComputeStart {

@@ -31,6 +31,11 @@ const onlyRead = -1;
 /** `needRecord`: how many records had been inserted when the page was written. */
 export type OnDropped = (relation: number, block: number, needRecord: number) => void;
 
+/** 2 MiB a slab. */
+const slabBits = 8;
+const slabPages = 1 << slabBits;
+const slabOffset = (slot: number): number => (slot & (slabPages - 1)) * pageSize;
+
 export interface CacheCounters {
   hits: number;
   misses: number;
@@ -40,7 +45,8 @@ export interface CacheCounters {
 
 export class PageCache {
   readonly capacity: number;
-  readonly #pages: Uint8Array;
+  /** The pages' memory, `slabPages` slots each, made when the first of them is used: a boot does not pay for all of the budget. */
+  readonly #slabs: Uint8Array[] = [];
   readonly #spill: SpillStore;
   readonly #onDropped: OnDropped;
   readonly #index: PageIndex;
@@ -71,7 +77,6 @@ export class PageCache {
     this.#onDropped = onDropped;
     this.capacity = Math.max(cachePagesMin, Math.floor(bytes / pageSize));
     this.#tidyAt = this.capacity;
-    this.#pages = new Uint8Array(this.capacity * pageSize);
     this.#spill = spill;
     this.#index = new PageIndex(this.capacity);
     this.#relations = new Int32Array(this.capacity);
@@ -128,8 +133,8 @@ export class PageCache {
     }
     this.counters.hits++;
     this.#referenced[slot] = 1;
-    const at = slot * pageSize + from;
-    target.set(this.#pages.subarray(at, at + length), offset);
+    const at = slabOffset(slot) + from;
+    target.set(this.#slab(slot).subarray(at, at + length), offset);
     return true;
   }
 
@@ -137,7 +142,7 @@ export class PageCache {
   addRead(relation: number, block: number, source: Uint8Array, offset: number): void {
     if (this.has(relation, block)) return;
     const slot = this.#place(relation, block);
-    this.#pages.set(source.subarray(offset, offset + pageSize), slot * pageSize);
+    this.#slab(slot).set(source.subarray(offset, offset + pageSize), slabOffset(slot));
     this.#epochs[slot] = noEpoch;
     this.#needRecords[slot] = onlyRead;
     // Not referenced yet: read ahead for nothing, it goes first.
@@ -151,7 +156,7 @@ export class PageCache {
       this.#forgetSpilled(relation, block);
       slot = this.#place(relation, block);
     }
-    this.#pages.set(source.subarray(offset, offset + pageSize), slot * pageSize);
+    this.#slab(slot).set(source.subarray(offset, offset + pageSize), slabOffset(slot));
     this.#referenced[slot] = 1;
     this.#epochs[slot] = epoch;
     this.#needRecords[slot] = needRecord;
@@ -180,6 +185,16 @@ export class PageCache {
       if (spilledRelation === relation && block >= firstBlock) blocks.push(block);
     });
     for (const block of blocks) this.#forgetSpilled(relation, block);
+  }
+
+  #slab(slot: number): Uint8Array {
+    const index = slot >>> slabBits;
+    const slab = this.#slabs[index];
+    if (slab !== undefined) return slab;
+    const slots = Math.min(slabPages, this.capacity - index * slabPages);
+    const made = new Uint8Array(slots * pageSize);
+    this.#slabs[index] = made;
+    return made;
   }
 
   /** A slot for a page that is not here; its owner until now is dropped or spilled. */
@@ -229,7 +244,7 @@ export class PageCache {
   #spillOut(slot: number): void {
     const place = this.#freeSpillSlots.pop() ?? this.#spillSlots++;
     if (place >= this.#spillEpochs.length) this.#growSpill();
-    this.#spill.write(place, this.#pages, slot * pageSize);
+    this.#spill.write(place, this.#slab(slot), slabOffset(slot));
     this.#spillEpochs[place] = this.#epochs[slot]!;
     this.#spillNeedRecords[place] = this.#needRecords[slot]!;
     this.#spilled.set(this.#relations[slot]!, this.#blocks[slot]!, place);
@@ -244,7 +259,7 @@ export class PageCache {
     const needRecord = this.#spillNeedRecords[place]!;
     // The page being evicted for it may take the place, so the bytes are fetched before the place is free.
     const slot = this.#place(relation, block);
-    this.#spill.read(place, this.#pages, slot * pageSize);
+    this.#spill.read(place, this.#slab(slot), slabOffset(slot));
     this.#freeSpillSlots.push(place);
     this.#epochs[slot] = epoch;
     this.#needRecords[slot] = needRecord;

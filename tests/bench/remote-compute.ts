@@ -8,9 +8,10 @@ import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
+import { RpcClient } from '../../server/library/worker-rpc.ts';
 import type { PGliteArtefacts } from '../../server/process/pglite-artefacts.ts';
-import type { ComputeStart } from '../../smgr-plugin/bridge/io-host.ts';
 import { type Compute, openCompute } from '../../smgr-plugin/compute.ts';
+import type { IoMethods } from './remote-io-worker.ts';
 
 export interface RemotePlace {
   readonly tenant: string;
@@ -31,6 +32,11 @@ const cli = fileURLToPath(new URL('../../server/cli/main.js', import.meta.url));
 export class RemoteRepository {
   readonly #folder: string;
   readonly #config: Config;
+  /** One thread for the I/O of all computes, as the library has one. */
+  readonly #io = new RpcClient<IoMethods, never>(
+    new Worker(new URL('./remote-io-worker.js', import.meta.url)),
+    () => {},
+  );
 
   private constructor(folder: string) {
     this.#folder = folder;
@@ -93,21 +99,20 @@ export class RemoteRepository {
       pageserverPort: this.#config.pageserver.pgPort,
       safekeeperPort: this.#config.safekeepers[0]!.pgPort,
     };
-    const worker = new Worker(new URL('./remote-io-worker.js', import.meta.url), { workerData: place });
-    const start = await new Promise<ComputeStart>((resolve, reject) => {
-      worker.once('message', resolve);
-      worker.once('error', reject);
-    });
-    const pg = await openCompute(start, { artefacts, pageCacheBytes });
+    const opening = this.#io.call('start', place);
+    const pg = await openCompute(
+      { readOnly: false, start: opening.then(({ start }) => start) },
+      { artefacts, pageCacheBytes },
+    );
     const close = async () => {
       await pg.close();
-      worker.postMessage('close');
-      await new Promise((resolve) => worker.once('exit', resolve));
+      await this.#io.call('close', (await opening).host);
     };
     return { pg, close };
   }
 
   stop(): void {
+    void this.#io.terminate();
     this.#run('stop', '--mode', 'immediate');
   }
 }
