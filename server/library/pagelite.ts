@@ -48,7 +48,7 @@ export interface ConnectOptions<E extends Extensions = Extensions>
   readonly extensions?: E;
   /** PostgreSQL settings, such as `work_mem`. */
   readonly settings?: Readonly<Record<string, string>>;
-  /** Memory for pages beside PostgreSQL's shared buffers; 64 MiB if absent. */
+  /** Memory for pages beside PostgreSQL's shared buffers; 128 MiB if absent. */
   readonly pageCacheBytes?: number;
 }
 
