@@ -51,6 +51,8 @@ export class WalLog {
   /** Up to here the last file has blocks of its own. */
   #filledLsn = 0;
   readonly #dirty = new Set<string>();
+  /** The last renaming of a file, done or under way. Never rejects. */
+  #renaming: Promise<void> = Promise.resolve();
   /** Segments that are complete and still to get their final names. */
   readonly #full = new Set<number>();
 
@@ -172,16 +174,16 @@ export class WalLog {
   }
 
   async #readSegment(start: number, offset: number, length: number): Promise<Uint8Array> {
-    for (let attempt = 0; ; attempt++) {
+    for (;;) {
       const name = this.#names.get(start);
       if (name === undefined) throw this.corrupt((start + offset) as Lsn, 'the file is missing');
       try {
         return await this.#segments.read(name, offset, length);
       } catch (error) {
         if (!isPageliteError(error, 'notFound')) throw error;
-        // It may have got its final name in the meantime.
-        if (attempt > 0 || name === this.#names.get(start))
-          throw this.corrupt((start + offset) as Lsn, 'the file is missing');
+        // It may just be getting its final name: it has it on the medium before it has it here.
+        await this.#renaming;
+        if (name === this.#names.get(start)) throw this.corrupt((start + offset) as Lsn, 'the file is missing');
       }
     }
   }
@@ -205,8 +207,12 @@ export class WalLog {
   }
 
   async #rename(start: number, from: string, to: string): Promise<void> {
-    await this.#segments.rename(from, to);
-    this.#names.set(start, to);
+    const renamed = this.#segments.rename(from, to).then(() => {
+      this.#names.set(start, to);
+    });
+    // A reader waits for it either way; its failure is the writer's to hear.
+    this.#renaming = renamed.catch(() => {});
+    await renamed;
     if (this.#dirty.delete(from)) this.#dirty.add(to);
   }
 
