@@ -75,6 +75,16 @@ export class Safekeeper implements WalService {
     return [...this.#loaded].filter((timeline) => !timeline.ended);
   }
 
+  /** Ends this timeline's connections and lets go of its files, so that whoever owns them may remove them. Its next use opens it anew. */
+  async release(id: TenantTimelineId): Promise<void> {
+    const key = `${id.tenantId}/${id.timelineId}`;
+    const timeline = await this.#timelines.get(key)?.catch(() => null);
+    this.#timelines.delete(key);
+    if (timeline == null) return;
+    this.#loaded.delete(timeline);
+    await timeline.close();
+  }
+
   /** Ends all connections; what was acknowledged, and how far it is committed, is on disk when it resolves. */
   async close(): Promise<void> {
     this.#closed = true;

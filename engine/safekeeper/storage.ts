@@ -10,13 +10,18 @@ import type { TenantTimelineId } from '../model/ids.ts';
  * `notFound` where the file is absent, `unavailable` where the medium fails.
  */
 export interface SegmentStorage {
+  /**
+   * A `sync` that rejects has stored nothing of what it was to make durable, and reads of a storage that is opened anew show that. Absent on a
+   * disk: there a failed sync leaves open what was stored.
+   */
+  readonly failedSyncKeepsNothing?: boolean;
   list(): Promise<readonly { readonly name: string; readonly size: number }[]>;
   /** A file of `size` zeros, which need not take up space. Durable, with its name; an existing one is replaced. */
   create(name: string, size: number): Promise<void>;
   /** Into an existing file. Not durable before `sync`. May finish within the call (undefined), which is the fast path for small writes. */
   write(name: string, offset: number, bytes: Uint8Array): Promise<void> | undefined;
-  /** All that was written to the file is durable. */
-  sync(name: string): Promise<void>;
+  /** All that was written to the file is durable: when it resolves, or within the call (undefined). */
+  sync(name: string): Promise<void> | undefined;
   /** Shorter at the end of the file. The bytes belong to the caller. */
   read(name: string, offset: number, length: number): Promise<Uint8Array>;
   /** From `offset` on the file is zeros, up to the size it has. Durable. */

@@ -235,11 +235,15 @@ export class SafekeeperTimeline {
 
   async #workLoop(): Promise<void> {
     try {
+      // Messages that have arrived together are performed together.
+      await undefined;
       while (this.#queue.length > 0) {
         const jobs = this.#queue;
         this.#queue = [];
         this.#queuedBytes = 0;
-        await this.#perform(jobs);
+        const performing = this.#perform(jobs);
+        if (performing !== undefined) await performing;
+        this.#performed(jobs);
       }
       const lag = this.#commitLsn - this.#savedCommitLsn;
       if (lag > commitLsnLagBytesMax || (lag > 0 && this.#targets.size === 0))
@@ -249,11 +253,27 @@ export class SafekeeperTimeline {
     }
   }
 
-  async #perform(jobs: readonly Job[]): Promise<void> {
-    for (const { step } of jobs) {
-      for (const effect of step.persist) await this.#performEffect(effect);
+  /** Undefined if all of it was done within the call, as a storage does that syncs in its caller's thread: a commit has nothing to wait for then. */
+  #perform(jobs: readonly Job[]): Promise<void> | undefined {
+    for (let i = 0; i < jobs.length; i++) {
+      const { persist } = jobs[i]!.step;
+      for (let k = 0; k < persist.length; k++) {
+        const pending = this.#performEffect(persist[k]!);
+        if (pending !== undefined) return this.#performRest(jobs, i, k + 1, pending);
+      }
+    }
+    return this.#flush();
+  }
+
+  async #performRest(jobs: readonly Job[], job: number, effect: number, pending: Promise<void>): Promise<void> {
+    await pending;
+    for (let i = job; i < jobs.length; i++) {
+      for (const next of jobs[i]!.step.persist.slice(i === job ? effect : 0)) await this.#performEffect(next);
     }
     await this.#flush();
+  }
+
+  #performed(jobs: readonly Job[]): void {
     const last = jobs.at(-1)!.step;
     const moved = last.flushLsn !== this.#flushLsn || last.commitLsn !== this.#commitLsn;
     this.#flushLsn = last.flushLsn;
@@ -263,31 +283,45 @@ export class SafekeeperTimeline {
     this.#mark();
   }
 
-  async #performEffect(effect: PersistEffect): Promise<void> {
+  #performEffect(effect: PersistEffect): Promise<void> | undefined {
     switch (effect.kind) {
       case 'writeWal':
         this.metrics.appendedBytes += effect.bytes.length;
         this.metrics.flushedAppends++;
         return this.#wal.write(effect.lsn, effect.bytes);
       case 'truncateWal':
-        await this.#flush();
-        await this.#lowerMark(effect.lsn);
-        return this.#wal.truncate(effect.lsn);
+        return this.#truncate(effect.lsn);
       case 'saveControl':
-        await this.#flush();
-        return this.#saveControl(effect.control);
+        return this.#flushAndSave(effect.control);
     }
   }
 
-  async #flush(): Promise<void> {
-    if (!this.#wal.isDirty) return;
+  async #truncate(lsn: Lsn): Promise<void> {
+    await this.#flush();
+    await this.#lowerMark(lsn);
+    await this.#wal.truncate(lsn);
+  }
+
+  async #flushAndSave(control: ControlState): Promise<void> {
+    await this.#flush();
+    await this.#saveControl(control);
+  }
+
+  #flush(): Promise<void> | undefined {
+    if (!this.#wal.isDirty) return undefined;
     this.metrics.flushes++;
     try {
-      await this.#wal.sync();
+      return this.#wal.sync()?.catch((error: unknown) => {
+        throw this.#flushError(error);
+      });
     } catch (error) {
-      this.#flushFailed = true;
-      throw error;
+      throw this.#flushError(error);
     }
+  }
+
+  #flushError(error: unknown): unknown {
+    this.#flushFailed = !this.#storage.segments.failedSyncKeepsNothing;
+    return error;
   }
 
   async #saveControl(control: ControlState): Promise<void> {

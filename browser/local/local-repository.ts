@@ -1,0 +1,540 @@
+/**
+ * The tab's own repository: the whole engine (Pageserver, Safekeeper, WAL redo) over IndexedDB, and its branches by name. Called by the storage worker,
+ * which puts an I/O host before each place that it opens.
+ *
+ * A branch is local (a database made here), or hybrid: it or an ancestor of it began on a server's timeline at an LSN, which is read through the
+ * page cache (stores/page-cache.ts). A hybrid branch is a timeline of the server's tenant, so that it can be pushed as it is.
+ *
+ * Invariants
+ * - one tab at a time has it open (repository-lock.ts)
+ * - what was acknowledged is in the database when the acknowledgement leaves; the tab may be killed at any moment
+ * - a full origin fails the write that finds no room, after cached server pages were given up for it; reads go on, and so does writing once there
+ *   is room
+ * - a damaged branch is listed with what is wrong, and costs only itself
+ */
+import { isPageliteError, messageOf, PageliteError } from '../../engine/errors.ts';
+import {
+  newTenantId,
+  newTimelineId,
+  nodeId,
+  type TenantId,
+  type TenantTimelineId,
+  timelineId,
+} from '../../engine/model/ids.ts';
+import { formatLsn, type Lsn } from '../../engine/model/lsn.ts';
+import { PostgresRedo } from '../../engine/redo/postgres-redo.ts';
+import { Safekeeper } from '../../engine/safekeeper/safekeeper.ts';
+import type {
+  Clock,
+  Log,
+  PageService,
+  Random,
+  TenantTemplate,
+  TimelineStatus,
+  WalService,
+} from '../../engine/services.ts';
+import { type LayerInfo, Pageserver, type PageserverLimits } from '../../engine/timeline/pageserver.ts';
+import { ProposerDriver } from '../../smgr-plugin/wal/proposer-driver.ts';
+import type { BranchInfo, BranchPlace, Progress } from '../api.ts';
+import { openTabDatabase, type TabDatabase } from '../stores/database.ts';
+import { IdbObjectStore } from '../stores/idb-object-store.ts';
+import { IdbSafekeeperStorage } from '../stores/idb-safekeeper-storage.ts';
+import { BranchList, type BranchOrigin, type BranchRecord, type PushedState, timelineOf } from './branch-list.ts';
+import { flushWhenIdle } from './idle-flush.ts';
+import { LazyRedo } from './lazy-redo.ts';
+import { RepositoryLock } from './repository-lock.ts';
+import { tabLimits } from './tab-limits.ts';
+import { loadTabTemplate, type TemplateSource } from './tab-template.ts';
+import { yieldTurn } from './yield-turn.ts';
+
+export interface LocalRepositoryOptions {
+  /** Name of the repository, of its database and its lock. */
+  readonly name: string;
+  /** Pages of a server's timeline; absent without a server: hybrid branches then have what is cached. */
+  readonly openServerPages?: (id: TenantTimelineId) => PageService;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Log;
+  readonly progress?: (progress: Progress) => void;
+  /** PGlite's own files where the host has loaded them already. */
+  readonly artefacts?: TemplateSource['artefacts'];
+  /** The encoded tenant template from elsewhere: spares initdb. */
+  readonly fetchTemplate?: () => Promise<Uint8Array | null>;
+  readonly limits?: Partial<PageserverLimits>;
+}
+
+/** A moment of a branch: its end, an LSN of it, or all that was committed until a time. */
+export type BranchMoment = 'end' | { readonly lsn: Lsn } | { readonly timestampMs: number };
+
+export type NewBranchSource =
+  | { readonly kind: 'new' }
+  | { readonly kind: 'local'; readonly branch: string; readonly at: BranchMoment }
+  | {
+      readonly kind: 'server';
+      readonly id: TenantTimelineId;
+      readonly name: string | null;
+      /** Null: as far as the server has ingested. */
+      readonly lsn: Lsn | null;
+    };
+
+/** What an I/O host needs of a branch. */
+export interface OpenPlace {
+  readonly id: TenantTimelineId;
+  readonly pages: PageService;
+  readonly wal: readonly WalService[];
+  readonly mode: 'primary' | { readonly readOnlyAt: Lsn };
+}
+
+/** The only safekeeper of a tab. */
+const tabSafekeeper = nodeId(1);
+
+interface Parts {
+  readonly options: LocalRepositoryOptions;
+  readonly lock: RepositoryLock;
+  readonly database: TabDatabase;
+  readonly store: IdbObjectStore;
+  readonly branches: BranchList;
+  readonly safekeeperStorage: IdbSafekeeperStorage;
+  readonly safekeeper: Safekeeper;
+  readonly redo: LazyRedo;
+  readonly pageserver: Pageserver;
+}
+
+export class LocalRepository {
+  readonly #parts: Parts;
+  readonly #closing = new AbortController();
+  #flushing: Promise<void> = Promise.resolve();
+  /** The last change of branches under way. */
+  #last: Promise<unknown> = Promise.resolve();
+  #closed: Promise<void> | null = null;
+
+  private constructor(parts: Parts) {
+    this.#parts = parts;
+  }
+
+  /** Throws `invalid` while another tab has it open, `corrupt` if its list of branches is damaged. */
+  static async open(options: LocalRepositoryOptions): Promise<LocalRepository> {
+    const lock = await RepositoryLock.acquire(options.name);
+    let database: TabDatabase | null = null;
+    try {
+      database = await openTabDatabase(options.name);
+      const repository = new LocalRepository(await openParts(options, lock, database));
+      await repository.#begin();
+      return repository;
+    } catch (error) {
+      database?.close();
+      lock.release();
+      throw error;
+    }
+  }
+
+  /** For push and pull: the engine behind the names. */
+  get pageserver(): Pageserver {
+    return this.#parts.pageserver;
+  }
+
+  get safekeeper(): Safekeeper {
+    return this.#parts.safekeeper;
+  }
+
+  get store(): IdbObjectStore {
+    return this.#parts.store;
+  }
+
+  // Branches
+
+  branches(): Promise<BranchInfo[]> {
+    return Promise.all(this.#parts.branches.branches.map((record) => this.#info(record)));
+  }
+
+  branch(name: string): Promise<BranchInfo> {
+    return this.#info(this.#parts.branches.get(name));
+  }
+
+  /** Throws `notFound`. */
+  timelineOf(name: string): TenantTimelineId {
+    return timelineOf(this.#parts.branches.get(name));
+  }
+
+  /** Throws `invalid` for a name that is taken, or a moment that `from` does not have. */
+  createBranch(name: string, from: NewBranchSource): Promise<BranchInfo> {
+    return this.#change(async () => {
+      this.#parts.branches.checkNew(name);
+      const { id, origin } = await this.#createTimeline(from);
+      await this.#parts.branches.add({ name, ...id, origin, pushed: null });
+      return this.branch(name);
+    });
+  }
+
+  /** Gives a timeline that was brought into the store (pull) its name. */
+  nameTimeline(
+    name: string,
+    id: TenantTimelineId,
+    origin: BranchOrigin | null,
+    pushed: PushedState | null,
+  ): Promise<BranchInfo> {
+    return this.#change(async () => {
+      await this.#parts.pageserver.openPages(id);
+      await this.#parts.branches.add({ name, ...id, origin, pushed });
+      return this.branch(name);
+    });
+  }
+
+  /** Up to where a server has the branch, and under which name. */
+  setPushed(name: string, pushed: PushedState): Promise<void> {
+    return this.#change(async () => {
+      this.#parts.branches.get(name);
+      await this.#parts.branches.change(name, { pushed });
+    });
+  }
+
+  /**
+   * Back to the end of the branch it came from; of a hybrid one to `serverLsn`, or as far as the server has ingested. Other branches that began from
+   * it keep the old state, under a name of its own.
+   */
+  resetBranch(name: string, serverLsn: Lsn | null = null): Promise<BranchInfo> {
+    return this.#change(async () => {
+      const { branches } = this.#parts;
+      const record = branches.get(name);
+      if (record.origin === null) {
+        throw new PageliteError(
+          'invalid',
+          `branch "${name}" did not begin from another one: there is nothing to go back to`,
+          {
+            branch: name,
+          },
+        );
+      }
+      const { id } = await this.#createTimeline(this.#sourceOf(record, record.origin, serverLsn));
+      const needed = branches.branches.some(({ origin }) => isFrom(origin, record.timelineId));
+      const old = needed ? [{ ...record, name: this.#freeName(`${name}_old`) }] : [];
+      await branches.change(name, { timelineId: id.timelineId, pushed: null }, old);
+      if (!needed) await this.#removeTimeline(timelineOf(record));
+      return this.branch(name);
+    });
+  }
+
+  /** Throws `invalid` while other branches of this tab need it. */
+  deleteBranch(name: string): Promise<void> {
+    return this.#change(async () => {
+      const { branches } = this.#parts;
+      const record = branches.get(name);
+      const needing = branches.branches
+        .filter(({ origin }) => isFrom(origin, record.timelineId))
+        .map((other) => other.name);
+      if (needing.length > 0) {
+        const text = `branch "${name}" cannot be deleted: ${needing.join(', ')} began from it. Delete that first`;
+        throw new PageliteError('invalid', text, { branch: name });
+      }
+      await branches.remove(name);
+      await this.#removeTimeline(timelineOf(record));
+    });
+  }
+
+  /** For writing at its end, for reading at any other moment. Throws `invalid` for one that it does not have, `corrupt` if it is damaged. */
+  async openPlace(branch: string, at: BranchMoment): Promise<OpenPlace> {
+    const { pageserver, safekeeper, branches } = this.#parts;
+    const id = timelineOf(branches.get(branch));
+    const pages = await pageserver.openPages(id);
+    this.#parts.redo.warm();
+    const mode = at === 'end' ? 'primary' : { readOnlyAt: await this.#momentOf(branch, id, at) };
+    return { id, pages, wal: [safekeeper], mode };
+  }
+
+  layers(branch: string): Promise<LayerInfo> {
+    return this.#parts.pageserver.listLayers(this.timelineOf(branch));
+  }
+
+  /** The LSN of a moment of a branch. Throws `invalid` if it does not have it. */
+  async lsnOf(branch: string, at: BranchMoment): Promise<Lsn> {
+    const id = this.timelineOf(branch);
+    return at === 'end' ? this.#endLsn(id) : this.#momentOf(branch, id, at);
+  }
+
+  async storage(): Promise<{ usedBytes: number; quotaBytes: number; cachedPages: number }> {
+    const { usage, quota } = await navigator.storage.estimate();
+    return { usedBytes: usage ?? 0, quotaBytes: quota ?? 0, cachedPages: 0 };
+  }
+
+  /** Ends everything, loses nothing, and lets another tab open it. */
+  close(): Promise<void> {
+    this.#closed ??= this.#close();
+    return this.#closed;
+  }
+
+  async #close(): Promise<void> {
+    const { pageserver, safekeeper, database, lock } = this.#parts;
+    this.#closing.abort(new PageliteError('closed', 'the repository was closed'));
+    await this.#last;
+    await this.#flushing;
+    try {
+      await pageserver.close();
+      await safekeeper.close();
+    } finally {
+      database.close();
+      lock.release();
+    }
+  }
+
+  // Opening
+
+  async #begin(): Promise<void> {
+    const { options, pageserver, branches, redo } = this.#parts;
+    await this.#removeUnnamed();
+    await this.#settleAll();
+    if (branches.branches.length > 0) redo.warm();
+    const { clock, log } = options;
+    const timelines = () => branches.branches.map(timelineOf);
+    this.#flushing = flushWhenIdle({ pageserver, timelines, clock, log, signal: this.#closing.signal });
+  }
+
+  /** Timelines without a name are what a killed tab left of making or deleting a branch. */
+  async #removeUnnamed(): Promise<void> {
+    const { pageserver, branches, safekeeper, options } = this.#parts;
+    const named = new Set(branches.branches.map((branch) => branch.timelineId));
+    for (const tenantId of await pageserver.listTenants()) {
+      const unnamed = (await pageserver.listTimelines(tenantId)).filter((id) => !named.has(id));
+      for (const id of unnamed) {
+        await this.#removeTimeline({ tenantId, timelineId: id }).catch((error) =>
+          options.log.warn('a timeline without a name stays', { timelineId: id, error: messageOf(error) }),
+        );
+      }
+    }
+    for (const id of await safekeeper.listTimelines()) {
+      if (!named.has(id.timelineId)) await this.#parts.safekeeperStorage.deleteTimeline(id);
+    }
+  }
+
+  // Changing
+
+  async #createTimeline(from: NewBranchSource): Promise<{ id: TenantTimelineId; origin: BranchOrigin | null }> {
+    const { pageserver, branches, options } = this.#parts;
+    const tenant =
+      from.kind === 'new'
+        ? branches.tenantId
+        : from.kind === 'server'
+          ? from.id.tenantId
+          : this.timelineOf(from.branch).tenantId;
+    const id = { tenantId: tenant, timelineId: newTimelineId(options.random) };
+    await this.#needTenant(tenant);
+    switch (from.kind) {
+      case 'new':
+        await pageserver.createTimeline(id, null);
+        return { id, origin: null };
+      case 'local': {
+        const { timelineId: ancestor } = this.timelineOf(from.branch);
+        const lsn = await this.lsnOf(from.branch, from.at);
+        await pageserver.createTimeline(id, { timelineId: ancestor, lsn });
+        return { id, origin: { place: 'local', name: from.branch, timelineId: ancestor } };
+      }
+      case 'server': {
+        const { timelineId: ancestor } = from.id;
+        await pageserver.createTimeline(id, { timelineId: ancestor, lsn: from.lsn });
+        return { id, origin: { place: 'server', name: from.name, timelineId: ancestor } };
+      }
+    }
+  }
+
+  async #needTenant(tenant: TenantId): Promise<void> {
+    const { pageserver } = this.#parts;
+    if (!(await pageserver.listTenants()).includes(tenant)) await pageserver.createTenant(tenant);
+  }
+
+  #sourceOf(record: BranchRecord, origin: BranchOrigin, serverLsn: Lsn | null): NewBranchSource {
+    if (origin.place === 'server') {
+      const id = { tenantId: timelineOf(record).tenantId, timelineId: timelineId(origin.timelineId) };
+      return { kind: 'server', id, name: origin.name, lsn: serverLsn };
+    }
+    const branch = this.#parts.branches.nameOf(origin.timelineId);
+    if (branch === null) {
+      throw new PageliteError('invalid', `branch "${record.name}" began from one that is not here any more`, {
+        branch: record.name,
+      });
+    }
+    return { kind: 'local', branch, at: 'end' };
+  }
+
+  #freeName(wanted: string): string {
+    const taken = new Set(this.#parts.branches.branches.map(({ name }) => name));
+    let name = wanted;
+    for (let n = 2; taken.has(name); n++) name = `${wanted}_${n}`;
+    return name;
+  }
+
+  /** Its layers and its WAL. */
+  async #removeTimeline(id: TenantTimelineId): Promise<void> {
+    const { pageserver, safekeeper, safekeeperStorage } = this.#parts;
+    await pageserver.deleteTimeline(id);
+    await safekeeper.release(id);
+    await safekeeperStorage.deleteTimeline(id);
+  }
+
+  /** One change of branches after another. */
+  #change<T>(work: () => Promise<T>): Promise<T> {
+    const done = this.#last.then(() => {
+      this.#closing.signal.throwIfAborted();
+      return work();
+    });
+    this.#last = done.catch(() => {});
+    return done;
+  }
+
+  // Reading
+
+  async #info(record: BranchRecord): Promise<BranchInfo> {
+    const id = timelineOf(record);
+    const { name, timelineId, origin, pushed } = record;
+    const place: BranchPlace = this.#isHybrid(record) ? 'hybrid' : 'local';
+    const known = { name, place, timelineId, pushed, cachedPages: null };
+    try {
+      const status = await (await this.#parts.pageserver.openPages(id)).getStatus();
+      return {
+        ...known,
+        ancestor: this.#ancestorOf(origin, status),
+        startLsn: formatLsn(status.startLsn),
+        lsn: formatLsn(await this.#endLsn(id)),
+        layerBytes: status.layerBytes,
+        broken: status.stopped,
+      };
+    } catch (error) {
+      if (!isPageliteError(error, 'corrupt') && !isPageliteError(error, 'notFound')) throw error;
+      return { ...known, ancestor: null, startLsn: null, lsn: null, layerBytes: null, broken: error.message };
+    }
+  }
+
+  #ancestorOf(origin: BranchOrigin | null, { ancestor }: TimelineStatus): BranchInfo['ancestor'] {
+    if (ancestor === null || origin === null) return null;
+    const lsn = formatLsn(ancestor.lsn);
+    if (origin.place === 'server') return { name: origin.name, place: 'server', lsn };
+    const { branches } = this.#parts;
+    const record = branches.branches.find((branch) => branch.timelineId === origin.timelineId);
+    const place = record !== undefined && this.#isHybrid(record) ? 'hybrid' : 'local';
+    return { name: record?.name ?? origin.name, place, lsn };
+  }
+
+  /** Whether it, or what it began from, began on a server. */
+  #isHybrid(record: BranchRecord): boolean {
+    for (let at: BranchRecord | undefined = record; at?.origin; ) {
+      if (at.origin.place === 'server') return true;
+      const ancestor: string = at.origin.timelineId;
+      at = this.#parts.branches.branches.find((branch) => branch.timelineId === ancestor);
+    }
+    return false;
+  }
+
+  async #momentOf(branch: string, id: TenantTimelineId, at: Exclude<BranchMoment, 'end'>): Promise<Lsn> {
+    const { pageserver, options } = this.#parts;
+    const { startLsn } = await (await pageserver.openPages(id)).getStatus();
+    const endLsn = await this.#endLsn(id);
+    const span = `it goes from ${formatLsn(startLsn)} to ${formatLsn(endLsn)}`;
+    if ('lsn' in at) {
+      if (at.lsn >= startLsn && at.lsn <= endLsn) return at.lsn;
+      throw new PageliteError('invalid', `branch "${branch}" has no LSN ${formatLsn(at.lsn)}: ${span}`, {
+        branch,
+        lsn: formatLsn(at.lsn),
+      });
+    }
+    const when = new Date(at.timestampMs).toISOString();
+    if (at.timestampMs > options.clock.now())
+      throw new PageliteError('invalid', `${when} is in the future`, { timestamp: when });
+    await pageserver.catchUp(id, endLsn);
+    const answer = await pageserver.findLsnByTimestamp(id, at.timestampMs);
+    if (answer.kind === 'present' || answer.kind === 'future') return answer.lsn;
+    const older =
+      answer.kind === 'past' ? 'has no commits that are as old as' : 'has no commits with a time, asked for';
+    throw new PageliteError('invalid', `branch "${branch}" ${older} ${when}: ${span}`, { branch, timestamp: when });
+  }
+
+  /** Up to where everything that was acknowledged is. */
+  async #endLsn(id: TenantTimelineId): Promise<Lsn> {
+    const { pageserver, safekeeper } = this.#parts;
+    const { lastRecordLsn } = await (await pageserver.openPages(id)).getStatus();
+    const status = await safekeeper.getStatus(id);
+    if (status === null) return lastRecordLsn;
+    return Math.max(lastRecordLsn, status.commitLsn) as Lsn;
+  }
+
+  /**
+   * A killed tab may have acknowledged more than its safekeeper has noted as committed. An election without a compute settles that, as the start of
+   * a compute would.
+   */
+  async #settle(id: TenantTimelineId): Promise<void> {
+    const { safekeeper, pageserver, options } = this.#parts;
+    const status = await safekeeper.getStatus(id);
+    if (status === null || status.flushLsn <= status.commitLsn) return;
+    const { startLsn } = await (await pageserver.openPages(id)).getStatus();
+    const { clock, random, log } = options;
+    const { signal } = this.#closing;
+    const election = {
+      id,
+      services: [safekeeper],
+      startLsnIfEmpty: startLsn,
+      systemIdentifier: 0n,
+      clock,
+      random,
+      log,
+      signal,
+    };
+    (await ProposerDriver.elect(election)).close();
+  }
+
+  /** Every branch, before any compute is there to be fenced. One that is damaged says so to whoever opens it. */
+  async #settleAll(): Promise<void> {
+    const { branches, options } = this.#parts;
+    const settle = (record: BranchRecord) =>
+      this.#settle(timelineOf(record)).catch((error) =>
+        options.log.warn('the end of a branch is not settled', { branch: record.name, error: messageOf(error) }),
+      );
+    await Promise.all(branches.branches.map(settle));
+  }
+}
+
+const isFrom = (origin: BranchOrigin | null, timeline: string): boolean =>
+  origin !== null && origin.place === 'local' && origin.timelineId === timeline;
+
+async function openParts(options: LocalRepositoryOptions, lock: RepositoryLock, database: TabDatabase): Promise<Parts> {
+  const { clock, random, log, artefacts, openServerPages } = options;
+  const store = await IdbObjectStore.open(database);
+  const branches = await BranchList.open(store, () => newTenantId(random));
+  const onMarkFailed = (error: unknown) => log.warn('a flush mark is not stored', { error: messageOf(error) });
+  const safekeeperStorage = new IdbSafekeeperStorage({ database, onMarkFailed });
+  const safekeeper = new Safekeeper({ nodeId: tabSafekeeper, storage: safekeeperStorage, log });
+  const template = once(() =>
+    loadTabTemplate({
+      store,
+      artefacts,
+      fetchTemplate: options.fetchTemplate,
+      log,
+      progress: options.progress ?? (() => {}),
+    }),
+  );
+  const redo = new LazyRedo(
+    async () => PostgresRedo.create({ template: await template(), ...(artefacts && { artefacts }), log }),
+    log,
+  );
+  const pageserver = await Pageserver.open({
+    store,
+    wal: [safekeeper],
+    redo,
+    template,
+    clock,
+    random,
+    log,
+    limits: { ...tabLimits, ...options.limits },
+    yieldTurn,
+    ...(openServerPages && { openRemote: openServerPages }),
+  });
+  return { options, lock, database, store, branches, safekeeperStorage, safekeeper, redo, pageserver };
+}
+
+/** The value that `make` gives, made when it is first asked for; a failure is not kept. */
+function once(make: () => Promise<TenantTemplate>): () => Promise<TenantTemplate> {
+  let made: Promise<TenantTemplate> | null = null;
+  return () => {
+    made ??= make().catch((error) => {
+      made = null;
+      throw error;
+    });
+    return made;
+  };
+}
