@@ -61,6 +61,7 @@ const readOnlySettings = ['default_transaction_read_only=on'];
 
 export class Compute extends PGlite {
   readonly #storage: ComputeStorage;
+  #inBlock = false;
 
   private constructor(storage: ComputeStorage, options: PGliteOptions) {
     super(options);
@@ -83,9 +84,12 @@ export class Compute extends PGlite {
 
   override execProtocolRawSync(message: Uint8Array): Uint8Array {
     this.#storage.throwIfFailed();
+    if (mayCommit(message, this.#inBlock)) this.#storage.expectCommit();
     const answer = super.execProtocolRawSync(message);
     // A PANIC of the backend is swallowed by PGlite; why it panicked is known here.
     this.#storage.throwIfFailed();
+    // ReadyForQuery ends with the state of the transaction; 'I': there is none.
+    if (answer.length >= 6 && answer[answer.length - 6] === 0x5a) this.#inBlock = answer[answer.length - 1] !== 0x49;
     return answer;
   }
 
@@ -129,6 +133,27 @@ export interface LocalRelation {
   /** Exists only in this compute. */
   readonly localOnly: boolean;
 }
+
+/**
+ * Whether this message of the wire protocol is likely to commit: Sync outside of a transaction block, or COMMIT or END as the text of Query or of an
+ * unnamed Parse. A guess that costs or saves some microseconds.
+ */
+function mayCommit(message: Uint8Array, inBlock: boolean): boolean {
+  switch (message[0]) {
+    case 0x53: // 'S'
+      return !inBlock;
+    case 0x51: // 'Q'
+      return isCommitLetter(message[5]);
+    case 0x50: // 'P'
+      return message[5] === 0 && isCommitLetter(message[6]);
+    default:
+      return false;
+  }
+}
+
+/** C or E. */
+const isCommitLetter = (byte: number | undefined): boolean =>
+  byte === 0x43 || byte === 0x63 || byte === 0x45 || byte === 0x65;
 
 /** A start that is still on its way: the host holds its election and fetches the basebackup while PGlite loads. */
 export interface ComingStart {
@@ -192,6 +217,10 @@ class ComputeStorage implements Filesystem {
 
   throwIfFailed(): void {
     if (!this.#closed) this.#mounted?.throwIfFailed();
+  }
+
+  expectCommit(): void {
+    this.#mounted?.expectCommit();
   }
 
   close(): void {
@@ -348,6 +377,11 @@ class MountedStorage {
 
   ping(): void {
     this.#bridge.ping();
+  }
+
+  /** If there is a transaction that has written. */
+  expectCommit(): void {
+    if (!this.#start.readOnly && this.#backend.currentXid() !== 0) this.#bridge.expectCommit();
   }
 
   willNeed(fd: number, offset: number, length: number): void {

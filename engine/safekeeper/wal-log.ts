@@ -86,12 +86,29 @@ export class WalLog {
     return this.#dirty.size > 0;
   }
 
-  /** Goes on where the last write ended. The bytes are kept: the caller does not change them any more. */
-  async write(lsn: Lsn, bytes: Uint8Array): Promise<void> {
+  /**
+   * Goes on where the last write ended. The bytes are kept: the caller does not change them any more. Undefined if it was done within the call,
+   * as the storage can for what fits the blocks that are there.
+   */
+  write(lsn: Lsn, bytes: Uint8Array): Promise<void> | undefined {
     assert(
       lsn === this.#writeLsn && lsn !== invalidLsn,
       `write at ${formatLsn(lsn)}, not at ${formatLsn(this.#writeLsn)}`,
     );
+    const start = segmentStart(lsn);
+    const end = lsn + bytes.length;
+    const name = this.#names.get(start);
+    if (name === undefined || end > this.#filledLsn || end >= start + walSegmentSize)
+      return this.#writeLong(lsn, bytes);
+    const writing = this.#segments.write(name, lsn - start, bytes);
+    this.#dirty.add(name);
+    if (writing !== undefined) return writing.then(() => this.#written(lsn, bytes));
+    this.#written(lsn, bytes);
+    return undefined;
+  }
+
+  /** Into blocks that the file does not have yet, or over the end of it. */
+  async #writeLong(lsn: Lsn, bytes: Uint8Array): Promise<void> {
     let done = 0;
     while (done < bytes.length) {
       const at = lsn + done;
@@ -104,13 +121,26 @@ export class WalLog {
       if (at + length === start + walSegmentSize) this.#full.add(start);
       done += length;
     }
+    this.#written(lsn, bytes);
+  }
+
+  #written(lsn: Lsn, bytes: Uint8Array): void {
     this.#tail.add(lsn, bytes);
     this.#tail.dropBefore(lsn, walTailCacheBytesMax);
     this.#writeLsn = (lsn + bytes.length) as Lsn;
   }
 
-  /** All that was written is durable. A full segment gets its final name. */
-  async sync(): Promise<void> {
+  /** All that was written is durable. A full segment gets its final name. Undefined if it was done within the call. */
+  sync(): Promise<void> | undefined {
+    if (this.#full.size > 0 || this.#dirty.size !== 1) return this.#syncAll();
+    const [name] = this.#dirty;
+    const syncing = this.#segments.sync(name!);
+    if (syncing !== undefined) return syncing.then(() => this.#dirty.clear());
+    this.#dirty.clear();
+    return undefined;
+  }
+
+  async #syncAll(): Promise<void> {
     for (const name of this.#dirty) await this.#segments.sync(name);
     this.#dirty.clear();
     for (const start of this.#full) {

@@ -195,12 +195,20 @@ class DiskSegments implements SegmentStorage {
     return undefined;
   }
 
-  async sync(name: string): Promise<void> {
+  sync(name: string): Promise<void> | undefined {
+    const fd = this.#syncInThread ? this.#descriptors.get(name) : undefined;
+    if (fd === undefined) return this.#sync(name);
+    try {
+      fdatasyncSync(fd);
+    } catch (error) {
+      throw failure(this.#path(name), error);
+    }
+    return undefined;
+  }
+
+  async #sync(name: string): Promise<void> {
     const file = await this.#file(name);
-    await translate(this.#path(name), async () => {
-      if (this.#syncInThread) fdatasyncSync(file.fd);
-      else await file.datasync();
-    });
+    await translate(this.#path(name), () => file.datasync());
   }
 
   async read(name: string, offset: number, length: number): Promise<Uint8Array> {

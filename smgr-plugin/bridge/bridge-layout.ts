@@ -17,7 +17,8 @@
  * Int32.
  *
  * Invariants
- * - only the compute writes `doorbell`, `requestSeq`, `op`, arguments, `walHead`, `walFlushTarget`; only the host writes the rest
+ * - `commitSoon` is raised by the compute and lowered by the host
+ * - otherwise only the compute writes `doorbell`, `requestSeq`, `op`, arguments, `walHead`, `walFlushTarget`; only the host writes the rest
  * - the answer area belongs to the host from `requestSeq` on until `answerSeq` equals it, then to the compute until its next request
  */
 import { assert } from '../../engine/assert.ts';
@@ -48,6 +49,8 @@ export const word = {
   hostSleeps: 13,
   /** Goes up every `hostHeartbeatMs`: a compute must not wait for ever for a thread that has died. */
   heartbeat: 14,
+  /** 1: a commit is about to come; the host that takes it back to 0 looks out for it instead of sleeping. */
+  commitSoon: 15,
 } as const;
 
 export const hostHeartbeatMs = 1_000;

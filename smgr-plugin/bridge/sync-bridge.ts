@@ -25,6 +25,8 @@ import {
 
 /** Looks before sleeping: an answer from memory comes sooner than a thread is put to sleep and woken. */
 const spins = 200;
+/** The same for a commit: about 0.2 ms, in which a disk nearby has synced. Going to sleep and being woken costs a quarter of that. */
+const commitSpins = 100_000;
 /** A sleeper looks this often whether the bridge has failed: the wake-up may come between its look and its sleep. */
 const failureCheckMs = 500;
 
@@ -139,6 +141,12 @@ export class SyncBridge {
     return this.#head;
   }
 
+  /** A commit is likely within the next tenth of a millisecond: the host wakes up meanwhile. Does not wait. */
+  expectCommit(): void {
+    Atomics.store(this.#words, word.commitSoon, 1);
+    this.#ring();
+  }
+
   /** Blocks until the quorum has all WAL up to `position` (of pushWal). Throws the failure if it never will. */
   flushWal(position: number): void {
     const words = this.#words;
@@ -149,7 +157,7 @@ export class SyncBridge {
     for (let spin = 0; ; spin++) {
       const flushed = Atomics.load(words, word.walFlushed);
       if (((position - flushed) | 0) <= 0) return;
-      if (spin < spins) continue;
+      if (spin < commitSpins) continue;
       this.#throwIfFailed();
       this.#sleep(word.walFlushed, flushed);
     }

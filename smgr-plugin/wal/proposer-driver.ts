@@ -30,7 +30,7 @@ import {
 } from '../../engine/protocol/proposer-acceptor.ts';
 import type { Channel, Clock, Log, Random, WalService } from '../../engine/services.ts';
 import { RecordScan } from '../../engine/wal/record-scan.ts';
-import { CommitWaiters } from './commit-waiters.ts';
+import { CommitWaiters, type Settle } from './commit-waiters.ts';
 import { quorumOf } from './quorum.ts';
 import { type ProposerEvent, type Recovery, WalProposer } from './wal-proposer.ts';
 
@@ -148,6 +148,14 @@ export class ProposerDriver {
     if (this.#ended) return Promise.reject(this.#ended);
     const target = Math.min(lsn, this.#scan.boundaryLsn);
     return target <= this.commitLsn ? Promise.resolve() : this.#waiters.wait(target, signal);
+  }
+
+  /** The same with a callback, which is called at once or as soon as the quorum's answer is here. */
+  onCommitted(lsn: Lsn, settle: Settle): void {
+    const target = Math.min(lsn, this.#scan.boundaryLsn);
+    if (this.#ended) settle(this.#ended);
+    else if (target <= this.commitLsn) settle(null);
+    else this.#waiters.add(target, settle);
   }
 
   /** Called once when a newer term rules; later appends and waits are `fenced`. Called soon if it already has happened. */
