@@ -95,6 +95,16 @@ export const imageChainRecordsMin = 8;
 export const imageChainBytesMin = 4096;
 /** An image layer file is closed at this size. */
 export const imageLayerBytesMax = 64 * 1024 * 1024;
+/** Layers of one import: with layers of 4 MB, 80 GB. Bounds the list that is checked and stored at once. */
+export const importLayersMax = 20_000;
+/** One layer that is imported: it is in memory while it is checked. Layers written here are a quarter of it, and a value more. */
+export const importLayerBytesMax = 256 * 1024 * 1024;
+/** Layers travel in parts of at most this size; what has arrived is not sent again. */
+export const importPartBytesMax = 8 * 1024 * 1024;
+/** An import that nobody has gone on with for so long is given up, and what has arrived is removed. */
+export const importIdleMaxMs = 3 * 24 * 60 * 60 * 1000;
+/** How long a safekeeper may take to say whether it has WAL of a timeline. */
+export const walFenceTimeoutMs = 10_000;
 /** Pause of a WAL receiver when a safekeeper does not have its timeline yet or is away: doubled up to the maximum, cut short when a read waits. */
 export const walReceiverPauseMinMs = 20;
 export const walReceiverPauseMaxMs = 1_000;

@@ -50,6 +50,7 @@ export class DataBlock {
   readonly #ends: Uint32Array;
   /** Low and high half of each. */
   readonly #lsns: Uint32Array;
+  readonly #valueBytes: number;
   readonly kinds: Uint8Array;
 
   /** Checks and parses. `bytes` begins at a multiple of 8 in its buffer and belongs to the block from now on. Throws `corrupt`. */
@@ -61,7 +62,8 @@ export class DataBlock {
     if (bytes[4] !== 0) throw bad(`unknown codec ${bytes[4]}`);
     const prefixCount = view.getUint16(6, true);
     const n = view.getUint32(8, true);
-    let at = dataBlockHeaderBytes + align8(view.getUint32(12, true));
+    const valueBytes = view.getUint32(12, true);
+    let at = dataBlockHeaderBytes + align8(valueBytes);
     const total = align8(at + prefixCount * prefixEntryBytes + n * 17);
     if (n === 0 || prefixCount === 0 || total !== bytes.length) throw bad('wrong length');
     const prefixes: KeyPrefix[] = [];
@@ -73,6 +75,7 @@ export class DataBlock {
     prefixFirst.push(n);
     const base = bytes.byteOffset + at;
     this.bytes = bytes;
+    this.#valueBytes = valueBytes;
     this.entryCount = n;
     this.prefixes = prefixes;
     this.prefixFirst = prefixFirst;
@@ -94,6 +97,11 @@ export class DataBlock {
 
   valueLength(entry: number): number {
     return this.#ends[entry]! - (entry === 0 ? 0 : this.#ends[entry - 1]!);
+  }
+
+  /** Whether the entry's value lies where values are: what our own writer sees to, and others may not. */
+  isInside(entry: number): boolean {
+    return this.valueLength(entry) >= 0 && this.#ends[entry]! <= this.#valueBytes;
   }
 
   /** Index into `prefixes`, or -1. */

@@ -30,15 +30,26 @@ import {
 } from '../limits.ts';
 import { type TenantId, type TenantTimelineId, type TimelineId, tenantId, timelineId } from '../model/ids.ts';
 import { controlFileKey } from '../model/key.ts';
-import type { Lsn } from '../model/lsn.ts';
+import { formatLsn, type Lsn } from '../model/lsn.ts';
 import type { Clock, Log, ObjectStore, PageService, Random, TenantTemplate, WalRedo, WalService } from '../services.ts';
+import { checkDatabase } from '../transfer/check-database.ts';
+import { importFileName } from '../transfer/import-record.ts';
+import { type ImportTarget, TimelineImports } from '../transfer/timeline-imports.ts';
+import { transferFileName } from '../transfer/transfer-record.ts';
 import { bootstrap } from './bootstrap.ts';
 import { type BranchSource, branchIndex, checkBranchPoint } from './branch.ts';
 import { findLsnByTimestamp, type TimestampLsn } from './find-lsn.ts';
 import type { Ancestor } from './gather.ts';
-import { encodeChecked, type IndexPart, StoredIndex, tenantFolder, timelineFolder } from './index-part.ts';
+import {
+  encodeChecked,
+  type IndexPart,
+  indexFileName,
+  StoredIndex,
+  tenantFolder,
+  timelineFolder,
+} from './index-part.ts';
 import type { YieldTurn } from './reconstruct.ts';
-import { RunningTimeline, type SharedParts, type TimelineLimits } from './running-timeline.ts';
+import { RunningTimeline, type SharedParts, type TimelineLimits, timelineOf } from './running-timeline.ts';
 
 export interface PageserverLimits extends TimelineLimits {
   readonly blockCacheBytesMax: number;
@@ -95,6 +106,8 @@ export class Pageserver {
   readonly #shared: SharedParts;
   readonly #tenants = new Map<TenantId, Map<TimelineId, Slot>>();
   #closed = false;
+  /** Timelines whose layers are made elsewhere. */
+  readonly imports: TimelineImports;
 
   private constructor(options: PageserverOptions) {
     const limits = { ...defaultPageserverLimits, ...options.limits };
@@ -112,6 +125,16 @@ export class Pageserver {
       versions: new ClockCache(limits.pageVersionsBytesMax),
       yieldTurn: options.yieldTurn ?? (() => clock.sleep(0)),
     };
+    this.imports = new TimelineImports({
+      store,
+      wal,
+      clock,
+      random,
+      log,
+      yieldTurn: this.#shared.yieldTurn,
+      find: (id) => this.#findForImport(id),
+      create: (id, part) => this.#createImported(id, part),
+    });
   }
 
   /** Loads every timeline's index and follows its WAL. A damaged index costs that timeline. */
@@ -162,6 +185,25 @@ export class Pageserver {
       timelines.delete(id.timelineId);
       throw error;
     }
+  }
+
+  /** The index of a timeline with everything that is committed in its layer files: what can be sent elsewhere (transfer/push-timeline.ts). */
+  async exportTimeline(id: TenantTimelineId): Promise<IndexPart> {
+    const running = this.#running(id);
+    await running.catchUp(await this.#commitLsn(id));
+    await running.flush();
+    return running.index.part;
+  }
+
+  /** Bytes of a layer file that the index names; null if there is none of this name. */
+  async readLayer(
+    id: TenantTimelineId,
+    name: string,
+    range: { start: number; end: number },
+  ): Promise<Uint8Array | null> {
+    this.#checkOpen();
+    const found = await this.#options.store.get(timelineFolder(id) + name, range);
+    return found?.bytes ?? null;
   }
 
   async listTimelines(tenant: TenantId): Promise<TimelineId[]> {
@@ -227,8 +269,9 @@ export class Pageserver {
     const folder = timelineFolder(id);
     const keys = (await this.#options.store.list(folder)).map(({ key }) => key);
     // The index first: without it the rest is waste, whenever we crash.
-    const rank = (key: string) => (key.endsWith('.json') ? 0 : 1);
+    const rank = (key: string) => (key.endsWith(indexFileName) ? 0 : 1);
     for (const key of keys.sort((a, b) => rank(a) - rank(b))) await this.#options.store.delete(key);
+    this.imports.forget(id);
     timelines.delete(id.timelineId);
   }
 
@@ -282,6 +325,7 @@ export class Pageserver {
 
   async #loadTimeline(id: TenantTimelineId, keys: readonly string[]): Promise<void> {
     const { store, log } = this.#options;
+    const isUnderWay = await this.imports.filesUnderWay(id, keys);
     try {
       const index = await StoredIndex.load(store, id);
       const folder = timelineFolder(id);
@@ -289,12 +333,12 @@ export class Pageserver {
       this.#run(
         id,
         index,
-        keys.filter((key) => !named.has(key)),
+        keys.filter((key) => !named.has(key) && !isOwnFile(key.slice(folder.length)) && !isUnderWay(key)),
       );
     } catch (error) {
       if (isPageliteError(error, 'notFound')) {
-        // Its creation or its deletion was cut off: it does not exist.
-        for (const key of keys) await store.delete(key);
+        // Its creation or its deletion was cut off: it does not exist. An import goes on.
+        for (const key of keys) if (!isUnderWay(key)) await store.delete(key);
         return;
       }
       log.error('a timeline cannot be opened', { ...id, error: messageOf(error) });
@@ -356,6 +400,57 @@ export class Pageserver {
     return Math.max(0, ...statuses.map((status) => status?.commitLsn ?? 0)) as Lsn;
   }
 
+  // Imports
+
+  #findForImport(id: TenantTimelineId): ImportTarget | null {
+    this.#checkOpen();
+    const slot = this.#timelines(id.tenantId).get(id.timelineId);
+    if (slot === undefined) return null;
+    if (slot.kind === 'busy') {
+      throw new PageliteError('unavailable', `timeline ${id.timelineId} is being created or deleted: try again`, {
+        ...id,
+      });
+    }
+    const running = this.#running(id);
+    return {
+      lastRecordLsn: running.timeline.lastRecordLsn,
+      layerNames: new Set(running.index.part.layers.map(({ name }) => name)),
+      whileUnsettled: (work) => running.whileUnsettled(work),
+      extend: async (base, piece) => {
+        const { part } = running.index;
+        await this.#checkImported(id, { ...piece, layers: [...part.layers, ...piece.layers] });
+        await running.extend(base, piece);
+      },
+    };
+  }
+
+  async #createImported(id: TenantTimelineId, part: IndexPart): Promise<void> {
+    this.#checkOpen();
+    const timelines = this.#timelines(id.tenantId);
+    if (timelines.has(id.timelineId)) throw new PageliteError('invalid', `timeline ${id.timelineId} exists`, { ...id });
+    timelines.set(id.timelineId, { kind: 'busy', ancestorId: part.ancestor?.timelineId ?? null });
+    try {
+      if (part.ancestor !== null) checkSamePoint(id, part, await this.#branch(id, part.ancestor));
+      await this.#checkImported(id, part);
+      const index = await StoredIndex.create(this.#options.store, id, part);
+      this.#checkOpen();
+      this.#run(id, index, []);
+    } catch (error) {
+      timelines.delete(id.timelineId);
+      throw error;
+    }
+  }
+
+  /** A compute could boot at its end. */
+  async #checkImported(id: TenantTimelineId, part: IndexPart): Promise<void> {
+    const timeline = timelineOf(id, part, this.#ancestorOf(id, part), this.#shared);
+    try {
+      await checkDatabase(timeline);
+    } finally {
+      for (const file of timeline.layers.files.layers()) file.forget();
+    }
+  }
+
   // Look-ups
 
   #checkOpen(): void {
@@ -380,6 +475,23 @@ export class Pageserver {
 
 function noTimeline(id: TenantTimelineId): PageliteError {
   return new PageliteError('notFound', `timeline ${id.timelineId} of tenant ${id.tenantId} does not exist`, { ...id });
+}
+
+/** Files beside layers and index that stay with a timeline: what was imported, and where from or where to. */
+function isOwnFile(file: string): boolean {
+  return file === importFileName || file === transferFileName;
+}
+
+/** The branch that was made elsewhere begins where one made here would. */
+function checkSamePoint(id: TenantTimelineId, imported: IndexPart, branch: IndexPart): void {
+  const problem =
+    imported.startLsn !== branch.startLsn
+      ? `a branch at ${formatLsn(imported.startLsn)} would begin at ${formatLsn(branch.startLsn)}`
+      : imported.systemIdentifier !== branch.systemIdentifier
+        ? `it is of system ${imported.systemIdentifier}, its ancestor of ${branch.systemIdentifier}`
+        : null;
+  if (problem !== null)
+    throw new PageliteError('invalid', `timeline ${id.timelineId} does not fit: ${problem}`, { ...id });
 }
 
 function sourceOf(timeline: Omit<BranchSource, 'timelineId'>): Omit<BranchSource, 'timelineId'> {

@@ -17,7 +17,7 @@ import type { Clock, Log, ObjectStore, Random, WalRedo, WalService } from '../se
 import { Flusher, type FlushLimits } from './flush.ts';
 import { type Ancestor, gather } from './gather.ts';
 import { ImageCreation, type ImageLimits } from './image-creation.ts';
-import { type StoredIndex, timelineFolder } from './index-part.ts';
+import { type IndexPart, type StoredIndex, timelineFolder } from './index-part.ts';
 import { PageVersions } from './page-versions.ts';
 import { reconstructWhenReady, WorkBudget, type YieldTurn } from './reconstruct.ts';
 import { Timeline } from './timeline.ts';
@@ -62,6 +62,8 @@ export class RunningTimeline {
   readonly #chainBudget: WorkBudget;
   readonly #fed: LsnWaiters;
   #fedLsn: Lsn;
+  /** Resolves when it is known again where the timeline ends. */
+  #settling: Promise<void> | undefined;
   /** Files in the folder that the index did not name when it was loaded: left by a crash. */
   #leftovers: readonly string[];
 
@@ -72,34 +74,15 @@ export class RunningTimeline {
     leftovers: readonly string[],
     shared: SharedParts,
   ) {
-    const { part } = index;
     this.#shared = shared;
     this.#id = id;
     this.#folder = timelineFolder(id);
     this.#leftovers = leftovers;
     this.index = index;
-    this.timeline = new Timeline(
-      {
-        id,
-        systemIdentifier: part.systemIdentifier,
-        startLsn: part.startLsn,
-        ancestorId: part.ancestor?.timelineId ?? null,
-        ancestor,
-        diskConsistentLsn: part.diskConsistentLsn,
-        prevRecordLsn: part.prevRecordLsn,
-        files: part.layers.map(({ name, size }) => this.#layerFile(name, size)),
-      },
-      {
-        redo: shared.redo,
-        versions: new PageVersions(shared.versions),
-        clock: shared.clock,
-        waitLsnTimeoutMs: shared.limits.waitLsnTimeoutMs,
-        openChainLengthMax: shared.limits.openChainLengthMax,
-      },
-    );
+    this.timeline = timelineOf(id, index.part, ancestor, shared);
     this.#chainBudget = new WorkBudget(shared.yieldTurn);
     this.#fed = new LsnWaiters(shared.clock, shared.limits.waitLsnTimeoutMs);
-    this.#fedLsn = part.diskConsistentLsn;
+    this.#fedLsn = index.part.diskConsistentLsn;
     const { store, clock, log, limits, yieldTurn } = shared;
     const { timeline } = this;
     const openLayer = ({ name, bytes }: WrittenLayer) => this.#layerFile(name, bytes.length);
@@ -109,6 +92,7 @@ export class RunningTimeline {
     this.pages = new TimelinePageService(timeline, {
       yieldTurn,
       checkOpen: () => this.#checkOpen(),
+      settled: () => this.#settling,
       onRedo: (prefix, block, records) => {
         if (records >= limits.imageChainRecordsMin * redoFactorForImage) this.#images.want(prefix, block);
       },
@@ -172,6 +156,48 @@ export class RunningTimeline {
     await wait;
   }
 
+  /** While `work` runs, nobody hears where the timeline ends: whoever asks waits. */
+  async whileUnsettled<T>(work: () => Promise<T>): Promise<T> {
+    const done = work();
+    const settling = done.then(
+      () => {},
+      () => {},
+    );
+    this.#settling = settling;
+    try {
+      return await done;
+    } finally {
+      if (this.#settling === settling) this.#settling = undefined;
+    }
+  }
+
+  /**
+   * Goes on with layers that were made elsewhere and are in the folder: the index first, then reads see them. Throws `fenced` if the timeline does
+   * not end at `base`, all of it in files. Nobody writes WAL to it meanwhile.
+   */
+  async extend(base: Lsn, piece: IndexPart): Promise<void> {
+    this.#checkOpen();
+    const { timeline, index } = this;
+    if (timeline.lastRecordLsn !== base || timeline.diskConsistentLsn !== base) {
+      throw new PageliteError('fenced', `timeline ${this.#id.timelineId} has been written meanwhile`, { ...this.#id });
+    }
+    const { diskConsistentLsn, prevRecordLsn, layers } = piece;
+    await index.update((part) => ({
+      ...part,
+      diskConsistentLsn,
+      prevRecordLsn,
+      imagedLsn: part.imagedLsn < base ? part.imagedLsn : (Math.max(part.imagedLsn, piece.imagedLsn) as Lsn),
+      layers: [...part.layers, ...layers],
+    }));
+    timeline.extend(
+      diskConsistentLsn,
+      prevRecordLsn,
+      layers.map(({ name, size }) => this.#layerFile(name, size)),
+    );
+    this.#onFed(diskConsistentLsn);
+    this.#images.kick();
+  }
+
   flush(): Promise<void> {
     this.#checkOpen();
     return this.#flusher.flushAll();
@@ -200,8 +226,7 @@ export class RunningTimeline {
   }
 
   #layerFile(name: string, size: number): LayerFile {
-    const { store, blocks } = this.#shared;
-    return new LayerFile(this.#id, must(parseLayerName(name)), this.#folder, size, store, blocks);
+    return layerFileOf(this.#id, name, size, this.#shared);
   }
 
   #onFed(lsn: Lsn): void {
@@ -230,4 +255,36 @@ export class RunningTimeline {
     await this.#shared.yieldTurn();
     for (let i = 0; i < turnsForReadsMax && this.pages.reading > 0; i++) await this.#shared.yieldTurn();
   }
+}
+
+/** The state of a timeline as its index has it. Reads nothing yet. */
+export function timelineOf(
+  id: TenantTimelineId,
+  part: IndexPart,
+  ancestor: Ancestor | null,
+  shared: SharedParts,
+): Timeline {
+  return new Timeline(
+    {
+      id,
+      systemIdentifier: part.systemIdentifier,
+      startLsn: part.startLsn,
+      ancestorId: part.ancestor?.timelineId ?? null,
+      ancestor,
+      diskConsistentLsn: part.diskConsistentLsn,
+      prevRecordLsn: part.prevRecordLsn,
+      files: part.layers.map(({ name, size }) => layerFileOf(id, name, size, shared)),
+    },
+    {
+      redo: shared.redo,
+      versions: new PageVersions(shared.versions),
+      clock: shared.clock,
+      waitLsnTimeoutMs: shared.limits.waitLsnTimeoutMs,
+      openChainLengthMax: shared.limits.openChainLengthMax,
+    },
+  );
+}
+
+function layerFileOf(id: TenantTimelineId, name: string, size: number, { store, blocks }: SharedParts): LayerFile {
+  return new LayerFile(id, must(parseLayerName(name)), timelineFolder(id), size, store, blocks);
 }

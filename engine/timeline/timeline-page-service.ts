@@ -25,6 +25,8 @@ export interface PageServiceHooks {
   readonly yieldTurn: YieldTurn;
   /** Throws once the timeline is closed or deleted. */
   checkOpen(): void;
+  /** Resolves when it is known where the timeline ends; undefined if it is. */
+  settled(): Promise<void> | undefined;
   /** A chain of this many values was redone for a read. */
   onRedo(prefix: KeyPrefix, block: number, records: number): void;
 }
@@ -116,8 +118,8 @@ export class TimelinePageService implements PageService {
   }
 
   async getBasebackup(lsn: Lsn | null, signal?: AbortSignal): Promise<Basebackup> {
-    const { lastRecordLsn } = this.#timeline;
-    const wanted = recordEnd(lsn ?? lastRecordLsn);
+    if (lsn === null) await this.#hooks.settled();
+    const wanted = recordEnd(lsn ?? this.#timeline.lastRecordLsn);
     const at = await this.#readLsn({ requestLsn: wanted, notModifiedSince: wanted }, signal);
     const prevLsn = at === this.#timeline.lastRecordLsn ? this.#timeline.prevRecordLsn : invalidLsn;
     return buildBasebackup(this.readerAt(at, signal), at, prevLsn);
@@ -125,6 +127,7 @@ export class TimelinePageService implements PageService {
 
   async getStatus(signal?: AbortSignal): Promise<TimelineStatus> {
     throwIfCancelled(signal);
+    await this.#hooks.settled();
     this.#hooks.checkOpen();
     const timeline = this.#timeline;
     return {

@@ -200,6 +200,18 @@ export class Timeline implements TimelineView, ValueSink, ValueReader {
     };
   }
 
+  /**
+   * Layers that were made elsewhere go on where this timeline ended; the index names them. The record that ends at `lsn` begins at `prevLsn`.
+   * Nothing was ingested since the last flush, and nothing is being ingested.
+   */
+  extend(lsn: Lsn, prevLsn: Lsn, files: readonly LayerFile[]): void {
+    assert(this.#layers.memory.length === 1 && this.#lastRecordLsn === this.diskConsistentLsn && !this.isMidRecord);
+    const lsnEnd = (lsn + 1) as Lsn;
+    this.#open = new InMemoryLayer(lsnEnd, this.#openChainLengthMax);
+    this.#layers = { memory: [this.#open], files: this.#layers.files.with(files), filesLsnEnd: lsnEnd };
+    this.advance(lsn, prevLsn);
+  }
+
   /** The index names `added` and no longer `removed`. */
   filesChanged(added: readonly LayerFile[], removed: readonly LayerFile[]): void {
     this.#layers = { ...this.#layers, files: this.#layers.files.with(added, removed) };

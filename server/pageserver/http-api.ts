@@ -13,6 +13,7 @@
  *   GET    /v1/tenant/:t/timeline/:tl/get_lsn_by_timestamp     ?timestamp=RFC 3339 -> {lsn, kind}
  *   PUT    /v1/tenant/:t/timeline/:tl/checkpoint               writes the in-memory layer out
  *   GET    /v1/tenant/:t/timeline/:tl/layer                    {in_memory_layers, historic_layers}
+ *   *      /v1/tenant/:t/timeline/:tl/import                   timelines that are made elsewhere: transfer-api.ts
  *   GET    /metrics                                            Prometheus text
  *
  * Creating what is there with the same parameters succeeds again (a caller may retry); with other parameters it is 409. Errors are `{"msg"}`
@@ -34,6 +35,7 @@ import {
 } from '../../engine/model/ids.ts';
 import { formatLsn, type Lsn, parseLsn } from '../../engine/model/lsn.ts';
 import type { Log, PageService, Random, TimelineStatus } from '../../engine/services.ts';
+import type { TimelineImports } from '../../engine/transfer/timeline-imports.ts';
 import {
   answerError,
   answerNotFound,
@@ -43,9 +45,11 @@ import {
   refuseMisdirected,
 } from '../process/http-errors.ts';
 import type { Metrics } from '../process/metrics.ts';
+import { transferHttpApi } from './transfer-api.ts';
 
 /** What the API needs of a Pageserver (engine/timeline/pageserver.ts). */
 export interface PageserverApi {
+  readonly imports: TimelineImports;
   createTenant(id: TenantId): Promise<void>;
   listTenants(): Promise<readonly TenantId[]>;
   createTimeline(id: TenantTimelineId, ancestor: { timelineId: TimelineId; lsn: Lsn | null } | null): Promise<void>;
@@ -106,6 +110,8 @@ export function pageserverHttpApi(options: PageserverHttpOptions): Hono {
   api.onError((error, c) => answerError(c, error, log));
   api.notFound(answerNotFound);
   api.use(refuseMisdirected);
+  // With limits of its own.
+  api.route('/', transferHttpApi(pageserver.imports));
   api.use(bodyLimit({ maxSize: bodyBytesMax, onError: (c) => c.json({ msg: 'the request body is too large' }, 413) }));
 
   api.get('/v1/status', (c) => c.json({ id: nodeId }));

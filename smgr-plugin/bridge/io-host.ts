@@ -159,7 +159,8 @@ export class IoHost {
     const proposer = await ProposerDriver.elect({
       id: pages.id,
       services: wal,
-      startLsnIfEmpty: status.startLsn,
+      // Past the start where the timeline's history was imported as layers.
+      startLsnIfEmpty: status.lastRecordLsn,
       systemIdentifier: 0n,
       clock,
       random,

@@ -37,7 +37,7 @@ import { type ProposerEvent, type Recovery, WalProposer } from './wal-proposer.t
 export interface ProposerDriverOptions {
   readonly id: TenantTimelineId;
   readonly services: readonly WalService[];
-  /** Where WAL begins if no safekeeper has any: the branch point or the template's LSN. */
+  /** Where WAL begins if no safekeeper has any: where the pageserver's history ends. */
   readonly startLsnIfEmpty: Lsn;
   /** 0n if not known yet; else a safekeeper that holds another system's WAL refuses. */
   readonly systemIdentifier: bigint;
