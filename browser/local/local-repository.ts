@@ -39,6 +39,7 @@ import type { BranchInfo, BranchPlace, Progress } from '../api.ts';
 import { openTabDatabase, type TabDatabase } from '../stores/database.ts';
 import { IdbObjectStore } from '../stores/idb-object-store.ts';
 import { IdbSafekeeperStorage } from '../stores/idb-safekeeper-storage.ts';
+import { PageCache } from '../stores/page-cache.ts';
 import { BranchList, type BranchOrigin, type BranchRecord, type PushedState, timelineOf } from './branch-list.ts';
 import { flushWhenIdle } from './idle-flush.ts';
 import { LazyRedo } from './lazy-redo.ts';
@@ -61,6 +62,11 @@ export interface LocalRepositoryOptions {
   /** The encoded tenant template from elsewhere: spares initdb. */
   readonly fetchTemplate?: () => Promise<Uint8Array | null>;
   readonly limits?: Partial<PageserverLimits>;
+  /** Bytes that pages of server branches may take in IndexedDB. */
+  readonly pageCacheBudgetBytes?: number;
+  readonly pageCacheMemoryBytes?: number;
+  /** How long an answer of the server is waited for. */
+  readonly serverTimeLimitMs?: number;
 }
 
 /** A moment of a branch: its end, an LSN of it, or all that was committed until a time. */
@@ -98,6 +104,7 @@ interface Parts {
   readonly safekeeper: Safekeeper;
   readonly redo: LazyRedo;
   readonly pageserver: Pageserver;
+  readonly pageCache: PageCache;
 }
 
 export class LocalRepository {
@@ -135,6 +142,11 @@ export class LocalRepository {
 
   get safekeeper(): Safekeeper {
     return this.#parts.safekeeper;
+  }
+
+  /** Counters of what hybrid branches read of their server. */
+  get pageCache(): PageCache {
+    return this.#parts.pageCache;
   }
 
   get store(): IdbObjectStore {
@@ -253,7 +265,7 @@ export class LocalRepository {
 
   async storage(): Promise<{ usedBytes: number; quotaBytes: number; cachedPages: number }> {
     const { usage, quota } = await navigator.storage.estimate();
-    return { usedBytes: usage ?? 0, quotaBytes: quota ?? 0, cachedPages: 0 };
+    return { usedBytes: usage ?? 0, quotaBytes: quota ?? 0, cachedPages: this.#parts.pageCache.pages() };
   }
 
   /** Ends everything, loses nothing, and lets another tab open it. */
@@ -263,13 +275,14 @@ export class LocalRepository {
   }
 
   async #close(): Promise<void> {
-    const { pageserver, safekeeper, database, lock } = this.#parts;
+    const { pageserver, safekeeper, pageCache, database, lock } = this.#parts;
     this.#closing.abort(new PageliteError('closed', 'the repository was closed'));
     await this.#last;
     await this.#flushing;
     try {
       await pageserver.close();
       await safekeeper.close();
+      await pageCache.idle();
     } finally {
       database.close();
       lock.release();
@@ -367,6 +380,23 @@ export class LocalRepository {
     await pageserver.deleteTimeline(id);
     await safekeeper.release(id);
     await safekeeperStorage.deleteTimeline(id);
+    await this.#retainPages();
+  }
+
+  /** Pages of server timelines from which no branch of this tab began any more are forgotten. */
+  async #retainPages(): Promise<void> {
+    const { pageserver, pageCache, branches } = this.#parts;
+    const wanted: { id: TenantTimelineId; lsn: Lsn }[] = [];
+    for (const record of branches.branches) {
+      if (record.origin?.place !== 'server') continue;
+      const id = timelineOf(record);
+      // Of a branch that cannot be opened the LSN is not known: then nothing is forgotten.
+      const pages = await pageserver.openPages(id).catch(() => null);
+      if (pages === null) return;
+      const { ancestor } = await pages.getStatus();
+      if (ancestor) wanted.push({ id: { ...id, timelineId: timelineId(record.origin.timelineId) }, lsn: ancestor.lsn });
+    }
+    await pageCache.retain(wanted);
   }
 
   /** One change of branches after another. */
@@ -385,7 +415,8 @@ export class LocalRepository {
     const id = timelineOf(record);
     const { name, timelineId, origin, pushed } = record;
     const place: BranchPlace = this.#isHybrid(record) ? 'hybrid' : 'local';
-    const known = { name, place, timelineId, pushed, cachedPages: null };
+    const cachedPages = place === 'hybrid' ? this.#cachedPages(record) : null;
+    const known = { name, place, timelineId, pushed, cachedPages };
     try {
       const status = await (await this.#parts.pageserver.openPages(id)).getStatus();
       return {
@@ -412,14 +443,27 @@ export class LocalRepository {
     return { name: record?.name ?? origin.name, place, lsn };
   }
 
-  /** Whether it, or what it began from, began on a server. */
   #isHybrid(record: BranchRecord): boolean {
+    return this.#serverOrigin(record) !== null;
+  }
+
+  /** The server's timeline on which it, or what it began from, began. */
+  #serverOrigin(record: BranchRecord): BranchOrigin | null {
     for (let at: BranchRecord | undefined = record; at?.origin; ) {
-      if (at.origin.place === 'server') return true;
+      if (at.origin.place === 'server') return at.origin;
       const ancestor: string = at.origin.timelineId;
       at = this.#parts.branches.branches.find((branch) => branch.timelineId === ancestor);
     }
-    return false;
+    return null;
+  }
+
+  #cachedPages(record: BranchRecord): number {
+    const origin = this.#serverOrigin(record);
+    if (origin === null) return 0;
+    return this.#parts.pageCache.pages({
+      tenantId: timelineOf(record).tenantId,
+      timelineId: timelineId(origin.timelineId),
+    });
   }
 
   async #momentOf(branch: string, id: TenantTimelineId, at: Exclude<BranchMoment, 'end'>): Promise<Lsn> {
@@ -494,10 +538,12 @@ const isFrom = (origin: BranchOrigin | null, timeline: string): boolean =>
 
 async function openParts(options: LocalRepositoryOptions, lock: RepositoryLock, database: TabDatabase): Promise<Parts> {
   const { clock, random, log, artefacts, openServerPages } = options;
-  const store = await IdbObjectStore.open(database);
+  const pageCache = await openPageCache(options, database);
+  const makeRoom = () => pageCache.makeRoom();
+  const store = await IdbObjectStore.open(database, makeRoom);
   const branches = await BranchList.open(store, () => newTenantId(random));
   const onMarkFailed = (error: unknown) => log.warn('a flush mark is not stored', { error: messageOf(error) });
-  const safekeeperStorage = new IdbSafekeeperStorage({ database, onMarkFailed });
+  const safekeeperStorage = new IdbSafekeeperStorage({ database, makeRoom, onMarkFailed });
   const safekeeper = new Safekeeper({ nodeId: tabSafekeeper, storage: safekeeperStorage, log });
   const template = once(() =>
     loadTabTemplate({
@@ -522,9 +568,21 @@ async function openParts(options: LocalRepositoryOptions, lock: RepositoryLock, 
     log,
     limits: { ...tabLimits, ...options.limits },
     yieldTurn,
-    ...(openServerPages && { openRemote: openServerPages }),
+    openRemote: (id) => pageCache.service(id, () => openServerPages?.(id) ?? null),
   });
-  return { options, lock, database, store, branches, safekeeperStorage, safekeeper, redo, pageserver };
+  return { options, lock, database, store, branches, safekeeperStorage, safekeeper, redo, pageserver, pageCache };
+}
+
+function openPageCache(options: LocalRepositoryOptions, database: TabDatabase): Promise<PageCache> {
+  const { clock, log, pageCacheBudgetBytes, pageCacheMemoryBytes, serverTimeLimitMs } = options;
+  return PageCache.open({
+    database,
+    clock,
+    log,
+    ...(pageCacheBudgetBytes !== undefined && { budgetBytes: pageCacheBudgetBytes }),
+    ...(pageCacheMemoryBytes !== undefined && { memoryBytes: pageCacheMemoryBytes }),
+    ...(serverTimeLimitMs !== undefined && { serverTimeLimitMs }),
+  });
 }
 
 /** The value that `make` gives, made when it is first asked for; a failure is not kept. */

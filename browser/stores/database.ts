@@ -45,7 +45,10 @@ export interface TabSchema extends DBSchema {
   wal: { key: [string, string, number]; value: CheckedRecord };
   walSmall: { key: [string, string]; value: CheckedRecord };
   pages: { key: [string, string, number]; value: CheckedRecord };
-  pageUse: { key: [string, string, number]; value: { readonly bytes: number; readonly usedAt: number } };
+  pageUse: {
+    key: [string, string, number];
+    value: { readonly bytes: number; readonly usedAt: number; readonly pinned: boolean };
+  };
 }
 
 export type TabStore = StoreNames<TabSchema>;
@@ -107,6 +110,26 @@ export async function transact<T>(
     return result;
   } catch (error) {
     throw failureOf(error, what);
+  }
+}
+
+/** Gives up something that is worth less than a write which finds no room. False if there is nothing. */
+export type MakeRoom = () => Promise<boolean>;
+
+/** `transact`, which tries again as long as room is made. `body` may run more than once. */
+export async function transactWithRoom(
+  database: TabDatabase,
+  names: readonly TabStore[],
+  what: string,
+  body: (transaction: TabTransaction) => void,
+  makeRoom: MakeRoom,
+): Promise<void> {
+  for (;;) {
+    try {
+      return await transact(database, names, what, body);
+    } catch (error) {
+      if (!isQuotaError(error) || !(await makeRoom())) throw error;
+    }
   }
 }
 

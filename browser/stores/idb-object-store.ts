@@ -15,13 +15,17 @@ import type { ObjectStore } from '../../engine/services.ts';
 import { checkCondition, checkObjectKey } from '../../engine/stores/memory.ts';
 import {
   corruptRecord,
+  type MakeRoom,
   openRecord,
   reading,
   request,
   type StoredObject,
   sealRecord,
   type TabDatabase,
+  type TabStore,
+  type TabTransaction,
   transact,
+  transactWithRoom,
 } from './database.ts';
 
 export const objectChunkBytes = 60 * 1024;
@@ -32,6 +36,7 @@ type Condition = { ifAbsent: true } | { ifVersion: string };
 
 export class IdbObjectStore implements ObjectStore {
   readonly #database: TabDatabase;
+  readonly #makeRoom: MakeRoom;
   readonly #objects = new Map<string, StoredObject>();
   /** Objects whose entry cannot be used. They are listed, and `corrupt` to whoever reads them; the others go on. */
   readonly #damaged = new Set<string>();
@@ -39,12 +44,13 @@ export class IdbObjectStore implements ObjectStore {
   readonly #writes = new Map<string, Promise<unknown>>();
   #nextChunks = 1;
 
-  private constructor(database: TabDatabase) {
+  private constructor(database: TabDatabase, makeRoom: MakeRoom) {
     this.#database = database;
+    this.#makeRoom = makeRoom;
   }
 
-  static async open(database: TabDatabase): Promise<IdbObjectStore> {
-    const store = new IdbObjectStore(database);
+  static async open(database: TabDatabase, makeRoom: MakeRoom = async () => false): Promise<IdbObjectStore> {
+    const store = new IdbObjectStore(database, makeRoom);
     await store.#load();
     return store;
   }
@@ -122,12 +128,12 @@ export class IdbObjectStore implements ObjectStore {
     try {
       for (; count - first > chunksPerTransaction; first += chunksPerTransaction) {
         const from = first;
-        await transact(this.#database, ['chunks'], what, (transaction) => {
+        await this.#store(what, ['chunks'], (transaction) => {
           const store = transaction.objectStore('chunks');
           for (let n = from; n < from + chunksPerTransaction; n++) request(store.put(chunkOf(bytes, n), [chunks, n]));
         });
       }
-      await transact(this.#database, ['objects', 'chunks'], what, (transaction) => {
+      await this.#store(what, ['objects', 'chunks'], (transaction) => {
         const store = transaction.objectStore('chunks');
         for (let n = first; n < count; n++) request(store.put(chunkOf(bytes, n), [chunks, n]));
         request(transaction.objectStore('objects').put(object, key));
@@ -140,6 +146,10 @@ export class IdbObjectStore implements ObjectStore {
     this.#objects.set(key, object);
     this.#damaged.delete(key);
     return object.version;
+  }
+
+  #store(what: string, names: readonly TabStore[], body: (transaction: TabTransaction) => void): Promise<void> {
+    return transactWithRoom(this.#database, names, what, body, this.#makeRoom);
   }
 
   #absent(key: string): null {

@@ -18,6 +18,7 @@ import { controlFileName } from '../../engine/safekeeper/control-file.ts';
 import type { SafekeeperStorage, SegmentStorage, TimelineStorage } from '../../engine/safekeeper/storage.ts';
 import {
   corruptRecord,
+  type MakeRoom,
   openRecord,
   reading,
   request,
@@ -25,6 +26,7 @@ import {
   type TabDatabase,
   type TabTransaction,
   transact,
+  transactWithRoom,
   type WalFile,
 } from './database.ts';
 
@@ -36,6 +38,7 @@ const markDelayMs = 100;
 
 export interface IdbSafekeeperOptions {
   readonly database: TabDatabase;
+  readonly makeRoom?: MakeRoom;
   /** Tells of a flush mark that could not be stored: nothing is lost by that. */
   readonly onMarkFailed?: (error: unknown) => void;
 }
@@ -89,22 +92,28 @@ class IdbTimelineStorage implements TimelineStorage {
   readonly label: string;
   readonly segments: IdbSegments;
   readonly #database: TabDatabase;
+  readonly #makeRoom: MakeRoom;
   readonly #onMarkFailed: (error: unknown) => void;
   /** Small files that are still to be stored; they go with the next transaction. */
   readonly #waiting = new Map<string, Uint8Array>();
   #timer: ReturnType<typeof setTimeout> | null = null;
   #closed = false;
 
-  private constructor(folder: string, { database, onMarkFailed }: IdbSafekeeperOptions, segments: IdbSegments) {
+  private constructor(
+    folder: string,
+    { database, makeRoom, onMarkFailed }: IdbSafekeeperOptions,
+    segments: IdbSegments,
+  ) {
     this.label = folder;
     this.segments = segments;
     this.#database = database;
+    this.#makeRoom = makeRoom ?? (async () => false);
     this.#onMarkFailed = onMarkFailed ?? (() => {});
     segments.withTransaction = (transaction) => this.#putWaiting(transaction);
   }
 
   static async open(folder: string, options: IdbSafekeeperOptions): Promise<IdbTimelineStorage> {
-    return new IdbTimelineStorage(folder, options, await IdbSegments.open(folder, options.database));
+    return new IdbTimelineStorage(folder, options, await IdbSegments.open(folder, options));
   }
 
   async readFile(name: string): Promise<Uint8Array | null> {
@@ -116,9 +125,9 @@ class IdbTimelineStorage implements TimelineStorage {
   async replaceFile(name: string, bytes: Uint8Array): Promise<void> {
     this.#waiting.delete(name);
     const record = sealRecord(bytes);
-    await transact(this.#database, ['walSmall'], `${this.label}/${name}`, (transaction) => {
+    const put = (transaction: TabTransaction) =>
       request(transaction.objectStore('walSmall').put(record, [this.label, name]));
-    });
+    await transactWithRoom(this.#database, ['walSmall'], `${this.label}/${name}`, put, this.#makeRoom);
   }
 
   async overwriteFile(name: string, bytes: Uint8Array, durable: boolean): Promise<void> {
@@ -167,17 +176,19 @@ class IdbSegments implements SegmentStorage {
   readonly failedSyncKeepsNothing = true;
   readonly #folder: string;
   readonly #database: TabDatabase;
+  readonly #makeRoom: MakeRoom;
   readonly #files = new Map<string, File>();
   /** What else is to be stored when something is. */
   withTransaction: (transaction: TabTransaction) => void = () => {};
 
-  private constructor(folder: string, database: TabDatabase) {
+  private constructor(folder: string, { database, makeRoom }: IdbSafekeeperOptions) {
     this.#folder = folder;
     this.#database = database;
+    this.#makeRoom = makeRoom ?? (async () => false);
   }
 
-  static async open(folder: string, database: TabDatabase): Promise<IdbSegments> {
-    const segments = new IdbSegments(folder, database);
+  static async open(folder: string, options: IdbSafekeeperOptions): Promise<IdbSegments> {
+    const segments = new IdbSegments(folder, options);
     await segments.#load();
     return segments;
   }
@@ -353,12 +364,13 @@ class IdbSegments implements SegmentStorage {
     }
   }
 
-  #transact(name: string, body: (transaction: TabTransaction) => void | Promise<void>): Promise<void> {
+  #transact(name: string, body: (transaction: TabTransaction) => void): Promise<void> {
     const what = `WAL segment ${this.#folder}/${name}`;
-    return transact(this.#database, ['wal', 'walFiles', 'walSmall'], what, (transaction) => {
+    const store = (transaction: TabTransaction) => {
       this.withTransaction(transaction);
-      return body(transaction);
-    });
+      body(transaction);
+    };
+    return transactWithRoom(this.#database, ['wal', 'walFiles', 'walSmall'], what, store, this.#makeRoom);
   }
 
   #file(name: string): File {
