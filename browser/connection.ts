@@ -1,0 +1,308 @@
+/**
+ * A PGlite in a worker as the page sees it: PGlite's whole interface over messages of PostgreSQL's wire protocol.
+ *
+ * PGlite's own base class makes queries out of such messages, six for one query. Here those whose answers nobody needs yet travel with the next:
+ * Parse with Describe, and Bind, Describe, Execute and Sync together, so that a query is two hops to the worker. Answers are parsed here, so that errors
+ * keep PostgreSQL's fields, and rows cross as bytes that are moved, not copied.
+ *
+ * Invariants
+ * - messages reach PostgreSQL in the order in which they were given
+ * - after `ended` has resolved every call rejects with its reason
+ */
+import {
+  type ExecProtocolOptions,
+  type ExecProtocolResult,
+  messages,
+  type PGliteInterface,
+  protocol,
+  type Transaction,
+} from '@electric-sql/pglite';
+import { PGliteWorker } from '@electric-sql/pglite/worker';
+import { PageliteError } from '../engine/errors.ts';
+import type { BranchConnection, BranchPlace, PageCounters } from './api.ts';
+import type { ComputeMethods, ExecAnswer } from './compute-worker.ts';
+import { Mutex } from './mutex.ts';
+import type { PlaceCounters } from './storage-worker.ts';
+import type { WorkerLink } from './worker-rpc.ts';
+
+type Message = ExecProtocolResult['messages'][number];
+type Notify = (payload: string) => void;
+
+/** What PGlite's base class has; the package exports only classes that extend it. */
+type Base = Pick<
+  PGliteWorker,
+  | 'query'
+  | 'sql'
+  | 'exec'
+  | 'transaction'
+  | 'describeQuery'
+  | 'runExclusive'
+  | 'refreshArrayTypes'
+  | '_initArrayTypes'
+  | 'serializers'
+  | 'parsers'
+>;
+const BasePGlite = Object.getPrototypeOf(PGliteWorker) as abstract new () => Base;
+
+/** First bytes of the wire protocol's messages. */
+const kind = { parse: 0x50, describe: 0x44, bind: 0x42, execute: 0x45, query: 0x51 } as const;
+
+/** What the base class sends after a message of its own, whatever the answer is. */
+const following: { readonly [first: number]: Uint8Array } = {
+  [kind.parse]: protocol.serialize.describe({ type: 'S' }),
+  [kind.execute]: protocol.serialize.sync(),
+  [kind.query]: protocol.serialize.sync(),
+};
+
+export interface ConnectionOptions {
+  readonly branch: string;
+  readonly place: BranchPlace;
+  readonly readOnlyLsn: string | null;
+  readonly worker: WorkerLink<ComputeMethods>;
+  /** From the storage worker; null once the compute is closed there. */
+  readonly counters: () => Promise<PlaceCounters | null>;
+  /** After the worker has closed its PGlite, or has ended. */
+  readonly onClosed: () => Promise<void>;
+}
+
+export class Connection extends BasePGlite implements AsyncDisposable {
+  readonly branch: string;
+  readonly place: BranchPlace;
+  readonly readOnlyLsn: string | null;
+  readonly debug = 0 as const;
+  readonly ready = true;
+  readonly waitReady: Promise<void> = Promise.resolve();
+  readonly ended: Promise<Error>;
+  readonly #options: ConnectionOptions;
+  readonly #queries = new Mutex();
+  readonly #transactions = new Mutex();
+  readonly #listeners = new Map<string, Set<Notify>>();
+  readonly #allListeners = new Set<(channel: string, payload: string) => void>();
+  readonly #parser = new protocol.Parser();
+  /** Given, and not yet sent. */
+  #held: Uint8Array[] = [];
+  /** The answer to what was sent ahead of its turn, and which message that was. */
+  #ahead: { readonly to: number; readonly messages: Message[] } | null = null;
+  #hasBlob = false;
+  #writtenBlob: Blob | undefined;
+  #reportEnd: (error: Error) => void = () => {};
+  #failure: Error | null = null;
+  #closing: Promise<void> | null = null;
+  #lastCounters: PageCounters = { fromCache: 0, fromTab: 0, fromServer: 0, bytesFromServer: 0 };
+
+  constructor(options: ConnectionOptions) {
+    super();
+    this.#options = options;
+    this.branch = options.branch;
+    this.place = options.place;
+    this.readOnlyLsn = options.readOnlyLsn;
+    this.ended = new Promise((resolve) => {
+      this.#reportEnd = resolve;
+    });
+    options.worker.ended.then((error) => this.fail(error));
+  }
+
+  get closed(): boolean {
+    return this.#closing !== null;
+  }
+
+  async pageCounters(): Promise<PageCounters> {
+    if (this.#failure || this.closed) return this.#lastCounters;
+    const { worker, counters } = this.#options;
+    const [{ hits }, place] = await Promise.all([worker.call((remote) => remote.cacheReads()), counters()]);
+    if (place === null) return this.#lastCounters;
+    const { pages, serverPages, bytesFromServer } = place;
+    this.#lastCounters = {
+      fromCache: hits,
+      fromTab: Math.max(0, pages - serverPages),
+      fromServer: serverPages,
+      bytesFromServer,
+    };
+    return this.#lastCounters;
+  }
+
+  /** It cannot go on: what waits, and every later call, rejects with the reason. */
+  fail(error: Error): void {
+    if (this.#failure || this.closed) return;
+    this.#failure = error;
+    this.#reportEnd(error);
+    void this.close();
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  async #close(): Promise<void> {
+    const { worker, onClosed } = this.#options;
+    if (this.#failure === null) {
+      // After what is under way.
+      await this.#transactions.run(() => worker.call((remote) => remote.close()));
+      worker.terminate(new PageliteError('closed', 'the connection was closed'));
+    } else {
+      worker.terminate(this.#failure as PageliteError);
+    }
+    await onClosed();
+  }
+
+  // Messages
+
+  async execProtocolRaw(message: Uint8Array, _options: ExecProtocolOptions = {}): Promise<Uint8Array> {
+    const { bytes } = await this.#send([...this.#takeHeld(), message]);
+    return bytes;
+  }
+
+  async execProtocolRawStream(message: Uint8Array, options: { onRawData: (data: Uint8Array) => void }): Promise<void> {
+    options.onRawData(await this.execProtocolRaw(message));
+  }
+
+  async execProtocol(message: Uint8Array, options: ExecProtocolOptions = {}): Promise<ExecProtocolResult> {
+    const data = await this.execProtocolRaw(message, options);
+    return { messages: this.#take(this.#parse(data), options), data };
+  }
+
+  /** The base class's own messages come with `syncToFs` false: only of those it is known what follows. */
+  async execProtocolStream(message: Uint8Array, options: ExecProtocolOptions = {}): Promise<Message[]> {
+    const first = message[0]!;
+    const ahead = this.#ahead;
+    this.#ahead = null;
+    if (ahead?.to === first) return this.#take(ahead.messages, options);
+    const isOwn = options.syncToFs === false;
+    if (isOwn && (first === kind.bind || (first === kind.describe && this.#held.length > 0))) {
+      this.#held.push(message);
+      return [];
+    }
+    const next = isOwn ? following[first] : undefined;
+    const batch = [...this.#takeHeld(), message];
+    const { bytes, lengths, blob } = await this.#send(next === undefined ? batch : [...batch, next]);
+    if (blob !== undefined) this.#writtenBlob = blob;
+    const end = next === undefined ? bytes.length : bytes.length - lengths.at(-1)!;
+    const answer = this.#parse(bytes.subarray(0, end));
+    if (next !== undefined) this.#ahead = { to: next[0]!, messages: this.#parse(bytes.subarray(end)) };
+    return this.#take(answer, options);
+  }
+
+  async #send(batch: Uint8Array[]): Promise<ExecAnswer> {
+    this.#throwIfEnded();
+    try {
+      return await this.#options.worker.call((remote) => remote.exec(batch));
+    } catch (error) {
+      throw this.#failure ?? error;
+    }
+  }
+
+  #takeHeld(): Uint8Array[] {
+    const held = this.#held;
+    this.#held = [];
+    return held;
+  }
+
+  #parse(bytes: Uint8Array): Message[] {
+    const parsed: Message[] = [];
+    this.#parser.parse(bytes as Uint8Array<ArrayBuffer>, (message) => parsed.push(message as Message));
+    return parsed;
+  }
+
+  /** Tells who listens; throws PostgreSQL's error if there is one. */
+  #take(answer: Message[], { throwOnError = true, onNotice }: ExecProtocolOptions): Message[] {
+    let failure: Error | null = null;
+    for (const message of answer) {
+      if (message instanceof messages.DatabaseError) failure ??= message;
+      else if (message instanceof messages.NoticeMessage) onNotice?.(message);
+      else if (message instanceof messages.NotificationResponseMessage) this.#notify(message.channel, message.payload);
+    }
+    if (failure !== null && throwOnError) throw failure;
+    return answer;
+  }
+
+  #throwIfEnded(): void {
+    if (this.#failure) throw this.#failure;
+    if (this.closed) throw new PageliteError('closed', 'the connection was closed');
+  }
+
+  // What PGlite's base class asks for
+
+  async syncToFs(): Promise<void> {}
+
+  async _checkReady(): Promise<void> {
+    this.#throwIfEnded();
+  }
+
+  async _handleBlob(blob?: File | Blob): Promise<void> {
+    if (blob === undefined) return;
+    this.#hasBlob = true;
+    await this.#options.worker.call((remote) => remote.handleBlob(blob));
+  }
+
+  async _getWrittenBlob(): Promise<File | Blob | undefined> {
+    const blob = this.#writtenBlob;
+    this.#writtenBlob = undefined;
+    return blob;
+  }
+
+  async _cleanupBlob(): Promise<void> {
+    if (!this.#hasBlob) return;
+    this.#hasBlob = false;
+    await this.#options.worker.call((remote) => remote.cleanupBlob());
+  }
+
+  _runExclusiveQuery<T>(run: () => Promise<T>): Promise<T> {
+    return this.#queries.run(run);
+  }
+
+  _runExclusiveTransaction<T>(run: () => Promise<T>): Promise<T> {
+    return this.#transactions.run(run);
+  }
+
+  async dumpDataDir(): Promise<File | Blob> {
+    throw new PageliteError('invalid', 'a branch is not dumped as a data directory: use pg_dump');
+  }
+
+  // Notifications
+
+  async listen(channel: string, callback: Notify, tx?: Transaction): Promise<(tx?: Transaction) => Promise<void>> {
+    const name = channelName(channel);
+    const listeners = this.#listeners.get(name) ?? new Set();
+    this.#listeners.set(name, listeners.add(callback));
+    await (tx ?? this).exec(`LISTEN ${channel}`);
+    return (inTransaction) => this.unlisten(channel, callback, inTransaction);
+  }
+
+  async unlisten(channel: string, callback?: Notify, tx?: Transaction): Promise<void> {
+    const name = channelName(channel);
+    const listeners = this.#listeners.get(name);
+    if (callback) listeners?.delete(callback);
+    else listeners?.clear();
+    if (!listeners || listeners.size > 0) return;
+    this.#listeners.delete(name);
+    await (tx ?? this).exec(`UNLISTEN ${channel}`);
+  }
+
+  onNotification(callback: (channel: string, payload: string) => void): () => void {
+    this.#allListeners.add(callback);
+    return () => this.offNotification(callback);
+  }
+
+  offNotification(callback: (channel: string, payload: string) => void): void {
+    this.#allListeners.delete(callback);
+  }
+
+  #notify(channel: string, payload: string): void {
+    for (const listener of this.#listeners.get(channel) ?? []) queueMicrotask(() => listener(payload));
+    for (const listener of this.#allListeners) queueMicrotask(() => listener(channel, payload));
+  }
+}
+
+/** As PostgreSQL folds an identifier. */
+function channelName(channel: string): string {
+  return channel.startsWith('"') && channel.endsWith('"') ? channel.slice(1, -1) : channel.toLowerCase();
+}
+
+/** The type checker's word that a Connection is what the API promises: the base class has the rest. */
+export const asBranchConnection = (connection: Connection): BranchConnection =>
+  connection as Connection & PGliteInterface;

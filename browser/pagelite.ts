@@ -1,0 +1,300 @@
+/**
+ * `pagelite/browser`: branches of a database in a tab. `const lite = await Pagelite.open({ server }); const pg = await lite.connect('main')`.
+ *
+ * The page's end: names, and where each branch is. Storage (I/O hosts, the tab's own repository) is in one worker, each compute in one of its own; the
+ * page itself never blocks. What long work there is to tell comes through `progress`.
+ *
+ * Invariants
+ * - a commit that has resolved is durable: on a quorum of the server's safekeepers, or in IndexedDB
+ * - a name that is in the tab and on the server is never guessed: the call says `place`, or is `invalid`
+ */
+import { isPageliteError, PageliteError } from '../engine/errors.ts';
+import type { TenantTimelineId } from '../engine/model/ids.ts';
+import { type Lsn, parseLsn } from '../engine/model/lsn.ts';
+import type { ServerBranch } from '../engine/protocol/control-api.ts';
+import type {
+  BranchConnection,
+  BranchInfo,
+  ConnectOptions,
+  NewBranch,
+  OpenOptions,
+  PageliteTab,
+  PointInTime,
+  Progress,
+  PullOptions,
+  PushOptions,
+  StorageLayers,
+} from './api.ts';
+import { type NameSources, noServer, type Side, serverBranchInfo, serverTimeline, sideOf } from './branch-names.ts';
+import type { ComputeMethods } from './compute-worker.ts';
+import { asBranchConnection, Connection } from './connection.ts';
+import type { BranchMoment, NewBranchSource } from './local/local-repository.ts';
+import { ServerClient } from './net/server-client.ts';
+import { loadPGliteArtefacts } from './pglite-artefacts.ts';
+import { startComputeWorker, startStorageWorker } from './start-worker.ts';
+import type { ComputePlace, StorageEvent, StorageMethods } from './storage-worker.ts';
+import { proxy, transfer, WorkerLink } from './worker-rpc.ts';
+
+export { type ErrorData, type ErrorKind, PageliteError } from '../engine/errors.ts';
+export type * from './api.ts';
+
+const repositoryNameDefault = 'pagelite';
+const branchNameDefault = 'main';
+
+export class Pagelite implements PageliteTab {
+  readonly #server: ServerClient | null;
+  readonly #storage: WorkerLink<StorageMethods>;
+  readonly #progress: ((progress: Progress) => void) | undefined;
+  readonly #connections = new Map<number, Connection>();
+  /** Started before anybody asks for it: loading PGlite's code takes a moment. */
+  #spare: WorkerLink<ComputeMethods> | null;
+  #closing: Promise<void> | null = null;
+
+  private constructor(server: ServerClient | null, options: OpenOptions) {
+    this.#server = server;
+    this.#progress = options.progress;
+    this.#storage = new WorkerLink(startStorageWorker(), 'storage');
+    this.#spare = newComputeWorker();
+  }
+
+  /** Does not wait for the server. Rejects if the browser has not what it takes, or PGlite's files cannot be had. */
+  static async open(options: OpenOptions = {}): Promise<Pagelite> {
+    const server = options.server === undefined ? null : new ServerClient(options.server);
+    const lite = new Pagelite(server, options);
+    try {
+      const artefacts = await loadPGliteArtefacts();
+      const storage = {
+        server: server?.url ?? null,
+        name: options.name ?? repositoryNameDefault,
+        pageCacheBudgetBytes: options.pageCacheBudgetBytes ?? null,
+        artefacts,
+      };
+      const tell = proxy((event: StorageEvent) => lite.#hear(event));
+      await lite.#storage.call((remote) => remote.open(storage, tell));
+      return lite;
+    } catch (error) {
+      lite.#terminate();
+      throw error;
+    }
+  }
+
+  async branches(): Promise<BranchInfo[]> {
+    const [server, local] = await Promise.allSettled([this.#serverBranches(), this.#localBranches()]);
+    if (server.status === 'fulfilled' && local.status === 'fulfilled') return [...server.value, ...local.value];
+    // One of the two is away: what the other has is worth having. Everything else is an error.
+    const reason = server.status === 'rejected' ? server.reason : (local as PromiseRejectedResult).reason;
+    const isAway = isPageliteError(reason, server.status === 'rejected' ? 'unavailable' : 'invalid');
+    const rest = server.status === 'fulfilled' ? server.value : local.status === 'fulfilled' ? local.value : null;
+    if (!isAway || rest === null || (server.status === 'fulfilled' && this.#server === null)) throw reason;
+    this.#progress?.({ text: reason.message });
+    return rest;
+  }
+
+  async branch(name: string, options: NewBranch = {}): Promise<BranchInfo> {
+    const { from } = options;
+    const fromSide = from === undefined ? null : await sideOf(this.#names, from, options.fromPlace);
+    const place = options.place ?? (fromSide === 'local' || this.#server === null ? 'local' : 'server');
+    if (place === 'server') return this.#branchOnServer(name, options, fromSide);
+    const source = await this.#localSource(options, fromSide);
+    return this.#storage.call((remote) => remote.createLocalBranch(name, source));
+  }
+
+  async connect(branch: string, options: ConnectOptions = {}): Promise<BranchConnection> {
+    const worker = this.#takeSpare();
+    const port = new MessageChannel();
+    try {
+      const place = await this.#placeOf(branch, options);
+      const readOnly = options.lsn !== undefined || options.at !== undefined;
+      const artefacts = await loadPGliteArtefacts();
+      const computeOptions = { artefacts, ...computeOptionsOf(options) };
+      const booting = worker.call((remote) =>
+        remote.open({ readOnly, options: computeOptions }, transfer(port.port2, [port.port2])),
+      );
+      // Both ends are told of a failure; the storage's is the reason.
+      booting.catch(() => {});
+      const opened = await this.#storage.call((remote) =>
+        remote.openCompute(place, transfer(port.port1, [port.port1])),
+      );
+      const { compute } = opened;
+      const connection = new Connection({
+        branch,
+        place: opened.place,
+        readOnlyLsn: opened.readOnlyLsn,
+        worker,
+        counters: () => this.#storage.call((remote) => remote.counters(compute)),
+        onClosed: () => this.#closed(compute),
+      });
+      this.#connections.set(compute, connection);
+      this.#storage.ended.then((error) => connection.fail(error));
+      try {
+        await booting;
+      } catch (error) {
+        connection.fail(error as Error);
+        throw error;
+      }
+      // The first in the queue; whoever asks waits behind it.
+      void connection._initArrayTypes().catch(() => {});
+      return asBranchConnection(connection);
+    } catch (error) {
+      worker.terminate();
+      throw error;
+    }
+  }
+
+  async push(branch: string, options: PushOptions = {}): Promise<BranchInfo> {
+    throw new PageliteError('unavailable', `branch "${branch}" cannot be pushed yet`, { as: options.as });
+  }
+
+  async pull(branch: string, options: PullOptions = {}): Promise<BranchInfo> {
+    throw new PageliteError('unavailable', `branch "${branch}" cannot be pulled yet`, { as: options.as });
+  }
+
+  async reset(branch: string, place?: Side): Promise<BranchInfo> {
+    const side = await sideOf(this.#names, branch, place);
+    if (side === 'local') return this.#storage.call((remote) => remote.resetLocalBranch(branch, null));
+    return serverBranchInfo(await this.#needServer(branch).resetBranch(branch, {}));
+  }
+
+  async delete(branch: string, place?: Side): Promise<void> {
+    const side = await sideOf(this.#names, branch, place);
+    if (side === 'local') return this.#storage.call((remote) => remote.deleteLocalBranch(branch));
+    await this.#needServer(branch).deleteBranch(branch);
+  }
+
+  async layers(branch: string, place?: Side): Promise<StorageLayers> {
+    const side = await sideOf(this.#names, branch, place);
+    if (side === 'server') return this.#needServer(branch).layers(branch);
+    return this.#storage.call((remote) => remote.localLayers(branch));
+  }
+
+  storage(): Promise<{ usedBytes: number; quotaBytes: number; cachedPages: number }> {
+    return this.#storage.call((remote) => remote.localStorage());
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  async #close(): Promise<void> {
+    await Promise.all([...this.#connections.values()].map((connection) => connection.close()));
+    await this.#storage.call((remote) => remote.close());
+    this.#terminate();
+  }
+
+  #terminate(): void {
+    this.#storage.terminate();
+    this.#spare?.terminate();
+    this.#spare = null;
+  }
+
+  // Names
+
+  get #names(): NameSources {
+    return { server: this.#server, localBranches: () => this.#localBranches() };
+  }
+
+  #needServer(branch: string): ServerClient {
+    if (this.#server === null) throw noServer(branch);
+    return this.#server;
+  }
+
+  async #serverBranches(): Promise<BranchInfo[]> {
+    return (await (this.#server?.branches() ?? [])).map(serverBranchInfo);
+  }
+
+  #localBranches(): Promise<BranchInfo[]> {
+    return this.#storage.call((remote) => remote.localBranches());
+  }
+
+  async #branchOnServer(name: string, options: NewBranch, fromSide: Side | null): Promise<BranchInfo> {
+    const server = this.#needServer(name);
+    const { from = branchNameDefault, lsn, at } = options;
+    if (fromSide === 'local') {
+      const text = `branch "${from}" is in this tab: push it first, or make "${name}" here with { place: 'local' }`;
+      throw new PageliteError('invalid', text, { branch: name, from });
+    }
+    checkMoment(options);
+    const moment = { ...(lsn !== undefined && { lsn }), ...(at !== undefined && { at: at.toISOString() }) };
+    return serverBranchInfo(await server.createBranch({ name, from, ...moment }));
+  }
+
+  async #localSource(options: NewBranch, fromSide: Side | null): Promise<NewBranchSource> {
+    const { from } = options;
+    if (from === undefined) return { kind: 'new' };
+    if (fromSide === 'local') return { kind: 'local', branch: from, at: momentOf(options) };
+    const { id, branch } = await this.#serverBranch(from);
+    const lsn = (await this.#serverLsn(from, options)) ?? (branch.lsn === null ? null : parseLsn(branch.lsn));
+    return { kind: 'server', id, name: from, lsn };
+  }
+
+  async #placeOf(branch: string, options: ConnectOptions): Promise<ComputePlace> {
+    const side = await sideOf(this.#names, branch, options.place);
+    if (side === 'local') return { kind: 'local', branch, at: momentOf(options) };
+    const { id } = await this.#serverBranch(branch);
+    return { kind: 'server', id, readOnlyAt: await this.#serverLsn(branch, options) };
+  }
+
+  async #serverBranch(name: string): Promise<{ id: TenantTimelineId; branch: ServerBranch }> {
+    const server = this.#needServer(name);
+    const [branch, status] = await Promise.all([server.branch(name), server.status()]);
+    if (branch.broken !== null) {
+      throw new PageliteError('corrupt', `branch "${name}" does not work: ${branch.broken}`, { branch: name });
+    }
+    return { id: serverTimeline(status.tenantId, branch.timelineId), branch };
+  }
+
+  /** Null: its end. */
+  async #serverLsn(branch: string, options: PointInTime): Promise<Lsn | null> {
+    checkMoment(options);
+    if (options.lsn !== undefined) return parseLsn(options.lsn);
+    if (options.at === undefined) return null;
+    return parseLsn(await this.#needServer(branch).lsnAt(branch, options.at));
+  }
+
+  // Computes
+
+  #takeSpare(): WorkerLink<ComputeMethods> {
+    const spare = this.#spare ?? newComputeWorker();
+    this.#spare = null;
+    return spare;
+  }
+
+  #hear(event: StorageEvent): void {
+    if (event.kind === 'progress') this.#progress?.(event.progress);
+    else this.#connections.get(event.compute)?.fail(PageliteError.fromJSON(event.error));
+  }
+
+  async #closed(compute: number): Promise<void> {
+    this.#connections.delete(compute);
+    await this.#storage.call((remote) => remote.closeCompute(compute)).catch(() => {});
+  }
+}
+
+function newComputeWorker(): WorkerLink<ComputeMethods> {
+  return new WorkerLink(startComputeWorker(), 'compute');
+}
+
+function checkMoment({ lsn, at }: PointInTime): void {
+  if (lsn !== undefined && at !== undefined) throw new PageliteError('invalid', 'give lsn or at, not both');
+  if (at !== undefined && Number.isNaN(at.getTime())) throw new PageliteError('invalid', 'at is an invalid Date');
+}
+
+function momentOf(options: PointInTime): BranchMoment {
+  checkMoment(options);
+  if (options.lsn !== undefined) return { lsn: parseLsn(options.lsn) };
+  return options.at === undefined ? 'end' : { timestampMs: options.at.getTime() };
+}
+
+function computeOptionsOf({ settings, pageCacheBytes, username, database }: ConnectOptions) {
+  return {
+    settings: Object.entries(settings ?? {}).map(([name, value]) => `${name}=${value}`),
+    ...(pageCacheBytes !== undefined && { pageCacheBytes }),
+    ...(username !== undefined && { username }),
+    ...(database !== undefined && { database }),
+  };
+}
