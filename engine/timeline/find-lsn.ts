@@ -56,6 +56,11 @@ export async function findLsnByTimestamp(
   return { kind: later === null ? 'future' : 'present', lsn };
 }
 
+/** The time of the latest commit or abort that is visible to `reader`, in milliseconds since the Unix epoch; null if there is none. */
+export async function timestampOfLsn(reader: ValueReader): Promise<number | null> {
+  return latestEnd(await clogPages(reader));
+}
+
 /** The lowest LSN in (start, end] of which `holds`; it holds at `end`, not at `start`, and from where it begins to hold it goes on. */
 async function firstLsn(start: Lsn, end: Lsn, holds: (lsn: Lsn) => Promise<boolean>): Promise<Lsn> {
   let low: number = start;

@@ -38,7 +38,7 @@ import { type ImportTarget, TimelineImports } from '../transfer/timeline-imports
 import { transferFileName } from '../transfer/transfer-record.ts';
 import { bootstrap } from './bootstrap.ts';
 import { type BranchSource, branchIndex, checkBranchPoint } from './branch.ts';
-import { findLsnByTimestamp, type TimestampLsn } from './find-lsn.ts';
+import { findLsnByTimestamp, type TimestampLsn, timestampOfLsn } from './find-lsn.ts';
 import type { Ancestor } from './gather.ts';
 import {
   encodeChecked,
@@ -133,7 +133,7 @@ export class Pageserver {
       log,
       yieldTurn: this.#shared.yieldTurn,
       find: (id) => this.#findForImport(id),
-      create: (id, part) => this.#createImported(id, part),
+      create: (id, part) => this.adoptTimeline(id, part),
     });
   }
 
@@ -222,6 +222,19 @@ export class Pageserver {
   async findLsnByTimestamp(id: TenantTimelineId, timestampMs: number): Promise<TimestampLsn> {
     const { timeline, pages } = this.#running(id);
     return findLsnByTimestamp((lsn) => pages.readerAt(lsn), timeline.startLsn, timeline.lastRecordLsn, timestampMs);
+  }
+
+  /**
+   * When the latest transaction that is visible at `lsn` ended, in milliseconds since the Unix epoch; null if none has. Throws `invalid` for an LSN
+   * that the timeline does not have.
+   */
+  async timestampOfLsn(id: TenantTimelineId, lsn: Lsn): Promise<number | null> {
+    const { timeline, pages } = this.#running(id);
+    if (lsn < timeline.startLsn || lsn > timeline.lastRecordLsn) {
+      const range = `${formatLsn(timeline.startLsn)} to ${formatLsn(timeline.lastRecordLsn)}`;
+      throw new PageliteError('invalid', `timeline ${id.timelineId} has ${range}, not ${formatLsn(lsn)}`, { ...id });
+    }
+    return timestampOfLsn(pages.readerAt(lsn));
   }
 
   /** Writes everything ingested so far to layers (Neon's "checkpoint" of a timeline). */
@@ -424,7 +437,11 @@ export class Pageserver {
     };
   }
 
-  async #createImported(id: TenantTimelineId, part: IndexPart): Promise<void> {
+  /**
+   * A timeline of layers that are in its folder already. Throws `invalid` (id taken, not a database, not where its ancestor can be branched),
+   * `notFound` (tenant, ancestor).
+   */
+  async adoptTimeline(id: TenantTimelineId, part: IndexPart): Promise<void> {
     this.#checkOpen();
     const timelines = this.#timelines(id.tenantId);
     if (timelines.has(id.timelineId)) throw new PageliteError('invalid', `timeline ${id.timelineId} exists`, { ...id });

@@ -20,6 +20,7 @@ import { newTenantId, type TenantTimelineId } from '../model/ids.ts';
 import { formatLsn, invalidLsn, type Lsn } from '../model/lsn.ts';
 import type { Clock, Log, ObjectStore, Random, WalService } from '../services.ts';
 import { type IndexPart, indexFileName, timelineFolder } from '../timeline/index-part.ts';
+import { copyFile, copyFileName, loadCopyRecord } from './copy-record.ts';
 import { checkManifest, type ImportManifest } from './import-manifest.ts';
 import {
   encodeImportRecord,
@@ -155,6 +156,11 @@ export class TimelineImports {
 
   /** At start: which of a timeline's files belong to an import under way. Gives up one that is too old. */
   async filesUnderWay(id: TenantTimelineId, keys: readonly string[]): Promise<(key: string) => boolean> {
+    if (keys.includes(copyFile(id))) {
+      const copy = await loadCopyRecord(this.#host.store, copyFile(id), this.#host.clock.now());
+      const files = [copyFileName, transferFileName, ...(copy?.layers.map(({ name }) => name) ?? [])];
+      return (key) => copy !== null && files.includes(key.slice(timelineFolder(id).length));
+    }
     if (!keys.includes(importFile(id))) return () => false;
     const { open, committed } = await this.#loadRecord(id);
     if (open === null || this.#isTooOld(open.touchedAt)) return (key) => committed !== null && key === importFile(id);

@@ -98,6 +98,10 @@ export class StorageProcesses {
     return this.#httpPort;
   }
 
+  get safekeeperPort(): number {
+    return this.#safekeeperPort;
+  }
+
   async #startSafekeeper(): Promise<void> {
     const dir = join(this.dir, 'sk1');
     const args = ['-D', dir, '--listen-pg', `${localhost}:0`, '--listen-http', `${localhost}:0`];
