@@ -3,6 +3,7 @@ import { InvalidArgumentError } from 'commander';
 import { isPageliteError, messageOf } from '../../engine/errors.ts';
 import { type TenantId, type TimelineId, tenantId, timelineId } from '../../engine/model/ids.ts';
 import { formatLsn, type Lsn, parseLsn } from '../../engine/model/lsn.ts';
+import { parseOrigin } from '../console/config.ts';
 import { Repository, repositoryDir } from '../control-plane/repository.ts';
 import { HttpStorage } from '../control-plane/storage-clients.ts';
 import { parseTimestamp } from '../control-plane/timestamp.ts';
@@ -61,6 +62,7 @@ function argument<T>(parse: (text: string) => T): (text: string) => T {
 export const lsnArgument: (text: string) => Lsn = argument(parseLsn);
 export const tenantArgument: (text: string) => TenantId = argument((text) => tenantId(text.toLowerCase()));
 export const timelineArgument: (text: string) => TimelineId = argument((text) => timelineId(text.toLowerCase()));
+export const originArgument: (text: string) => string = argument(parseOrigin);
 export const timestampArgument: (text: string) => number = argument(parseTimestamp);
 
 export function portArgument(text: string): number {

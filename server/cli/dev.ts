@@ -16,6 +16,7 @@ import { messageOf, PageliteError } from '../../engine/errors.ts';
 import { nodeId, type TenantTimelineId } from '../../engine/model/ids.ts';
 import type { Log } from '../../engine/services.ts';
 import { ComputeNode } from '../compute/compute-node.ts';
+import { serveConsole } from '../console/console-server.ts';
 import { branchNameDefault, resolveBranch } from '../control-plane/branches.ts';
 import {
   createEndpoint,
@@ -28,17 +29,19 @@ import {
   writeEndpoint,
 } from '../control-plane/endpoints.ts';
 import { localhost, Repository } from '../control-plane/repository.ts';
-import { isPortTaken, shown } from '../control-plane/storage-processes.ts';
+import { consoleAddress, isPortTaken, moveConsolePort, shown } from '../control-plane/storage-processes.ts';
 import { defaultTenant } from '../library/default-tenant.ts';
 import { EmbeddedStorage } from '../library/embedded-storage.ts';
 import { servePageserver } from '../pageserver/serve.ts';
 import { stopDaemon } from '../process/daemon.ts';
 import { createLog, nodeRandom } from '../process/node-host.ts';
+import { packageVersion } from '../process/package-version.ts';
 import { loadPGliteArtefacts } from '../process/pglite-artefacts.ts';
 import { claimPidFile } from '../process/pid-file.ts';
 import { findFreePort } from '../process/ports.ts';
 import { serveSafekeeper } from '../safekeeper/safekeeper-server.ts';
 import { type CliContext, portArgument } from './context.ts';
+import { allowOriginOption } from './start-stop.ts';
 
 const help = `
 Examples:
@@ -62,10 +65,11 @@ export function addDevCommand(program: Command, context: CliContext): void {
     .command('dev')
     .description('serve a repository from one process, with Postgres on branch main')
     .option('--pg-port <port>', 'Postgres port (default: 55432, or the next free one)', portArgument)
+    .addOption(allowOriginOption())
     .addHelpText('after', help)
-    .action(async ({ pgPort }: { pgPort?: number }) => {
+    .action(async ({ pgPort, allowOrigin }: { pgPort?: number; allowOrigin: string[] }) => {
       const stopped = untilSignal(context);
-      const server = await DevServer.start(context.repositoryDir, pgPort ?? null, context);
+      const server = await DevServer.start(context.repositoryDir, pgPort ?? null, allowOrigin, context);
       const ended = await Promise.race([stopped, server.failed.catch((error: unknown) => error)]);
       await server.close();
       if (ended instanceof Error) throw ended;
@@ -116,11 +120,16 @@ class DevServer {
     this.#parts.push({ name: 'log', close: async () => destination.end() });
   }
 
-  static async start(dir: string, pgPort: number | null, context: CliContext): Promise<DevServer> {
+  static async start(
+    dir: string,
+    pgPort: number | null,
+    allowOrigins: readonly string[],
+    context: CliContext,
+  ): Promise<DevServer> {
     const repository = await Repository.openOrInit(dir);
     const server = new DevServer(repository, context);
     try {
-      await server.#start(pgPort);
+      await server.#start(pgPort, allowOrigins);
       return server;
     } catch (error) {
       await server.close();
@@ -151,7 +160,7 @@ class DevServer {
     await closing.catch((error: unknown) => this.#context.warn(`${name} was not closed in order: ${messageOf(error)}`));
   }
 
-  async #start(pgPort: number | null): Promise<void> {
+  async #start(pgPort: number | null, allowOrigins: readonly string[]): Promise<void> {
     const { say } = this.#context;
     say(`Opening ${shown(this.#repository.dir)} ...`);
     const storage = await EmbeddedStorage.open({
@@ -165,6 +174,7 @@ class DevServer {
     const tenantId = await defaultTenant(this.#repository, storage);
     const timelineId = resolveBranch(this.#repository.readConfig(), tenantId, branchNameDefault);
     const port = await this.#startCompute(storage, { tenantId, timelineId }, pgPort);
+    const consoleAt = await this.#startConsole(allowOrigins);
     say('');
     say(`Postgres 18 is ready, on branch ${branchNameDefault}:`);
     say('');
@@ -172,13 +182,15 @@ class DevServer {
     say('');
     say(`  psql -h ${localhost} -p ${port} -U cloud_admin postgres`);
     say('');
+    say(`The console is at ${consoleAt}`);
+    say('');
     say(
       `Data is in ${shown(this.#repository.dir)}. pagelite --help, in another terminal, shows how to branch. Ctrl-C stops.`,
     );
   }
 
   /** The ports of `pagelite start`, moved on where they are taken and remembered for the other commands. */
-  async #servePorts({ pageserver, safekeeper }: EmbeddedStorage): Promise<void> {
+  async #servePorts({ pageserver, safekeeper, safekeeperStorage }: EmbeddedStorage): Promise<void> {
     const log = this.#log;
     await this.#onFreePorts(async () => {
       const config = await this.#repository.update(async (config) => {
@@ -200,7 +212,7 @@ class DevServer {
         ...addresses(config.pageserver),
       });
       try {
-        const wal = await serveSafekeeper(safekeeper, { log, ...addresses(config.safekeepers[0]!) });
+        const wal = await serveSafekeeper(safekeeper, safekeeperStorage, { log, ...addresses(config.safekeepers[0]!) });
         this.#parts.push({ name: 'safekeeper', close: () => wal.close() });
         this.#parts.push({ name: 'pageserver', close: () => pages.close() });
       } catch (error) {
@@ -249,6 +261,23 @@ class DevServer {
         throw error;
       }
     }, wanted === null);
+  }
+
+  /** Beside the processes' APIs, which it speaks to over their ports. */
+  #startConsole(allowOrigins: readonly string[]): Promise<string> {
+    const repository = this.#repository;
+    return this.#onFreePorts(async () => {
+      const port = await repository.exclusively(() => moveConsolePort(repository));
+      const server = await serveConsole({
+        repository,
+        listen: { host: localhost, port },
+        allowOrigins,
+        version: packageVersion,
+        log: this.#log,
+      });
+      this.#parts.push({ name: 'console', close: () => server.close() });
+      return consoleAddress(repository);
+    });
   }
 
   /** Others may take a port between our look and our listening. */

@@ -1,6 +1,8 @@
 /** The command line as a whole: its commands, how errors look. One file a command; names and flags are neon_local's where it has them. */
 import { Command, CommanderError } from 'commander';
 import { isPageliteError, messageOf } from '../../engine/errors.ts';
+import { packageVersion } from '../process/package-version.ts';
+import { addConsoleCommand } from './console.ts';
 import { CliContext, type Terminal } from './context.ts';
 import { addDevCommand } from './dev.ts';
 import { addEndpointCommands } from './endpoint.ts';
@@ -23,6 +25,7 @@ Storage and endpoints as processes of their own:
   $ pagelite endpoint start main
   $ psql -h 127.0.0.1 -p 55432 -U cloud_admin postgres
   $ pagelite timeline branch --branch-name experiment
+  $ pagelite console
   $ pagelite stop
 
 The repository is .pagelite in the current folder, or PAGELITE_REPO_DIR. Each command has --help with examples.`;
@@ -66,6 +69,7 @@ function buildProgram(context: CliContext, terminal: Terminal): Command {
   addInitCommand(program, context);
   addStartCommand(program, context);
   addStopCommand(program, context);
+  addConsoleCommand(program, context);
   addTenantCommands(program, context);
   addTimelineCommands(program, context);
   addEndpointCommands(program, context);
@@ -73,6 +77,3 @@ function buildProgram(context: CliContext, terminal: Terminal): Command {
   addSafekeeperCommands(program, context);
   return program;
 }
-
-/** The same as in package.json; a test holds the two together. */
-export const packageVersion = '0.1.0';

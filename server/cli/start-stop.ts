@@ -5,17 +5,19 @@ import { endpointPidFile, listEndpoints, statusOf } from '../control-plane/endpo
 import type { Repository } from '../control-plane/repository.ts';
 import {
   checkNotEmbedded,
+  startConsole,
   startStorage,
   stopPageserver,
   stopProcess,
   stopSafekeeper,
 } from '../control-plane/storage-processes.ts';
 import type { StopMode } from '../process/daemon.ts';
-import type { CliContext } from './context.ts';
+import { type CliContext, originArgument } from './context.ts';
 
 const startHelp = `
 Examples:
   $ pagelite start
+  $ pagelite start --allow-origin https://example.com     whose pages may use the console server, too
 
 Endpoints are not started with it: pagelite endpoint start NAME.`;
 
@@ -30,18 +32,35 @@ export function stopModeOption(): Option {
     .default('fast');
 }
 
+/** Repeatable. */
+export function allowOriginOption(): Option {
+  return new Option(
+    '--allow-origin <origin>',
+    'an origin whose pages may use the console server, besides loopback ones',
+  )
+    .argParser((text: string, others: string[]) => [...others, originArgument(text)])
+    .default([], 'none');
+}
+
 export function addStartCommand(program: Command, context: CliContext): void {
   program
     .command('start')
-    .description('start the pageserver and the safekeeper')
+    .description('start the pageserver, the safekeeper and the console')
+    .addOption(allowOriginOption())
     .addHelpText('after', startHelp)
-    .action(() => context.changeRepository((repository) => startStorage(repository, context.say)));
+    .action(({ allowOrigin }: { allowOrigin: string[] }) =>
+      context.changeRepository(async (repository) => {
+        await startStorage(repository, context.say);
+        const address = await startConsole(repository, allowOrigin, context.say);
+        context.say(`The console is at ${address}`);
+      }),
+    );
 }
 
 export function addStopCommand(program: Command, context: CliContext): void {
   program
     .command('stop')
-    .description('stop all endpoints, the pageserver and the safekeeper')
+    .description('stop all endpoints, the console, the pageserver and the safekeeper')
     .addOption(stopModeOption())
     .addHelpText('after', stopHelp)
     .action(({ mode }: { mode: StopMode }) =>
@@ -58,6 +77,7 @@ async function stopAll(repository: Repository, mode: StopMode, context: CliConte
     if (statusOf(endpoint) === 'stopped') continue;
     await attempt(stopProcess(`endpoint ${endpoint.name}`, endpointPidFile(endpoint.dir), mode, context.say));
   }
+  await attempt(stopProcess('console', repository.consolePidFile, mode, context.say));
   await attempt(stopPageserver(repository, mode, context.say));
   for (const { id } of repository.readConfig().safekeepers) {
     await attempt(stopSafekeeper(repository, id, mode, context.say));

@@ -1,8 +1,9 @@
-/** `pagelite timeline list|branch|create`: branches of a tenant. */
+/** `pagelite timeline list|branch|create|reset|delete`: branches of a tenant. */
 import type { Command } from 'commander';
 import { PageliteError } from '../../engine/errors.ts';
 import type { TenantId, TimelineId } from '../../engine/model/ids.ts';
 import { formatLsn, type Lsn } from '../../engine/model/lsn.ts';
+import { deleteBranch, resetBranch } from '../control-plane/branch-changes.ts';
 import { branchNameDefault, chooseTenant, nameOfTimeline } from '../control-plane/branches.ts';
 import { type BranchStart, branchFrom, createBranch } from '../control-plane/branching.ts';
 import type { TimelineInfo } from '../control-plane/storage-api.ts';
@@ -46,6 +47,61 @@ export function addTimelineCommands(program: Command, context: CliContext): void
     .option('--tenant-id <id>', 'the tenant (default: the default one)', tenantArgument)
     .addHelpText('after', '\nExamples:\n  $ pagelite timeline create --branch-name empty')
     .action((options: NewTimelineOptions) => createTimeline(options, context));
+  timeline
+    .command('reset')
+    .description("begin a branch anew at its parent's end; the old head stays under another name")
+    .requiredOption('--branch-name <name>', 'the branch')
+    .option('--lsn <lsn>', "a point of its history, or of its parent's before it began", lsnArgument)
+    .option('--at <timestamp>', 'the same by time: all that was committed until then', timestampArgument)
+    .option('--preserve-under-name <name>', 'name of the old head (default: NAME_old_TIME)')
+    .option('--tenant-id <id>', 'the tenant (default: the default one)', tenantArgument)
+    .addHelpText('after', resetHelp)
+    .action((options: ResetOptions) => resetTimeline(options, context));
+  timeline
+    .command('delete')
+    .description('delete a branch that nothing branches from')
+    .requiredOption('--branch-name <name>', 'the branch, or the id of its timeline')
+    .option('--tenant-id <id>', 'the tenant (default: the default one)', tenantArgument)
+    .addHelpText('after', '\nExamples:\n  $ pagelite timeline delete --branch-name experiment')
+    .action((options: NewTimelineOptions) => deleteTimeline(options, context));
+}
+
+const resetHelp = `
+Examples:
+  $ pagelite timeline reset --branch-name experiment
+  $ pagelite timeline reset --branch-name main --at "2026-01-31 12:00:00+00"
+  $ pagelite timeline reset --branch-name main --lsn 0/16F9A00 --preserve-under-name main_before
+
+Stop the branch's endpoints first; they follow the name.`;
+
+interface ResetOptions extends NewTimelineOptions {
+  readonly lsn?: Lsn;
+  /** Milliseconds. */
+  readonly at?: number;
+  readonly preserveUnderName?: string;
+}
+
+function resetTimeline(options: ResetOptions, context: CliContext): Promise<void> {
+  return context.changeRepository(async (repository) => {
+    const { branchName: name, lsn, at, preserveUnderName: preserveAs = null } = options;
+    if (lsn !== undefined && at !== undefined) throw new PageliteError('invalid', 'give --lsn or --at, not both');
+    const tenantId = chooseTenant(repository.readConfig(), options.tenantId);
+    const start: BranchStart = lsn !== undefined ? { lsn } : at !== undefined ? { timestampMs: at } : 'end';
+    const storage = context.storage(repository);
+    const { id, preservedAs } = await resetBranch(storage, repository, tenantId, name, { start, preserveAs });
+    context.say(
+      `Reset branch '${name}': it is timeline '${id.timelineId}' now. The old head is branch '${preservedAs}'`,
+    );
+  });
+}
+
+function deleteTimeline(options: NewTimelineOptions, context: CliContext): Promise<void> {
+  return context.changeRepository(async (repository) => {
+    const { branchName: name } = options;
+    const tenantId = chooseTenant(repository.readConfig(), options.tenantId);
+    const { timelineId } = await deleteBranch(context.storage(repository), repository, tenantId, name);
+    context.say(`Deleted branch '${name}', timeline '${timelineId}'`);
+  });
 }
 
 interface NewTimelineOptions {

@@ -5,6 +5,7 @@
  *   cli.pid                         held by the command that changes the repository now
  *   pageserver_1/                   tenants, layers; pageserver.log, pageserver.pid
  *   safekeepers/sk1/                WAL; safekeeper.log, safekeeper.pid
+ *   console/                        console.log, console.pid
  *   endpoints/<name>/               endpoint.json, compute.log, compute.pid
  *
  * Invariants
@@ -28,6 +29,8 @@ const configSchema = z.strictObject({
   version: z.literal(1, 'this version of Pagelite reads version 1'),
   pageserver: z.strictObject(nodePorts),
   safekeepers: z.array(z.strictObject(nodePorts)).min(1),
+  /** Absent in repositories from before there was one. */
+  console: z.strictObject({ port }).default({ port: 9899 }),
   defaultTenantId: hex32.nullable(),
   branches: z.array(z.strictObject({ name: z.string(), tenantId: hex32, timelineId: hex32 })),
 });
@@ -36,8 +39,14 @@ export type RepositoryConfig = z.infer<typeof configSchema>;
 export type NodeConfig = RepositoryConfig['pageserver'];
 
 export const localhost = '127.0.0.1';
-/** Neon's ports. */
-export const portDefaults = { pageserver: 64000, pageserverHttp: 9898, safekeeper: 5454, safekeeperHttp: 7676 };
+/** Neon's ports, and the console's beside its pageserver's. */
+export const portDefaults = {
+  pageserver: 64000,
+  pageserverHttp: 9898,
+  safekeeper: 5454,
+  safekeeperHttp: 7676,
+  console: 9899,
+};
 /** How long a command waits for another one that changes the same repository: the first start of a pageserver runs initdb. */
 const lockTimeoutMs = 120_000;
 
@@ -72,6 +81,7 @@ export class Repository {
       version: 1,
       pageserver: { id: 1, ...(await freePorts(portDefaults.pageserver, portDefaults.pageserverHttp)) },
       safekeepers: [{ id: 1, ...(await freePorts(portDefaults.safekeeper, portDefaults.safekeeperHttp)) }],
+      console: { port: await findFreePort(portDefaults.console) },
       defaultTenantId: null,
       branches: [],
     };
@@ -101,6 +111,13 @@ export class Repository {
   }
   endpointDir(name: string): string {
     return join(this.endpointsDir, name);
+  }
+  get consoleDir(): string {
+    return join(this.dir, 'console');
+  }
+  /** Absent while the development server serves the console. */
+  get consolePidFile(): string {
+    return join(this.consoleDir, 'console.pid');
   }
   get pageserverPidFile(): string {
     return join(this.pageserverDir, 'pageserver.pid');

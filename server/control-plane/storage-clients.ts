@@ -9,6 +9,7 @@ import { z } from 'zod';
 import { type ErrorKind, errorKinds, isPageliteError, messageOf, PageliteError } from '../../engine/errors.ts';
 import { type TenantId, type TenantTimelineId, type TimelineId, tenantId, timelineId } from '../../engine/model/ids.ts';
 import { formatLsn, type Lsn, parseLsn } from '../../engine/model/lsn.ts';
+import type { LayerSummary } from '../../engine/protocol/control-api.ts';
 import { forPidHeader } from '../process/http-errors.ts';
 import { runningPid } from '../process/pid-file.ts';
 import type { TimestampAnswer } from './branch-point.ts';
@@ -32,6 +33,18 @@ const timelineSchema = z.object({
   state: stateText,
 });
 const tenantsSchema = z.array(z.object({ id: z.string().transform((text) => tenantId(text)) }));
+const layersSchema = z.object({
+  in_memory_layers: z.array(z.object({ lsn_start: z.string(), lsn_end: z.string().nullish() })),
+  historic_layers: z.array(
+    z.object({
+      kind: z.enum(['Delta', 'Image']),
+      layer_file_name: z.string(),
+      layer_file_size: z.number(),
+      lsn_start: z.string(),
+      lsn_end: z.string().nullish(),
+    }),
+  ),
+});
 const timestampSchema = z.object({ lsn: lsnText, kind: z.enum(['present', 'future', 'past', 'nodata']) });
 
 /** One server's HTTP API. */
@@ -46,11 +59,21 @@ class HttpApi {
     this.#base = `http://${localhost}:${port}`;
   }
 
+  /** For messages: "pageserver". */
+  get server(): string {
+    return this.#server;
+  }
+
+  /** A body that is no JSON. */
+  async text(path: string): Promise<string> {
+    const response = await this.#ask('GET', path);
+    const text = await response.text();
+    if (!response.ok) throw errorOf(this.#server, response.status, asJson(text), text);
+    return text;
+  }
+
   async call<S extends z.ZodType>(schema: S, method: string, path: string, body?: object): Promise<z.infer<S>> {
-    const pid = runningPid(this.#pidFile);
-    if (pid === null) throw this.#unanswered('it is not running');
-    const response = await this.#fetch(method, path, pid, body);
-    if (response.status === 421) throw this.#unanswered('another process has its port');
+    const response = await this.#ask(method, path, body);
     const text = await response.text();
     const json = asJson(text);
     if (!response.ok) throw errorOf(this.#server, response.status, json, text);
@@ -60,6 +83,14 @@ class HttpApi {
       'unavailable',
       `the ${this.#server} at ${this.#base} answered ${method} ${path} with "${text}"`,
     );
+  }
+
+  async #ask(method: string, path: string, body?: object): Promise<Response> {
+    const pid = runningPid(this.#pidFile);
+    if (pid === null) throw this.#unanswered('it is not running');
+    const response = await this.#fetch(method, path, pid, body);
+    if (response.status === 421) throw this.#unanswered('another process has its port');
+    return response;
   }
 
   async #fetch(method: string, path: string, pid: number, body?: object): Promise<Response> {
@@ -155,6 +186,43 @@ export class HttpStorage implements StorageApi {
     return this.#api.call(timestampSchema, 'GET', path);
   }
 
+  /** RFC 3339; null before the first commit. Rejects `invalid` for an LSN that the timeline does not have yet, or any more. */
+  async timestampOfLsn(id: TenantTimelineId, lsn: Lsn): Promise<string | null> {
+    const path = `/v1/tenant/${id.tenantId}/timeline/${id.timelineId}/get_timestamp_of_lsn?lsn=${formatLsn(lsn)}`;
+    return this.#api.call(z.string().nullable(), 'GET', path);
+  }
+
+  /** From the pageserver, then the WAL from the safekeepers. Rejects `invalid` while other timelines branch from it. */
+  async deleteTimeline(id: TenantTimelineId): Promise<void> {
+    const path = `/v1/tenant/${id.tenantId}/timeline/${id.timelineId}`;
+    await this.#api.call(z.unknown(), 'DELETE', path);
+    await Promise.all(this.#safekeepers.map((safekeeper) => safekeeper.deleteTimeline(id)));
+  }
+
+  async listLayers(id: TenantTimelineId): Promise<LayerSummary> {
+    const path = `/v1/tenant/${id.tenantId}/timeline/${id.timelineId}/layer`;
+    const { in_memory_layers, historic_layers } = await this.#api.call(layersSchema, 'GET', path);
+    return {
+      inMemory: in_memory_layers.map(({ lsn_start, lsn_end }) => ({ startLsn: lsn_start, endLsn: lsn_end ?? null })),
+      files: historic_layers.map((layer) => ({
+        name: layer.layer_file_name,
+        bytes: layer.layer_file_size,
+        kind: layer.kind === 'Delta' ? 'delta' : 'image',
+        startLsn: layer.lsn_start,
+        endLsn: layer.lsn_end ?? layer.lsn_start,
+      })),
+    };
+  }
+
+  /** Prometheus texts of all servers. One that is away has none. */
+  async metrics(): Promise<{ readonly node: string; readonly text: string }[]> {
+    const apis = [this.#api, ...this.#safekeepers.map(({ api }) => api)];
+    const texts = await Promise.allSettled(
+      apis.map(async (api) => ({ node: api.server, text: await api.text('/metrics') })),
+    );
+    return texts.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []));
+  }
+
   /** What a quorum has; one safekeeper may not know the latest of it. */
   async getCommitLsn(id: TenantTimelineId): Promise<Lsn | null> {
     const answers = await Promise.all(this.#safekeepers.map((safekeeper) => safekeeper.getCommitLsn(id)));
@@ -180,6 +248,14 @@ class SafekeeperClient {
 
   constructor(config: NodeConfig, pidFile: string) {
     this.#api = new HttpApi(`safekeeper ${config.id}`, config.httpPort, pidFile);
+  }
+
+  get api(): HttpApi {
+    return this.#api;
+  }
+
+  async deleteTimeline({ tenantId: tenant, timelineId: timeline }: TenantTimelineId): Promise<void> {
+    await this.#api.call(z.unknown(), 'DELETE', `/v1/tenant/${tenant}/timeline/${timeline}`);
   }
 
   /** Null if no compute has written to the timeline yet. */

@@ -6,6 +6,7 @@
  * - a port that is taken is moved on and remembered in config.json, but only while nothing that runs knows the old one
  * - the storage runs once: either as processes, or inside another program (the development server, the library), which holds the same pid files
  */
+import { mkdir } from 'node:fs/promises';
 import { isPageliteError, PageliteError } from '../../engine/errors.ts';
 import { type StopMode, startDaemon, stopDaemon } from '../process/daemon.ts';
 import { runningPid } from '../process/pid-file.ts';
@@ -22,6 +23,7 @@ const startAttempts = 5;
 const entries = {
   pageserver: new URL('../pageserver/main.js', import.meta.url),
   safekeeper: new URL('../safekeeper/main.js', import.meta.url),
+  console: new URL('../console/main.js', import.meta.url),
 };
 
 export async function startStorage(repository: Repository, say: Say): Promise<void> {
@@ -77,6 +79,46 @@ export async function startSafekeeper(repository: Repository, id: number, say: S
     });
   });
   say(`safekeeper ${id} started, pid: ${pid}`);
+}
+
+/** The console server, a process that holds no data. Returns its address. */
+export async function startConsole(repository: Repository, allowOrigins: readonly string[], say: Say): Promise<string> {
+  checkNotEmbedded(repository);
+  const running = runningPid(repository.consolePidFile);
+  if (running !== null) {
+    say(`console is already running, pid: ${running}`);
+    return consoleAddress(repository);
+  }
+  await mkdir(repository.consoleDir, { recursive: true });
+  for (let attempt = 1; ; attempt++) {
+    const port = await moveConsolePort(repository);
+    const origins = allowOrigins.flatMap((origin) => ['--allow-origin', origin]);
+    try {
+      const { pid } = await startDaemon({
+        name: 'console',
+        entry: entries.console,
+        args: ['-D', repository.dir, '--listen', `${localhost}:${port}`, ...origins],
+        logFile: `${repository.consoleDir}/console.log`,
+        onProgress: say,
+      });
+      say(`console started, pid: ${pid}`);
+      return consoleAddress(repository);
+    } catch (error) {
+      if (!isPortTaken(error) || attempt === startAttempts) throw error;
+    }
+  }
+}
+
+/** Its port, or the next free one, remembered. */
+export function moveConsolePort(repository: Repository): Promise<number> {
+  return repository.update(async (config) => {
+    config.console.port = await findFreePort(config.console.port);
+    return config.console.port;
+  });
+}
+
+export function consoleAddress(repository: Repository): string {
+  return `http://${localhost}:${repository.readConfig().console.port}`;
 }
 
 /** Throws `notFound` with the ids there are. */

@@ -36,11 +36,18 @@ export interface EmbeddedStorageOptions {
 export class EmbeddedStorage implements StorageApi {
   readonly pageserver: Pageserver;
   readonly safekeeper: Safekeeper;
+  readonly safekeeperStorage: DiskSafekeeperStorage;
   readonly #locks: readonly PidFile[];
 
-  private constructor(pageserver: Pageserver, safekeeper: Safekeeper, locks: readonly PidFile[]) {
+  private constructor(
+    pageserver: Pageserver,
+    safekeeper: Safekeeper,
+    safekeeperStorage: DiskSafekeeperStorage,
+    locks: readonly PidFile[],
+  ) {
     this.pageserver = pageserver;
     this.safekeeper = safekeeper;
+    this.safekeeperStorage = safekeeperStorage;
     this.#locks = locks;
   }
 
@@ -53,11 +60,8 @@ export class EmbeddedStorage implements StorageApi {
     await mkdir(repository.pageserverDir, { recursive: true });
     await mkdir(safekeeperDir, { recursive: true });
     const locks = claimAll(repository, safekeeperConfig.id);
-    const safekeeper = new Safekeeper({
-      nodeId: nodeId(safekeeperConfig.id),
-      storage: new DiskSafekeeperStorage(safekeeperDir, { syncInThread: options.syncInThread ?? false }),
-      log,
-    });
+    const wal = new DiskSafekeeperStorage(safekeeperDir, { syncInThread: options.syncInThread ?? false });
+    const safekeeper = new Safekeeper({ nodeId: nodeId(safekeeperConfig.id), storage: wal, log });
     try {
       const dir = repository.pageserverDir;
       const pageserver = await openPageserver({
@@ -67,7 +71,7 @@ export class EmbeddedStorage implements StorageApi {
         log,
         ...(progress && { progress }),
       });
-      return new EmbeddedStorage(pageserver, safekeeper, locks);
+      return new EmbeddedStorage(pageserver, safekeeper, wal, locks);
     } catch (error) {
       await safekeeper.close();
       for (const lock of locks) lock.release();

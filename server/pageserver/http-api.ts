@@ -11,6 +11,7 @@
  *   GET    /v1/tenant/:t/timeline/:tl                          the timeline
  *   DELETE /v1/tenant/:t/timeline/:tl                          412 if it has branches
  *   GET    /v1/tenant/:t/timeline/:tl/get_lsn_by_timestamp     ?timestamp=RFC 3339 -> {lsn, kind}
+ *   GET    /v1/tenant/:t/timeline/:tl/get_timestamp_of_lsn     ?lsn=0/0 -> RFC 3339 text, or null before the first commit
  *   PUT    /v1/tenant/:t/timeline/:tl/checkpoint               writes the in-memory layer out
  *   GET    /v1/tenant/:t/timeline/:tl/layer                    {in_memory_layers, historic_layers}
  *   *      /v1/tenant/:t/timeline/:tl/import                   timelines that are made elsewhere: transfer-api.ts
@@ -57,6 +58,7 @@ export interface PageserverApi {
   deleteTimeline(id: TenantTimelineId): Promise<void>;
   openPages(id: TenantTimelineId): Promise<PageService>;
   findLsnByTimestamp(id: TenantTimelineId, timestampMs: number): Promise<{ kind: TimestampMatch; lsn: Lsn }>;
+  timestampOfLsn(id: TenantTimelineId, lsn: Lsn): Promise<number | null>;
   flush(id: TenantTimelineId): Promise<void>;
   imagesIdle(id: TenantTimelineId): Promise<void>;
   listLayers(id: TenantTimelineId): Promise<LayerMapInfo>;
@@ -100,6 +102,8 @@ const createTimelineBody = z
 const timestampQuery = z.object({
   timestamp: z.iso.datetime({ offset: true, error: 'expected RFC 3339, for example 2026-01-31T12:00:00Z' }),
 });
+
+const lsnQuery = z.object({ lsn: z.string() });
 
 /** With images: answers when those that the flush called for are written, too. */
 const checkpointQuery = z.object({ force_image_layer_creation: z.enum(['true', 'false']).optional() });
@@ -181,6 +185,11 @@ export function pageserverHttpApi(options: PageserverHttpOptions): Hono {
     const { timestamp } = readQuery(c, timestampQuery);
     const { lsn, kind } = await pageserver.findLsnByTimestamp(idOf(c.req.param()), Date.parse(timestamp));
     return c.json({ lsn: formatLsn(lsn), kind });
+  });
+  api.get(`${path}/get_timestamp_of_lsn`, async (c) => {
+    const { lsn } = readQuery(c, lsnQuery);
+    const timestampMs = await pageserver.timestampOfLsn(idOf(c.req.param()), parseLsn(lsn));
+    return c.json(timestampMs === null ? null : new Date(timestampMs).toISOString());
   });
   api.put(`${path}/checkpoint`, async (c) => {
     const { force_image_layer_creation: images } = readQuery(c, checkpointQuery);

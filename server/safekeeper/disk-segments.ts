@@ -51,6 +51,15 @@ export class DiskSafekeeperStorage implements SafekeeperStorage {
     return new DiskTimelineStorage(dir, this.#options);
   }
 
+  /** Its files go; nobody has them open. Idempotent. */
+  async removeTimeline(id: TenantTimelineId): Promise<void> {
+    const dir = this.#timelineDir(id);
+    await translate(dir, async () => {
+      await rm(dir, { recursive: true, force: true });
+      if (await exists(join(dir, '..'))) await syncDirectory(join(dir, '..'));
+    });
+  }
+
   async listTimelines(): Promise<readonly TenantTimelineId[]> {
     const found: TenantTimelineId[] = [];
     for (const tenant of await directoriesIn(this.#dir)) {

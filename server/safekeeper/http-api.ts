@@ -14,14 +14,16 @@ import type { Safekeeper } from '../../engine/safekeeper/safekeeper.ts';
 import type { Log } from '../../engine/services.ts';
 import { answerError, answerNotFound, refuseMisdirected } from '../process/http-errors.ts';
 import type { Metrics } from '../process/metrics.ts';
+import type { DiskSafekeeperStorage } from './disk-segments.ts';
 
 export interface SafekeeperHttpOptions {
   readonly safekeeper: Safekeeper;
+  readonly storage: DiskSafekeeperStorage;
   readonly metrics: Metrics;
   readonly log: Log;
 }
 
-export function safekeeperHttpApi({ safekeeper, metrics, log }: SafekeeperHttpOptions): Hono {
+export function safekeeperHttpApi({ safekeeper, storage, metrics, log }: SafekeeperHttpOptions): Hono {
   const api = new Hono();
   api.onError((error, c) => answerError(c, error, log));
   api.notFound(answerNotFound);
@@ -52,6 +54,12 @@ export function safekeeperHttpApi({ safekeeper, metrics, log }: SafekeeperHttpOp
       flush_lsn: formatLsn(status.flushLsn),
       commit_lsn: formatLsn(status.commitLsn),
     });
+  });
+  api.delete('/v1/tenant/:tenant/timeline/:timeline', async (c) => {
+    const id = { tenantId: tenantId(c.req.param('tenant')), timelineId: timelineId(c.req.param('timeline')) };
+    await safekeeper.release(id);
+    await storage.removeTimeline(id);
+    return c.json({});
   });
   api.get('/metrics', (c) => c.text(metrics.text(), 200, { 'content-type': 'text/plain; version=0.0.4' }));
   return api;

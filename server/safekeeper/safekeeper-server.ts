@@ -43,12 +43,14 @@ export interface SafekeeperServer {
 
 export async function startSafekeeper(options: SafekeeperServerOptions): Promise<SafekeeperServer> {
   const { dir, nodeId, log } = options;
-  return serveSafekeeper(new Safekeeper({ nodeId, storage: new DiskSafekeeperStorage(dir), log }), options);
+  const storage = new DiskSafekeeperStorage(dir);
+  return serveSafekeeper(new Safekeeper({ nodeId, storage, log }), storage, options);
 }
 
 /** Puts a safekeeper behind its ports; it is closed with them. */
 export async function serveSafekeeper(
   safekeeper: Safekeeper,
+  storage: DiskSafekeeperStorage,
   options: SafekeeperPortsOptions,
 ): Promise<SafekeeperServer> {
   const { log } = options;
@@ -58,7 +60,7 @@ export async function serveSafekeeper(
     [safekeeperPaths.wal]: (channel) => serveWalStream(channel, safekeeper),
   });
   const http = createServer(
-    getRequestListener(safekeeperHttpApi({ safekeeper, metrics: metricsOf(safekeeper), log }).fetch),
+    getRequestListener(safekeeperHttpApi({ safekeeper, storage, metrics: metricsOf(safekeeper), log }).fetch),
   );
   const close = async () => {
     const closed = [closeServer(wal), closeServer(http)];
