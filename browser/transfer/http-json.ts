@@ -28,16 +28,23 @@ export class HttpJson {
   ): Promise<object> {
     const { server, fetch } = this.#options;
     const type = typeof body === 'string' ? 'application/json' : 'application/octet-stream';
+    // Of this call alone: a host may keep what listens to a signal for as long as the signal is there.
+    const ending = new AbortController();
+    const end = () => ending.abort(signal?.reason);
+    if (signal?.aborted) end();
+    signal?.addEventListener('abort', end, { once: true });
     let response: Response;
     let text: string;
     try {
       const headers = body === null ? undefined : { 'content-type': type };
-      response = await fetch(server + path, { method, body, ...(headers && { headers }), ...(signal && { signal }) });
+      response = await fetch(server + path, { method, body, signal: ending.signal, ...(headers && { headers }) });
       text = await response.text();
     } catch (cause) {
       if (signal?.aborted) throw cancelled(signal);
       const message = `the server at ${server} does not answer: ${messageOf(cause)}`;
       throw new PageliteError('unavailable', message, { server }, { cause });
+    } finally {
+      signal?.removeEventListener('abort', end);
     }
     const json = parse(text);
     if (response.ok && json !== null) return json;

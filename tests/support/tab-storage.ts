@@ -10,7 +10,6 @@ import { setImmediate as turn } from 'node:timers/promises';
 import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
 import { pushBranch } from '../../browser/transfer/push.ts';
 import { HttpPushServer, type PushServer } from '../../browser/transfer/push-server.ts';
-import { must } from '../../engine/assert.ts';
 import { crc32c } from '../../engine/crc32c.ts';
 import { PageliteError } from '../../engine/errors.ts';
 import {
@@ -180,12 +179,16 @@ async function openTab({ artefacts, server }: TabData): Promise<TabMethods> {
       hosts[host] = null;
     },
     async push(timeline, as, cut) {
+      const dead = new AbortController();
       let left = cut?.afterBytes ?? Number.POSITIVE_INFINITY;
       const fetchCut = async (url: string, init: RequestInit) => {
         if (init.body instanceof Uint8Array) {
           left -= init.body.length;
           // Gone without an answer, as a tab that is killed.
-          if (left < 0) throw must(init.signal).reason ?? new PageliteError('cancelled', 'the line was cut');
+          if (left < 0) {
+            dead.abort(new PageliteError('cancelled', 'the tab is gone'));
+            throw dead.signal.reason;
+          }
           sent += init.body.length;
         }
         return fetch(url, init);
@@ -194,7 +197,6 @@ async function openTab({ artefacts, server }: TabData): Promise<TabMethods> {
         new HttpPushServer(server.tenantId, { server: `http://${localhost}:${server.httpPort}`, fetch: fetchCut }),
         names,
       );
-      const dead = new AbortController();
       return pushBranch({
         pageserver,
         store,
@@ -204,9 +206,6 @@ async function openTab({ artefacts, server }: TabData): Promise<TabMethods> {
         clock,
         random,
         signal: dead.signal,
-        progress: () => {
-          if (left < 0) dead.abort(new PageliteError('cancelled', 'the line was cut'));
-        },
       });
     },
     bytesSent: async () => sent,
