@@ -12,7 +12,7 @@ export default defineConfig({
   root: 'dist/browser',
   base: './',
   publicDir: false,
-  logLevel: 'warn',
+  logLevel: 'error',
   worker: { format: 'es', rollupOptions: { output } },
   build: {
     outDir: '../browser-bundle',

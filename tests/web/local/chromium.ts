@@ -1,0 +1,109 @@
+/**
+ * Modules of the sources in a real Chromium, each in a dedicated worker of a page: for tests of what runs in a tab without a page of its own.
+ *
+ * Vite serves the sources as they are; the page is cross-origin isolated. A worker's module answers calls (`serveCalls` in calls.ts); a profile folder
+ * outlives its browser, so that a browser can be killed and started again over what it stored.
+ */
+import { mkdtemp, rm } from 'node:fs/promises';
+import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { type BrowserContext, chromium, type Page } from 'playwright-core';
+import { createServer, type ViteDevServer } from 'vite';
+import { PageliteError } from '../../../engine/errors.ts';
+
+const here = dirname(fileURLToPath(import.meta.url));
+const root = join(here, '../../..');
+export const chromiumPath = process.env.PAGELITE_CHROMIUM ?? '/usr/bin/chromium';
+const chromiumArgs = ['--no-sandbox', '--disable-quic', '--disable-background-networking'];
+
+const isolation = {
+  'Cross-Origin-Opener-Policy': 'same-origin',
+  'Cross-Origin-Embedder-Policy': 'require-corp',
+};
+
+/** A page with a worker; `call` rejects with what the worker's method threw. */
+export interface TabWorker {
+  readonly page: Page;
+  call<T>(method: string, ...args: unknown[]): Promise<T>;
+}
+
+export class Chromium {
+  readonly #vite: ViteDevServer;
+  readonly #folder: string;
+  #context: BrowserContext;
+  /** What pages and workers wrote to the console. */
+  readonly console: string[] = [];
+
+  private constructor(vite: ViteDevServer, folder: string, context: BrowserContext) {
+    this.#vite = vite;
+    this.#folder = folder;
+    this.#context = context;
+  }
+
+  static async launch(): Promise<Chromium> {
+    const folder = await mkdtemp(join(tmpdir(), 'pagelite-chromium-'));
+    const vite = await createServer({
+      configFile: false,
+      root,
+      cacheDir: join(folder, 'vite'),
+      logLevel: 'error',
+      appType: 'mpa',
+      // The contract suites are written for vitest; here this takes its part.
+      resolve: { alias: { vitest: join(here, 'suite.ts') } },
+      optimizeDeps: { noDiscovery: true, include: [] },
+      worker: { format: 'es' },
+      server: { host: '127.0.0.1', port: 0, hmr: false, ws: false, watch: null, headers: isolation },
+    });
+    await vite.listen();
+    return new Chromium(vite, folder, await launchContext(folder));
+  }
+
+  get context(): BrowserContext {
+    return this.#context;
+  }
+
+  get origin(): string {
+    return `http://127.0.0.1:${(this.#vite.httpServer!.address() as AddressInfo).port}`;
+  }
+
+  /** Opens a page whose worker runs `module`, a file beside this one. */
+  async open(module: string): Promise<TabWorker> {
+    const page = await this.#context.newPage();
+    page.on('console', (message) => this.console.push(message.text()));
+    page.on('pageerror', (error) => this.console.push(String(error)));
+    await page.goto(`${this.origin}/tests/web/local/tab.html?worker=${module}`);
+    return tabWorker(page);
+  }
+
+  /** The browser with everything in it is killed, as by a power switch, and started again. */
+  async killAndRestart(): Promise<void> {
+    await this.#context.close();
+    this.#context = await launchContext(this.#folder);
+  }
+
+  async close(): Promise<void> {
+    await this.#context.close();
+    await this.#vite.close();
+    await rm(this.#folder, { recursive: true, force: true });
+  }
+}
+
+export function tabWorker(page: Page): TabWorker {
+  return {
+    page,
+    async call<T>(method: string, ...args: unknown[]): Promise<T> {
+      type Caller = { call(method: string, args: unknown[]): Promise<{ value?: unknown; error?: unknown }> };
+      const made = { method, args };
+      const answer = await page.evaluate((m) => (globalThis as unknown as Caller).call(m.method, m.args), made);
+      if (answer.error !== undefined) throw PageliteError.fromJSON(answer.error);
+      return answer.value as T;
+    },
+  };
+}
+
+async function launchContext(folder: string): Promise<BrowserContext> {
+  const options = { executablePath: chromiumPath, args: chromiumArgs, headless: true };
+  return chromium.launchPersistentContext(join(folder, 'profile'), options);
+}
