@@ -17,8 +17,8 @@ import {
   type ProposerMessage,
 } from '../../engine/protocol/proposer-acceptor.ts';
 import type { Channel, WalChunk, WalService } from '../../engine/services.ts';
-import { nodeClock, nodeRandom, silentLog } from '../../server/process/node-host.ts';
 import { ProposerDriver } from '../../smgr-plugin/wal/proposer-driver.ts';
+import { hostClock, hostRandom, silentLog } from '../support/any-host.ts';
 import { SyntheticWal, syntheticSystemIdentifier } from '../support/synthetic-wal.ts';
 
 export interface WalServiceSetup {
@@ -41,7 +41,7 @@ export function runWalServiceContract(name: string, setup: () => Promise<WalServ
     beforeEach(async () => {
       host = await setup();
       service = host.service;
-      id = { tenantId: newTenantId(nodeRandom), timelineId: newTimelineId(nodeRandom) };
+      id = { tenantId: newTenantId(hostRandom), timelineId: newTimelineId(hostRandom) };
       drivers = [];
       stop = new AbortController();
     });
@@ -58,8 +58,8 @@ export function runWalServiceContract(name: string, setup: () => Promise<WalServ
         services: [service],
         startLsnIfEmpty: startLsn,
         systemIdentifier: syntheticSystemIdentifier,
-        clock: nodeClock,
-        random: nodeRandom,
+        clock: hostClock,
+        random: hostRandom,
         log: silentLog,
         signal: stop.signal,
         ...options,

@@ -4,115 +4,21 @@
  *
  * The timeline begins with the template, for the basebackup; the contract's relation is put by hand.
  */
+import { setImmediate } from 'node:timers/promises';
 import { beforeAll } from 'vitest';
 import { createTenantTemplate } from '../../engine/basebackup/tenant-template.ts';
-import { directoryPatch } from '../../engine/ingest/rel-directory.ts';
-import { encodeSize } from '../../engine/ingest/rel-sizes.ts';
-import { BlockCache } from '../../engine/layers/block-cache.ts';
-import { ClockCache } from '../../engine/layers/clock-cache.ts';
-import { newTimelineId, type TenantTimelineId, tenantId } from '../../engine/model/ids.ts';
-import { relDirectoryKey, relPrefix, sizeBlock } from '../../engine/model/key.ts';
-import type { Lsn } from '../../engine/model/lsn.ts';
-import type { RelTag } from '../../engine/model/rel.ts';
 import type { TenantTemplate } from '../../engine/services.ts';
 import { MemoryObjectStore } from '../../engine/stores/memory.ts';
-import { bootstrap } from '../../engine/timeline/bootstrap.ts';
-import { branchIndex } from '../../engine/timeline/branch.ts';
-import type { Ancestor } from '../../engine/timeline/gather.ts';
-import { type IndexPart, StoredIndex } from '../../engine/timeline/index-part.ts';
-import { defaultPageserverLimits } from '../../engine/timeline/pageserver.ts';
-import { RunningTimeline, type SharedParts } from '../../engine/timeline/running-timeline.ts';
-import { nodeClock, nodeRandom, silentLog } from '../../server/process/node-host.ts';
-import { type PageServiceFixture, runPageServiceContract } from '../contracts/page-service.ts';
-import { ModelRedo } from '../support/model-redo.ts';
-import { samplePage } from '../support/page-service-fixture.ts';
+import { runPageServiceContract } from '../contracts/page-service.ts';
+import { type TimelineKind, timelineFixture } from '../support/timeline-fixture.ts';
 
 let template: TenantTemplate;
 beforeAll(async () => {
   template = await createTenantTemplate();
 });
 
-const rel: RelTag = { spc: 1663, db: 5, rel: 90_000, fork: 0 };
-const prefix = relPrefix(rel);
-const sizes = { earlier: 3, later: 20 };
-
-function sharedParts(): SharedParts {
-  return {
-    store: new MemoryObjectStore(),
-    wal: [],
-    redo: new ModelRedo(),
-    clock: nodeClock,
-    random: nodeRandom,
-    log: silentLog,
-    limits: defaultPageserverLimits,
-    blocks: new BlockCache(1e7),
-    versions: new ClockCache(1e6),
-    yieldTurn: () => new Promise((resolve) => setImmediate(resolve)),
-  };
-}
-
-async function start(
-  shared: SharedParts,
-  ancestor: Ancestor | null,
-  part: (id: TenantTimelineId) => Promise<IndexPart>,
-): Promise<RunningTimeline> {
-  const id = { tenantId: tenantId('11'.repeat(16)), timelineId: newTimelineId(nodeRandom) };
-  const index = await StoredIndex.create(shared.store, id, await part(id));
-  return new RunningTimeline(id, index, ancestor, [], shared);
-}
-
-function put({ timeline }: RunningTimeline, lsn: Lsn, size: number): void {
-  timeline.putImage(prefix, sizeBlock, lsn, encodeSize(size));
-  for (let block = 0; block < size; block++) {
-    // Block 1 does not change: its older version is the one to be seen at both LSNs.
-    if (block !== 1 || size === sizes.earlier) timeline.putImage(prefix, block, lsn, samplePage(rel, block, lsn));
-  }
-}
-
-async function fixture(kind: 'memory' | 'files' | 'branch' | 'remote'): Promise<PageServiceFixture> {
-  const shared = sharedParts();
-  const main = await start(shared, null, (id) => bootstrap(shared.store, id, template, shared.yieldTurn));
-  const earlier = (template.lsn + 1024) as Lsn;
-  const later = (template.lsn + 4096) as Lsn;
-  const { timeline } = main;
-  const directory = relDirectoryKey(rel.spc, rel.db);
-  timeline.putPatch(directory.prefix, directory.block, earlier, directoryPatch(true, rel.rel, rel.fork));
-  put(main, earlier, sizes.earlier);
-  timeline.advance(earlier, template.lsn);
-  let used = main;
-  if (kind === 'branch' || kind === 'remote') {
-    const ancestor: Ancestor =
-      kind === 'branch'
-        ? { kind: 'local', lsn: earlier, open: () => timeline }
-        : { kind: 'remote', lsn: earlier, service: main.pages };
-    used = await start(shared, ancestor, async (id) =>
-      branchIndex({ ...sourceOf(main), timelineId: id.timelineId }, earlier),
-    );
-  }
-  put(used, later, sizes.later);
-  used.timeline.advance(later, earlier);
-  if (kind === 'files') await main.flush();
-  return {
-    service: used.pages,
-    rel,
-    earlier,
-    later,
-    sizes,
-    expectedPage: (lsn, block) => samplePage(rel, block, lsn === earlier || block === 1 ? earlier : later),
-    advance: async () => used.timeline.advance((later + 64) as Lsn, later),
-    close: async () => {
-      await used.close();
-      await main.close();
-    },
-  };
-}
-
-const sourceOf = ({ timeline }: RunningTimeline) => ({
-  systemIdentifier: timeline.systemIdentifier,
-  startLsn: timeline.startLsn,
-  lastRecordLsn: timeline.lastRecordLsn,
-  prevRecordLsn: timeline.prevRecordLsn,
-});
+const fixture = (kind: TimelineKind) =>
+  timelineFixture({ kind, template, store: new MemoryObjectStore(), yieldTurn: () => setImmediate() });
 
 runPageServiceContract('a timeline in memory', () => fixture('memory'));
 runPageServiceContract('a timeline in layer files', () => fixture('files'));

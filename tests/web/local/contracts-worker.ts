@@ -3,6 +3,7 @@
  * pages through the cache of server pages. Every fixture has a database of its own.
  */
 import { deleteDB } from 'idb';
+import { expect, it } from 'vitest';
 import { yieldTurn } from '../../../browser/local/yield-turn.ts';
 import { databaseName, openTabDatabase, type TabDatabase } from '../../../browser/stores/database.ts';
 import { IdbObjectStore } from '../../../browser/stores/idb-object-store.ts';
@@ -18,7 +19,7 @@ import { runWalServiceContract } from '../../contracts/wal-service.ts';
 import { hostClock, silentLog } from '../../support/any-host.ts';
 import { type TimelineKind, timelineFixture } from '../../support/timeline-fixture.ts';
 import { serveCalls } from './calls.ts';
-import { expect, it, runTests } from './suite.ts';
+import { runTests } from './suite.ts';
 
 let nextDatabase = 1;
 
