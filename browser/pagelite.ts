@@ -48,6 +48,7 @@ export class Pagelite implements PageliteTab {
   readonly #connections = new Map<number, Connection>();
   /** Started before anybody asks for it: loading PGlite's code takes a moment. */
   #spare: WorkerLink<ComputeMethods> | null;
+  #nextTransfer = 1;
   #closing: Promise<void> | null = null;
 
   private constructor(server: ServerClient | null, options: OpenOptions) {
@@ -141,12 +142,26 @@ export class Pagelite implements PageliteTab {
     }
   }
 
-  async push(branch: string, options: PushOptions = {}): Promise<BranchInfo> {
-    throw new PageliteError('unavailable', `branch "${branch}" cannot be pushed yet`, { as: options.as });
+  push(branch: string, options: PushOptions = {}): Promise<BranchInfo> {
+    return this.#transfer('push', branch, options);
   }
 
-  async pull(branch: string, options: PullOptions = {}): Promise<BranchInfo> {
-    throw new PageliteError('unavailable', `branch "${branch}" cannot be pulled yet`, { as: options.as });
+  pull(branch: string, options: PullOptions = {}): Promise<BranchInfo> {
+    return this.#transfer('pull', branch, options);
+  }
+
+  async #transfer(kind: 'push' | 'pull', branch: string, options: PushOptions | PullOptions): Promise<BranchInfo> {
+    const { as, signal, progress = this.#progress } = options;
+    const transfer = this.#nextTransfer++;
+    const cancel = () => void this.#storage.call((remote) => remote.cancelTransfer(transfer)).catch(() => {});
+    if (signal?.aborted) throw new PageliteError('cancelled', `the ${kind} of "${branch}" was cancelled`, { branch });
+    signal?.addEventListener('abort', cancel, { once: true });
+    try {
+      const tell = proxy((told: Progress) => progress?.(told));
+      return await this.#storage.call((remote) => remote.transfer(kind, branch, as, transfer, tell));
+    } finally {
+      signal?.removeEventListener('abort', cancel);
+    }
   }
 
   async reset(branch: string, place?: Side): Promise<BranchInfo> {

@@ -21,6 +21,7 @@ import { ServerClient } from './net/server-client.ts';
 import { CountedPages, type ReadCounters } from './page-counters.ts';
 import type { PGliteArtefacts } from './pglite-artefacts.ts';
 import { databaseName } from './stores/database.ts';
+import { BranchTransfers } from './transfer/branch-transfers.ts';
 import { serve } from './worker-rpc.ts';
 
 export interface StorageOptions {
@@ -77,6 +78,9 @@ class StorageThread {
   /** Timelines that are open for writing, or are being opened. */
   readonly #written = new Set<string>();
   readonly #serverReads: ReadCounters = { pages: 0, traffic: { bytesReceived: 0 } };
+  readonly #transfers: BranchTransfers;
+  /** Pushes and pulls under way, by the number that the page gave them. */
+  readonly #transferring = new Map<number, AbortController>();
   #repository: Promise<LocalRepository> | null = null;
   #nextCompute = 1;
 
@@ -84,6 +88,7 @@ class StorageThread {
     this.#options = options;
     this.#server = options.server === null ? null : new ServerClient(options.server);
     this.#tell = tell;
+    this.#transfers = new BranchTransfers({ server: this.#server, repository: () => this.repository(), host });
   }
 
   /** The tab's own; opened once, again after a failure. */
@@ -135,7 +140,29 @@ class StorageThread {
     return this.#computes.get(compute)?.place.counters() ?? null;
   }
 
+  /** Progress goes to `progress`; ends with `cancelTransfer`. What has arrived by then stays for the next attempt. */
+  async transfer(
+    kind: 'push' | 'pull',
+    branch: string,
+    as: string | undefined,
+    transfer: number,
+    progress: (progress: Progress) => void,
+  ): Promise<BranchInfo> {
+    const ending = new AbortController();
+    this.#transferring.set(transfer, ending);
+    try {
+      return await this.#transfers[kind](branch, { as, progress, signal: ending.signal });
+    } finally {
+      this.#transferring.delete(transfer);
+    }
+  }
+
+  cancelTransfer(transfer: number): void {
+    this.#transferring.get(transfer)?.abort(new PageliteError('cancelled', 'it was cancelled'));
+  }
+
   async close(): Promise<void> {
+    for (const transfer of this.#transferring.keys()) this.cancelTransfer(transfer);
     for (const compute of [...this.#computes.keys()]) await this.closeCompute(compute);
     if (this.#repository !== null) await (await this.#repository).close();
   }
@@ -263,6 +290,14 @@ const methods = {
       files: files.map((file) => ({ ...file, ...text(file) })),
     };
   },
+  transfer: (
+    kind: 'push' | 'pull',
+    branch: string,
+    as: string | undefined,
+    transfer: number,
+    progress: (progress: Progress) => void,
+  ) => opened().transfer(kind, branch, as, transfer, progress),
+  cancelTransfer: (transfer: number) => opened().cancelTransfer(transfer),
   localStorage: async () => (await opened().repository()).storage(),
 };
 

@@ -72,8 +72,9 @@ class Push {
   async targetNamed(name: string, there: TimelineId | null): Promise<RemoteCopy> {
     const { id, random, server } = this.#options;
     const before = await this.#copyOf(id);
-    const isSame = before !== null && (before.name === name || before.name === null);
-    // A copy without a name was pushed for the sake of a branch of it.
+    // A copy without a name was pushed for the sake of a branch of it. One whose name is gone was deleted there: what is left of it is not ours.
+    const hasName = there !== null || before?.lsn === null;
+    const isSame = before !== null && (before.name === null || (before.name === name && hasName));
     const timelineId = isSame ? before.id.timelineId : before === null ? id.timelineId : newTimelineId(random);
     if (there !== null && there !== timelineId) {
       const message = `the server has another branch "${name}": push it under another name`;
