@@ -104,6 +104,11 @@ export class WebRig {
     return this.#browser.newContext();
   }
 
+  /** A browser that a test may kill. */
+  ownBrowser(): Promise<Browser> {
+    return this.#keep(chromium.launch({ executablePath: chromiumPath(), args: chromiumArgs }));
+  }
+
   /** A browser with a profile on disk, for what must outlive its process. `profile` from an earlier one opens it again. */
   async browser(profile: string = this.newProfile()): Promise<BrowserContext> {
     const context = await chromium.launchPersistentContext(profile, {
@@ -113,6 +118,17 @@ export class WebRig {
     const browser = context.browser();
     if (browser) this.#browsers.add(browser);
     return context;
+  }
+
+  /** SIGKILL to the browser and with it to all its pages: nothing gets to say goodbye. */
+  async kill(context: BrowserContext): Promise<void> {
+    const browser = context.browser()!;
+    const session = await browser.newBrowserCDPSession();
+    const { processInfo } = await session.send('SystemInfo.getProcessInfo');
+    const gone = new Promise((resolve) => browser.once('disconnected', resolve));
+    for (const { id } of processInfo) killIfThere(id);
+    await gone;
+    if (browser === this.#browser) this.#browser = null;
   }
 
   newProfile(): string {
@@ -160,6 +176,14 @@ export class WebRig {
     await new Promise((resolve) => this.#pages.close(resolve));
     await this.repository.close();
     for (const profile of this.#profiles) rmSync(profile, { recursive: true, force: true });
+  }
+}
+
+function killIfThere(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch {
+    // It has ended with its parent.
   }
 }
 
