@@ -16,6 +16,7 @@ import { messageOf, type PageliteError } from '../engine/errors.ts';
 import type { BlockNumber, RelTag } from '../engine/model/rel.ts';
 import type { Log } from '../engine/services.ts';
 import { BackendAbi } from './backend-abi.ts';
+import type { ComputeBridge } from './bridge/compute-bridge.ts';
 import type { ComputeStart } from './bridge/io-host.ts';
 import { SyncBridge } from './bridge/sync-bridge.ts';
 import type { CacheCounters } from './pages/page-cache.ts';
@@ -35,6 +36,8 @@ export interface ComputeOptions {
   readonly pageCacheBytes?: number;
   /** Where pages go that must stay and have no room; memory if absent. Closed with the compute. */
   readonly spill?: SpillStore;
+  /** The way to the I/O host of this start; shared memory if absent. */
+  readonly openBridge?: (start: ComputeStart) => ComputeBridge;
   readonly extensions?: PGliteOptions['extensions'];
   /** PGlite's own files where the host has loaded them already. */
   readonly artefacts?: Pick<PGliteOptions, 'pgliteWasmModule' | 'initdbWasmModule' | 'fsBundle'>;
@@ -291,7 +294,7 @@ class MountedStorage {
   readonly #log: Log | undefined;
   readonly #module: EmscriptenModule;
   readonly #backend: BackendAbi;
-  readonly #bridge: SyncBridge;
+  readonly #bridge: ComputeBridge;
   readonly #spill: SpillStore;
   readonly #pages: PageStore;
   readonly #wal: WalTap;
@@ -306,7 +309,7 @@ class MountedStorage {
     this.#log = options.log;
     this.#module = module;
     this.#backend = backend;
-    this.#bridge = new SyncBridge(start.bridge);
+    this.#bridge = options.openBridge?.(start) ?? new SyncBridge(must(start.bridge, 'shared memory'));
     this.#spill = options.spill ?? new MemorySpill();
     this.#pages = new PageStore({
       bridge: this.#bridge,

@@ -59,7 +59,8 @@ export interface IoHostOptions {
 const commitSpins = 80_000;
 
 export interface ComputeStart {
-  readonly bridge: SharedArrayBuffer;
+  /** Null where the compute's host is not in this process (http-bridge.ts). */
+  readonly bridge: SharedArrayBuffer | null;
   readonly id: TenantTimelineId;
   readonly readOnly: boolean;
   /** The proposer's term; 0 for a read-only compute. */

@@ -22,6 +22,7 @@ import {
   walRingBytes,
   word,
 } from './bridge-layout.ts';
+import type { ComputeBridge, ReadHint } from './compute-bridge.ts';
 
 /** Looks before sleeping: an answer from memory comes sooner than a thread is put to sleep and woken. */
 const spins = 200;
@@ -30,15 +31,7 @@ const commitSpins = 100_000;
 /** A sleeper looks this often whether the bridge has failed: the wake-up may come between its look and its sleep. */
 const failureCheckMs = 500;
 
-/** A range of blocks that is going to be asked for. */
-export interface ReadHint {
-  readonly rel: RelTag;
-  readonly firstBlock: number;
-  readonly blockCount: number;
-  readonly lsn: number;
-}
-
-export class SyncBridge {
+export class SyncBridge implements ComputeBridge {
   readonly #memory: BridgeMemory;
   readonly #words: Int32Array;
   #failure: PageliteError | null = null;

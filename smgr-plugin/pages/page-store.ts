@@ -12,7 +12,7 @@
 import { pageSize } from '../../engine/limits.ts';
 import type { PrewarmPages } from '../../engine/services.ts';
 import { hintsPerRequestMax } from '../bridge/bridge-layout.ts';
-import type { ReadHint, SyncBridge } from '../bridge/sync-bridge.ts';
+import type { ComputeBridge, ReadHint } from '../bridge/compute-bridge.ts';
 import { FlushHistory } from './flush-history.ts';
 import { LastWrittenLsn } from './last-written-lsn.ts';
 import { forever, PageCache } from './page-cache.ts';
@@ -21,7 +21,7 @@ import { type Relation, RelationTable } from './rel-size-cache.ts';
 import type { SpillStore } from './spill-store.ts';
 
 export interface PageStoreOptions {
-  readonly bridge: SyncBridge;
+  readonly bridge: ComputeBridge;
   readonly bootLsn: number;
   readonly readOnly: boolean;
   readonly cacheBytes: number;
@@ -36,7 +36,7 @@ export interface PageStoreOptions {
 
 export class PageStore {
   readonly #options: PageStoreOptions;
-  readonly #bridge: SyncBridge;
+  readonly #bridge: ComputeBridge;
   readonly relations: RelationTable;
   readonly cache: PageCache;
   readonly #lastWritten: LastWrittenLsn;

@@ -13,7 +13,7 @@ import { assert } from '../../engine/assert.ts';
 import type { WalPiece } from '../../engine/basebackup/control-data.ts';
 import { walSegmentSize } from '../../engine/limits.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
-import type { SyncBridge } from '../bridge/sync-bridge.ts';
+import type { ComputeBridge } from '../bridge/compute-bridge.ts';
 import { LocalFile } from '../vfs/local-file.ts';
 import { RecordEnds } from './record-ends.ts';
 
@@ -30,7 +30,7 @@ interface Segment {
 }
 
 export interface WalTapOptions {
-  readonly bridge: Pick<SyncBridge, 'pushWal' | 'flushWal' | 'readWal'>;
+  readonly bridge: Pick<ComputeBridge, 'pushWal' | 'flushWal' | 'readWal'>;
   readonly startLsn: Lsn;
   readonly bootWal: readonly WalPiece[];
   /** A read-only compute's WAL goes nowhere. */
