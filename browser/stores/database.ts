@@ -14,7 +14,7 @@
  * Invariants
  * - a transaction of `transact` is durable when it resolves (durability `strict`), and has happened wholly or not at all
  * - no byte that was stored is used before the CRC32C over it was checked; a record that fails it is `corrupt`, and is named
- * - every rejection is a PageliteError; a full origin is `unavailable` with `code: 'QuotaExceededError'` and says what may be freed
+ * - every rejection is a PageliteError; a full origin is `unavailable` with `storageFull: true` and says what may be freed
  */
 import { type DBSchema, type IDBPDatabase, type IDBPTransaction, openDB, type StoreNames } from 'idb';
 import { crc32c } from '../../engine/crc32c.ts';
@@ -57,7 +57,7 @@ export type TabTransaction = IDBPTransaction<TabSchema, TabStore[], 'readwrite'>
 
 const stores: readonly TabStore[] = ['objects', 'chunks', 'walFiles', 'wal', 'walSmall', 'pages', 'pageUse'];
 const schemaVersion = 1;
-export const quotaCode = 'QuotaExceededError';
+const quotaCode = 'QuotaExceededError';
 
 /** The database of the repository `name`; made if it is not there. Throws `invalid` if a newer program has made it. */
 export async function openTabDatabase(name: string): Promise<TabDatabase> {
@@ -168,7 +168,7 @@ export function failureOf(error: unknown, what: string): PageliteError {
         'unavailable',
         `no room for ${what}: the storage that this browser gives to this site is full. What was acknowledged is safe. ` +
           'Delete branches, make the page cache smaller, or free space on this device',
-        data,
+        { ...data, storageFull: true },
         options,
       );
     case 'InvalidStateError':
@@ -182,7 +182,7 @@ export function failureOf(error: unknown, what: string): PageliteError {
 }
 
 export function isQuotaError(error: unknown): boolean {
-  return isPageliteError(error, 'unavailable') && error.data.code === quotaCode;
+  return isPageliteError(error, 'unavailable') && error.data.storageFull === true;
 }
 
 /** A record of a copy of these bytes. */

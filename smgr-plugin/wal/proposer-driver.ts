@@ -51,6 +51,17 @@ export interface ProposerDriverOptions {
 /** A lost election is tried again after half to the whole of this: two rivals rarely meet again. */
 const campaignPauseMs = 200;
 
+/** Only before the election can a refusal be for good: later it is waited for like any other outage. */
+const isRefusal = (error: unknown): error is PageliteError =>
+  isPageliteError(error, 'corrupt') || isPageliteError(error, 'invalid');
+
+/**
+ * Whoever could make room is waiting for this commit, so it must not wait for room. What is not acknowledged is given up, and the next compute goes
+ * on from what is.
+ */
+const isStorageFull = (error: unknown): error is PageliteError =>
+  isPageliteError(error, 'unavailable') && error.data.storageFull === true;
+
 /** One connection; a new one is a new object, so that events of an old one are told apart. */
 interface Link {
   readonly channel: Channel;
@@ -315,13 +326,7 @@ export class ProposerDriver {
     this.#step({ kind: 'disconnected', acceptor });
     this.#recoveryWakes[acceptor]?.();
     if (this.#ended) return;
-    // Only before the election can a refusal be for good: later it is waited for like any other outage.
-    if (
-      this.#elected &&
-      !link.answered &&
-      isPageliteError(error) &&
-      (error.kind === 'corrupt' || error.kind === 'invalid')
-    ) {
+    if (isStorageFull(error) || (this.#elected && !link.answered && isRefusal(error))) {
       this.#refusals[acceptor] = error;
       if (this.#giveUp(error)) return;
     }

@@ -12,10 +12,10 @@ import { fileURLToPath } from 'node:url';
 import { type BrowserContext, chromium, type Page } from 'playwright-core';
 import { createServer, type ViteDevServer } from 'vite';
 import { PageliteError } from '../../../engine/errors.ts';
+import { chromiumPath } from '../support/chromium.ts';
 
 const here = dirname(fileURLToPath(import.meta.url));
 const root = join(here, '../../..');
-export const chromiumPath = process.env.PAGELITE_CHROMIUM ?? '/usr/bin/chromium';
 const chromiumArgs = ['--no-sandbox', '--disable-quic', '--disable-background-networking'];
 
 const isolation = {
@@ -68,19 +68,34 @@ export class Chromium {
     return `http://127.0.0.1:${(this.#vite.httpServer!.address() as AddressInfo).port}`;
   }
 
-  /** Opens a page whose worker runs `module`, a file beside this one. */
-  async open(module: string): Promise<TabWorker> {
+  /** Opens a page whose worker runs `module` (tab.ts). `onAcknowledged` hears of rows that were inserted. */
+  async open(module: string, onAcknowledged?: (id: number) => void): Promise<TabWorker> {
     const page = await this.#context.newPage();
+    if (onAcknowledged) await page.exposeFunction('acknowledge', onAcknowledged);
     page.on('console', (message) => this.console.push(message.text()));
     page.on('pageerror', (error) => this.console.push(String(error)));
     await page.goto(`${this.origin}/tests/web/local/tab.html?worker=${module}`);
     return tabWorker(page);
   }
 
-  /** The browser with everything in it is killed, as by a power switch, and started again. */
-  async killAndRestart(): Promise<void> {
-    await this.#context.close();
-    this.#context = await launchContext(this.#folder);
+  /** Kills the page's process, and its workers with it, as a crash or a lack of memory would. */
+  async crash({ page }: TabWorker): Promise<void> {
+    const crashed = page.waitForEvent('crash');
+    const session = await this.#context.newCDPSession(page);
+    // The process is gone before it could answer.
+    session.send('Page.crash').catch(() => {});
+    await crashed;
+    await page.close();
+  }
+
+  /** How much this origin may store, from now on; null: what the browser gives. */
+  async setQuota({ page }: TabWorker, quotaSize: number | null): Promise<void> {
+    const session = await this.#context.newCDPSession(page);
+    await session.send('Storage.overrideQuotaForOrigin', {
+      origin: this.origin,
+      ...(quotaSize !== null && { quotaSize }),
+    });
+    await session.detach();
   }
 
   async close(): Promise<void> {
@@ -104,6 +119,6 @@ export function tabWorker(page: Page): TabWorker {
 }
 
 async function launchContext(folder: string): Promise<BrowserContext> {
-  const options = { executablePath: chromiumPath, args: chromiumArgs, headless: true };
+  const options = { executablePath: chromiumPath(), args: chromiumArgs, headless: true };
   return chromium.launchPersistentContext(join(folder, 'profile'), options);
 }
