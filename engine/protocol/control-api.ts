@@ -9,11 +9,12 @@
  *   POST   /api/v1/branches                        NewServerBranch -> ServerBranch, 201
  *   GET    /api/v1/branches/:name                  ServerBranch
  *   DELETE /api/v1/branches/:name                  {} ; `invalid` while other branches or running endpoints need it
- *   POST   /api/v1/branches/:name/reset            ResetBranch -> ServerBranch: to its parent's head or a point of it; the old head stays as a branch
+ *   POST   /api/v1/branches/:name/reset            ResetBranch -> ServerBranch: to its parent's head or a point of its history; the old head stays as a branch
  *   GET    /api/v1/branches/:name/history          BranchHistory
- *   GET    /api/v1/branches/:name/lsn?at=TIME      {lsn, kind}: the last LSN with everything that was committed until then
+ *   GET    /api/v1/branches/:name/lsn?at=TIME      HistoryPoint: the last LSN with everything that was committed until then; or ?lsn=LSN: who has that
  *   GET    /api/v1/branches/:name/layers           LayerSummary
  *   GET    /api/v1/metrics                         MetricSample[] of the pageserver and the safekeepers
+ *   POST   /api/v1/branches/:name/rename           {name} -> ServerBranch
  *   PUT    /api/v1/branches/:name                  NameTimeline: gives a timeline that exists (one that was pushed) its name -> ServerBranch
  *
  * Beside it, on the same origin:
@@ -82,6 +83,14 @@ export interface BranchHistory {
   readonly end: { readonly lsn: string; readonly at: string | null };
   /** Some commits in between, oldest first, spread over time; for a picture of when something happened. */
   readonly commits: readonly { readonly lsn: string; readonly at: string }[];
+}
+
+/** A point of a branch's history. Before the branch began, that is an ancestor's: reads as of it go to that timeline. */
+export interface HistoryPoint {
+  readonly lsn: string;
+  /** The branch that has it, or the id of its timeline if that has no name. */
+  readonly branch: string;
+  readonly timelineId: string;
 }
 
 export interface LayerSummary {

@@ -38,6 +38,7 @@ import { type ImportTarget, TimelineImports } from '../transfer/timeline-imports
 import { transferFileName } from '../transfer/transfer-record.ts';
 import { bootstrap } from './bootstrap.ts';
 import { type BranchSource, branchIndex, checkBranchPoint } from './branch.ts';
+import { type CommitPoint, clogCommits, spreadCommits } from './commit-history.ts';
 import { findLsnByTimestamp, type TimestampLsn, timestampOfLsn } from './find-lsn.ts';
 import type { Ancestor } from './gather.ts';
 import {
@@ -89,6 +90,13 @@ export interface PageserverOptions {
 export interface LayerInfo {
   readonly inMemory: { startLsn: Lsn; endLsn: Lsn | null }[];
   readonly files: { name: string; bytes: number; kind: 'delta' | 'image'; startLsn: Lsn; endLsn: Lsn }[];
+}
+
+/** Times: of the latest transaction that had ended by then; null if none had. */
+export interface CommitHistory {
+  readonly start: { readonly lsn: Lsn; readonly timeMs: number | null };
+  readonly end: { readonly lsn: Lsn; readonly timeMs: number | null };
+  readonly commits: readonly CommitPoint[];
 }
 
 type Slot =
@@ -235,6 +243,18 @@ export class Pageserver {
       throw new PageliteError('invalid', `timeline ${id.timelineId} has ${range}, not ${formatLsn(lsn)}`, { ...id });
     }
     return timestampOfLsn(pages.readerAt(lsn));
+  }
+
+  /** Some commits of the timeline itself, up to `until` or all that is ingested, spread over time (commit-history.ts). */
+  async commitHistory(id: TenantTimelineId, until: Lsn | null, countMax: number): Promise<CommitHistory> {
+    const { timeline, pages } = this.#running(id);
+    const { startLsn: start, lastRecordLsn } = timeline;
+    const end = Math.max(start, Math.min(until ?? lastRecordLsn, lastRecordLsn)) as Lsn;
+    const readerAt = (lsn: Lsn) => pages.readerAt(lsn);
+    const startMs = await timestampOfLsn(readerAt(start));
+    const endMs = await timestampOfLsn(readerAt(end));
+    const commits = await spreadCommits(clogCommits(timeline, readerAt), start, end, startMs, countMax);
+    return { start: { lsn: start, timeMs: startMs }, end: { lsn: end, timeMs: endMs }, commits };
   }
 
   /** Writes everything ingested so far to layers (Neon's "checkpoint" of a timeline). */

@@ -6,13 +6,20 @@ import { z } from 'zod';
 import { PageliteError } from '../../engine/errors.ts';
 import { type TenantId, type TenantTimelineId, timelineId } from '../../engine/model/ids.ts';
 import { formatLsn, type Lsn, parseLsn } from '../../engine/model/lsn.ts';
-import type { MetricSample, ServerBranch, ServerEndpoint, ServerStatus } from '../../engine/protocol/control-api.ts';
+import type {
+  HistoryPoint,
+  MetricSample,
+  ServerBranch,
+  ServerEndpoint,
+  ServerStatus,
+} from '../../engine/protocol/control-api.ts';
 import { pagestreamVersion } from '../../engine/protocol/pagestream.ts';
 import { proposerAcceptorVersion, walStreamVersion } from '../../engine/protocol/version.ts';
 import type { Log } from '../../engine/services.ts';
-import { deleteBranch, historyOf, resetBranch } from '../control-plane/branch-changes.ts';
-import { branchesOf, chooseTenant, nameBranch, nameOfTimeline, resolveBranch } from '../control-plane/branches.ts';
-import { type BranchStart, branchFrom, pointOnBranch } from '../control-plane/branching.ts';
+import { deleteBranch, nameTimeline, renameBranch, resetBranch } from '../control-plane/branch-changes.ts';
+import { historyOf, placeInHistory } from '../control-plane/branch-history.ts';
+import { branchesOf, chooseTenant, nameOfTimeline, resolveBranch } from '../control-plane/branches.ts';
+import { type BranchStart, branchFrom } from '../control-plane/branching.ts';
 import { listEndpoints, statusOf, timelineOf } from '../control-plane/endpoints.ts';
 import type { Repository } from '../control-plane/repository.ts';
 import type { TimelineInfo } from '../control-plane/storage-api.ts';
@@ -32,7 +39,8 @@ const place = { lsn: z.string().optional(), at: z.string().optional() };
 const newBranchBody = z.object({ name: z.string(), from: z.string(), ...place });
 const resetBody = z.object({ ...place, preserveAs: z.string().optional() });
 const nameBody = z.object({ timelineId: z.string() });
-const timeQuery = z.object({ at: z.string() });
+const renameBody = z.object({ name: z.string() });
+const placeQuery = z.object(place);
 
 export function controlApi(options: ControlApiOptions): Hono {
   const { repository, storage, version, log } = options;
@@ -45,23 +53,20 @@ export function controlApi(options: ControlApiOptions): Hono {
   api.get('/branches', async (c) => c.json(await control.branches()));
   api.post('/branches', async (c) => {
     const { name, from, ...start } = await readBody(c, newBranchBody);
-    await repository.exclusively(() =>
-      branchFrom(storage, repository, { tenantId: control.tenant, name }, from, startOf(start)),
-    );
+    await repository.exclusively(() => control.createBranch(name, from, startOf(start)));
     return c.json(await control.branch(name), 201);
   });
   api.get('/branches/:name', async (c) => c.json(await control.branch(c.req.param('name'))));
   api.put('/branches/:name', async (c) => {
     const name = c.req.param('name');
     const id = { tenantId: control.tenant, timelineId: timelineId((await readBody(c, nameBody)).timelineId) };
-    await storage.getTimeline(id);
-    await repository.exclusively(() =>
-      repository.update((config) => {
-        // The same again: a caller that did not hear the first answer.
-        const known = branchesOf(config, id.tenantId).find((branch) => branch.name === name);
-        if (known?.timelineId !== id.timelineId) nameBranch(config, name, id);
-      }),
-    );
+    await repository.exclusively(() => nameTimeline(storage, repository, id, name));
+    return c.json(await control.branch(name));
+  });
+  api.post('/branches/:name/rename', async (c) => {
+    const { name } = await readBody(c, renameBody);
+    const { tenant } = control;
+    await repository.exclusively(() => renameBranch(repository, tenant, c.req.param('name'), name));
     return c.json(await control.branch(name));
   });
   api.delete('/branches/:name', async (c) => {
@@ -78,15 +83,15 @@ export function controlApi(options: ControlApiOptions): Hono {
     );
     return c.json(await control.branch(name));
   });
-  api.get('/branches/:name/history', async (c) =>
-    c.json(await historyOf(storage, repository.readConfig(), control.idOf(c.req.param('name')), c.req.param('name'))),
-  );
+  api.get('/branches/:name/history', async (c) => c.json(await historyOf(storage, control.idOf(c.req.param('name')))));
   api.get('/branches/:name/lsn', async (c) => {
     const name = c.req.param('name');
-    const timestampMs = parseTimestamp(readQuery(c, timeQuery).at);
-    const id = control.idOf(name);
-    const lsn = await pointOnBranch(storage, repository.readConfig(), id, name, { timestampMs });
-    return c.json({ lsn: formatLsn(lsn) });
+    const place = startOf(readQuery(c, placeQuery));
+    if (place === 'end') throw new PageliteError('invalid', 'give lsn or at');
+    const config = repository.readConfig();
+    const { id, branch, lsn } = await placeInHistory(storage, config, control.idOf(name), name, place);
+    const found: HistoryPoint = { lsn: formatLsn(lsn), branch, timelineId: id.timelineId };
+    return c.json(found);
   });
   api.get('/branches/:name/layers', async (c) => c.json(await storage.listLayers(control.idOf(c.req.param('name')))));
   api.get('/metrics', async (c) => {
@@ -171,6 +176,19 @@ class ControlPlane {
       endpoints: this.#endpointsOf(id),
       broken: info.broken,
     };
+  }
+
+  /** A point before `from` began is its ancestors': the branch is made of the one that has it. */
+  async createBranch(name: string, from: string, start: BranchStart): Promise<void> {
+    const storage = this.#storage;
+    const repository = this.#repository;
+    const wanted = { tenantId: this.tenant, name };
+    if (start === 'end') {
+      await branchFrom(storage, repository, wanted, from, start);
+      return;
+    }
+    const { id, lsn } = await placeInHistory(storage, repository.readConfig(), this.idOf(from), from, start);
+    await branchFrom(storage, repository, wanted, id.timelineId, { lsn });
   }
 
   #endpointsOf({ timelineId }: TenantTimelineId): ServerEndpoint[] {

@@ -9,6 +9,7 @@ import type { RepositoryConfig } from './repository.ts';
 
 export const branchNameDefault = 'main';
 
+export const branchNameLengthMax = 128;
 /** PostgreSQL-like names and git-like paths, nothing that a shell or a file system reads as something else. */
 const nameShape = /^[A-Za-z0-9_][A-Za-z0-9_./-]{0,127}$/;
 const idShape = /^[0-9a-f]{32}$/;

@@ -4,7 +4,10 @@
  */
 import type { TenantId, TenantTimelineId, TimelineId } from '../../engine/model/ids.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
+import type { CommitHistory } from '../../engine/timeline/pageserver.ts';
 import type { TimestampAnswer } from './branch-point.ts';
+
+export type { CommitHistory };
 
 export interface TimelineInfo {
   readonly timelineId: TimelineId;
@@ -31,6 +34,10 @@ export interface StorageApi {
     ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn | null } | null,
   ): Promise<TimelineInfo>;
   findLsnByTimestamp(id: TenantTimelineId, timestampMs: number): Promise<TimestampAnswer>;
+  /** At most `countMax` commits of the timeline's own, up to `until` (null: all that is ingested), spread over time. */
+  commitHistory(id: TenantTimelineId, until: Lsn | null, countMax: number): Promise<CommitHistory>;
+  /** The pageserver's layers, then the safekeepers' WAL: done again after a crash it finishes. Rejects `invalid` while other timelines branch from it. */
+  deleteTimeline(id: TenantTimelineId): Promise<void>;
   /** Up to where the safekeepers have acknowledged; null if no compute has written yet. */
   getCommitLsn(id: TenantTimelineId): Promise<Lsn | null>;
 }

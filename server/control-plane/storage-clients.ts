@@ -14,7 +14,7 @@ import { forPidHeader } from '../process/http-errors.ts';
 import { runningPid } from '../process/pid-file.ts';
 import type { TimestampAnswer } from './branch-point.ts';
 import { localhost, type NodeConfig, type Repository } from './repository.ts';
-import type { StorageApi, TimelineInfo } from './storage-api.ts';
+import type { CommitHistory, StorageApi, TimelineInfo } from './storage-api.ts';
 import { formatTimestamp } from './timestamp.ts';
 
 /** Longer than anything a server waits for by itself. */
@@ -45,6 +45,15 @@ const layersSchema = z.object({
     }),
   ),
 });
+const timeText = z.string().transform((text) => Date.parse(text));
+const pointSchema = z.object({ lsn: lsnText, timestamp: timeText.nullable() });
+const historySchema = z
+  .object({ start: pointSchema, end: pointSchema, commits: z.array(z.object({ lsn: lsnText, timestamp: timeText })) })
+  .transform(({ start, end, commits }) => ({
+    start: { lsn: start.lsn, timeMs: start.timestamp },
+    end: { lsn: end.lsn, timeMs: end.timestamp },
+    commits: commits.map(({ lsn, timestamp }) => ({ lsn, timeMs: timestamp })),
+  }));
 const timestampSchema = z.object({ lsn: lsnText, kind: z.enum(['present', 'future', 'past', 'nodata']) });
 
 /** One server's HTTP API. */
@@ -186,16 +195,21 @@ export class HttpStorage implements StorageApi {
     return this.#api.call(timestampSchema, 'GET', path);
   }
 
-  /** RFC 3339; null before the first commit. Rejects `invalid` for an LSN that the timeline does not have yet, or any more. */
-  async timestampOfLsn(id: TenantTimelineId, lsn: Lsn): Promise<string | null> {
-    const path = `/v1/tenant/${id.tenantId}/timeline/${id.timelineId}/get_timestamp_of_lsn?lsn=${formatLsn(lsn)}`;
-    return this.#api.call(z.string().nullable(), 'GET', path);
+  async commitHistory(id: TenantTimelineId, until: Lsn | null, countMax: number): Promise<CommitHistory> {
+    const query = new URLSearchParams({
+      count_max: String(countMax),
+      ...(until !== null && { until_lsn: formatLsn(until) }),
+    });
+    const path = `/v1/tenant/${id.tenantId}/timeline/${id.timelineId}/commit_history?${query}`;
+    return this.#api.call(historySchema, 'GET', path);
   }
 
-  /** From the pageserver, then the WAL from the safekeepers. Rejects `invalid` while other timelines branch from it. */
+  /** A pageserver that does not have it any more was asked before: its WAL is what is left. */
   async deleteTimeline(id: TenantTimelineId): Promise<void> {
     const path = `/v1/tenant/${id.tenantId}/timeline/${id.timelineId}`;
-    await this.#api.call(z.unknown(), 'DELETE', path);
+    await this.#api.call(z.unknown(), 'DELETE', path).catch((error: unknown) => {
+      if (!isPageliteError(error, 'notFound')) throw error;
+    });
     await Promise.all(this.#safekeepers.map((safekeeper) => safekeeper.deleteTimeline(id)));
   }
 

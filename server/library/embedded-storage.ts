@@ -17,7 +17,7 @@ import type { Log, TimelineStatus } from '../../engine/services.ts';
 import type { Pageserver } from '../../engine/timeline/pageserver.ts';
 import type { TimestampAnswer } from '../control-plane/branch-point.ts';
 import type { Repository } from '../control-plane/repository.ts';
-import type { StorageApi, TimelineInfo } from '../control-plane/storage-api.ts';
+import type { CommitHistory, StorageApi, TimelineInfo } from '../control-plane/storage-api.ts';
 import { openPageserver } from '../pageserver/open-pageserver.ts';
 import type { PGliteArtefacts } from '../process/pglite-artefacts.ts';
 import { claimPidFile, type PidFile } from '../process/pid-file.ts';
@@ -131,6 +131,18 @@ export class EmbeddedStorage implements StorageApi {
 
   findLsnByTimestamp(id: TenantTimelineId, timestampMs: number): Promise<TimestampAnswer> {
     return this.pageserver.findLsnByTimestamp(id, timestampMs);
+  }
+
+  commitHistory(id: TenantTimelineId, until: Lsn | null, countMax: number): Promise<CommitHistory> {
+    return this.pageserver.commitHistory(id, until, countMax);
+  }
+
+  async deleteTimeline(id: TenantTimelineId): Promise<void> {
+    await this.pageserver.deleteTimeline(id).catch((error: unknown) => {
+      if (!isPageliteError(error, 'notFound')) throw error;
+    });
+    await this.safekeeper.release(id);
+    await this.safekeeperStorage.removeTimeline(id);
   }
 
   async getCommitLsn(id: TenantTimelineId): Promise<Lsn | null> {

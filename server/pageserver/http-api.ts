@@ -12,6 +12,7 @@
  *   DELETE /v1/tenant/:t/timeline/:tl                          412 if it has branches
  *   GET    /v1/tenant/:t/timeline/:tl/get_lsn_by_timestamp     ?timestamp=RFC 3339 -> {lsn, kind}
  *   GET    /v1/tenant/:t/timeline/:tl/get_timestamp_of_lsn     ?lsn=0/0 -> RFC 3339 text, or null before the first commit
+ *   GET    /v1/tenant/:t/timeline/:tl/commit_history           ?until_lsn&count_max -> {start, end, commits}: some {lsn, timestamp}, spread over time
  *   PUT    /v1/tenant/:t/timeline/:tl/checkpoint               writes the in-memory layer out
  *   GET    /v1/tenant/:t/timeline/:tl/layer                    {in_memory_layers, historic_layers}
  *   *      /v1/tenant/:t/timeline/:tl/import                   timelines that are made elsewhere: transfer-api.ts
@@ -36,6 +37,7 @@ import {
 } from '../../engine/model/ids.ts';
 import { formatLsn, type Lsn, parseLsn } from '../../engine/model/lsn.ts';
 import type { Log, PageService, Random, TimelineStatus } from '../../engine/services.ts';
+import type { CommitHistory } from '../../engine/timeline/pageserver.ts';
 import type { TimelineImports } from '../../engine/transfer/timeline-imports.ts';
 import {
   answerError,
@@ -59,6 +61,7 @@ export interface PageserverApi {
   openPages(id: TenantTimelineId): Promise<PageService>;
   findLsnByTimestamp(id: TenantTimelineId, timestampMs: number): Promise<{ kind: TimestampMatch; lsn: Lsn }>;
   timestampOfLsn(id: TenantTimelineId, lsn: Lsn): Promise<number | null>;
+  commitHistory(id: TenantTimelineId, until: Lsn | null, countMax: number): Promise<CommitHistory>;
   flush(id: TenantTimelineId): Promise<void>;
   imagesIdle(id: TenantTimelineId): Promise<void>;
   listLayers(id: TenantTimelineId): Promise<LayerMapInfo>;
@@ -82,6 +85,8 @@ export interface PageserverHttpOptions {
 
 /** PostgreSQL's major version in this build. */
 const pgVersion = 18;
+/** Points of a history that one answer may have. */
+const historyCountMax = 1000;
 /** No request of this API is longer. */
 const bodyBytesMax = 64 * 1024;
 
@@ -104,6 +109,11 @@ const timestampQuery = z.object({
 });
 
 const lsnQuery = z.object({ lsn: z.string() });
+
+const historyQuery = z.object({
+  until_lsn: lsnText.optional(),
+  count_max: z.coerce.number().int().min(1).max(historyCountMax).default(200),
+});
 
 /** With images: answers when those that the flush called for are written, too. */
 const checkpointQuery = z.object({ force_image_layer_creation: z.enum(['true', 'false']).optional() });
@@ -191,6 +201,15 @@ export function pageserverHttpApi(options: PageserverHttpOptions): Hono {
     const timestampMs = await pageserver.timestampOfLsn(idOf(c.req.param()), parseLsn(lsn));
     return c.json(timestampMs === null ? null : new Date(timestampMs).toISOString());
   });
+  api.get(`${path}/commit_history`, async (c) => {
+    const { until_lsn: until, count_max: countMax } = readQuery(c, historyQuery);
+    const history = await pageserver.commitHistory(idOf(c.req.param()), until ? parseLsn(until) : null, countMax);
+    return c.json({
+      start: pointInfo(history.start),
+      end: pointInfo(history.end),
+      commits: history.commits.map(pointInfo),
+    });
+  });
   api.put(`${path}/checkpoint`, async (c) => {
     const { force_image_layer_creation: images } = readQuery(c, checkpointQuery);
     await pageserver.flush(idOf(c.req.param()));
@@ -199,6 +218,10 @@ export function pageserverHttpApi(options: PageserverHttpOptions): Hono {
   });
   api.get(`${path}/layer`, async (c) => c.json(layerInfo(await pageserver.listLayers(idOf(c.req.param())))));
   return api;
+}
+
+function pointInfo({ lsn, timeMs }: { readonly lsn: Lsn; readonly timeMs: number | null }) {
+  return { lsn: formatLsn(lsn), timestamp: timeMs === null ? null : new Date(timeMs).toISOString() };
 }
 
 function tenantInfo(tenant: TenantId) {

@@ -46,6 +46,8 @@ class CutOff implements StorageApi {
   readonly listTimelines: StorageApi['listTimelines'] = (tenant) => this.#storage.listTimelines(tenant);
   readonly getTimeline: StorageApi['getTimeline'] = (id) => this.#storage.getTimeline(id);
   readonly findLsnByTimestamp: StorageApi['findLsnByTimestamp'] = (id, ms) => this.#storage.findLsnByTimestamp(id, ms);
+  readonly commitHistory: StorageApi['commitHistory'] = (...args) => this.#storage.commitHistory(...args);
+  readonly deleteTimeline: StorageApi['deleteTimeline'] = (id) => this.#storage.deleteTimeline(id);
   readonly getCommitLsn: StorageApi['getCommitLsn'] = (id) => this.#storage.getCommitLsn(id);
 }
 
