@@ -1,0 +1,61 @@
+/**
+ * A timeline's layers as rectangles: keys across, LSNs upwards. Both axes are ordinal, as real distances would show nothing: most of a key's 18 bytes
+ * never differ, and an image layer is one LSN high.
+ */
+import type { StorageLayers } from '../api.ts';
+import { lsnNumber } from './format.ts';
+
+export interface LayerBox {
+  readonly name: string;
+  readonly bytes: number;
+  readonly kind: 'delta' | 'image' | 'memory';
+  readonly x: number;
+  readonly y: number;
+  readonly width: number;
+  readonly height: number;
+  readonly startLsn: string;
+  readonly endLsn: string;
+}
+
+const keyRange = /^([0-9A-Fa-f]+)-([0-9A-Fa-f]+)__/;
+
+/** Boxes in a square of 1 by 1; y goes down, so the newest is at the top. */
+export function layerBoxes({ inMemory, files }: StorageLayers): LayerBox[] {
+  const memory = inMemory.map(({ startLsn, endLsn }) => ({
+    name: 'in memory',
+    bytes: 0,
+    kind: 'memory' as const,
+    keys: null,
+    startLsn,
+    endLsn: endLsn ?? startLsn,
+  }));
+  const all = [...files.map((file) => ({ ...file, keys: keysOf(file.name) })), ...memory];
+  if (all.length === 0) return [];
+  const keys = ranks(all.flatMap((layer) => layer.keys ?? []));
+  const top = Math.max(...all.map(({ endLsn }) => lsnNumber(endLsn))) + 1;
+  const lsns = ranks([...all.flatMap((layer) => [lsnNumber(layer.startLsn), endOf(layer, top)])]);
+  const across = Math.max(1, keys.size - 1);
+  const up = Math.max(1, lsns.size - 1);
+  return all.map((layer) => {
+    const [left, right] = layer.keys ? [keys.get(layer.keys[0])!, keys.get(layer.keys[1])!] : [0, across];
+    const [low, high] = [lsns.get(lsnNumber(layer.startLsn))!, lsns.get(endOf(layer, top))!];
+    const { name, bytes, kind, startLsn, endLsn } = layer;
+    const [x, width] = [left / across, (right - left) / across];
+    return { name, bytes, kind, startLsn, endLsn, x, width, y: 1 - high / up, height: (high - low) / up };
+  });
+}
+
+const endOf = ({ kind, startLsn, endLsn }: { kind: string; startLsn: string; endLsn: string }, top: number): number => {
+  if (kind === 'memory' && endLsn === startLsn) return top;
+  return Math.max(lsnNumber(endLsn), lsnNumber(startLsn) + 1);
+};
+
+function keysOf(name: string): [string, string] | null {
+  const match = keyRange.exec(name);
+  return match ? [match[1]!, match[2]!] : null;
+}
+
+function ranks<T extends string | number>(values: readonly T[]): Map<T, number> {
+  const sorted = [...new Set(values)].sort((a, b) => (a < b ? -1 : a > b ? 1 : 0));
+  return new Map(sorted.map((value, rank) => [value, rank]));
+}
