@@ -1,0 +1,216 @@
+/**
+ * Push and pull in a tab, before a repository's real processes: work offline and bring it to the server; take a branch of the server along.
+ *
+ * Attacked by a network that goes away in the middle of a push, reloads, and a server that is stopped. What must hold: what was committed in the tab is on the
+ * server once a push has resolved, and a Node endpoint reads it; a push or pull that was cut off goes on, and moves only what was missing.
+ */
+import type { BrowserContext, Page } from 'playwright-core';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { BranchConnection } from '../../browser/api.ts';
+import { WebRig } from './support/web-rig.ts';
+
+declare global {
+  var pg: BranchConnection;
+}
+
+let rig: WebRig;
+beforeAll(async () => {
+  rig = await WebRig.start();
+  await rig.repository.endpoint('main');
+  await rig.repository.sql('main', 'create table notes (id int primary key, what text)');
+  await rig.repository.sql('main', "insert into notes select i, 'note ' || i from generate_series(1, 2000) i");
+});
+afterAll(() => rig?.close());
+
+/** Bytes of layers that the page's workers have sent to the server, and how many of them are let through. */
+async function countLayers(context: BrowserContext): Promise<{ sent: number; left: number }> {
+  const counter = { sent: 0, left: Number.POSITIVE_INFINITY };
+  await context.route(/\/import\/[0-9a-f]+\/layer\//, async (route) => {
+    const bytes = route.request().postDataBuffer()?.length ?? 0;
+    if (bytes > counter.left) {
+      await route.abort();
+      return;
+    }
+    counter.left -= bytes;
+    counter.sent += bytes;
+    await route.continue();
+  });
+  return counter;
+}
+
+/** One connection for several calls: a new one may need the network for its worker's script. */
+const connect = (page: Page, branch: string) =>
+  page.evaluate(async (branch) => {
+    globalThis.pg = await lite.connect(branch, { place: 'local' });
+  }, branch);
+const query = (page: Page, sql: string) =>
+  page.evaluate(async (sql) => (await pg.query<Record<string, unknown>>(sql)).rows, sql);
+const disconnect = (page: Page) => page.evaluate(() => pg.close());
+
+const exec = (page: Page, branch: string, sql: string) =>
+  page.evaluate(
+    async ([branch, sql]) => {
+      const pg = await lite.connect(branch!, { place: 'local' });
+      await pg.exec(sql!);
+      await pg.close();
+    },
+    [branch, sql],
+  );
+
+const rows = (page: Page, branch: string, sql: string) =>
+  page.evaluate(
+    async ([branch, sql]) => {
+      const pg = await lite.connect(branch!, { place: 'local' });
+      const { rows } = await pg.query<Record<string, unknown>>(sql!);
+      await pg.close();
+      return rows;
+    },
+    [branch, sql],
+  );
+
+/** What a rejection says. */
+const failure = (page: Page, kind: 'push' | 'pull', branch: string) =>
+  page.evaluate(
+    async ([kind, branch]) => {
+      try {
+        await lite[kind as 'push' | 'pull'](branch!);
+        return null;
+      } catch (error) {
+        return error instanceof pagelite.PageliteError ? error.toJSON() : { kind: 'none', message: String(error) };
+      }
+    },
+    [kind, branch],
+  );
+
+describe('a branch that was worked on offline', () => {
+  it('is pushed, and a Node endpoint sees its rows', async () => {
+    const context = await rig.context();
+    const page = await rig.tab(context);
+    await page.evaluate(() => lite.branch('travel', { from: 'main', place: 'local' }));
+    // What is read now is here later.
+    await connect(page, 'travel');
+    expect(await query(page, 'select count(*)::int as count from notes')).toEqual([{ count: 2000 }]);
+    await query(page, "update notes set what = 'online' where id between 1 and 10");
+    await query(page, "insert into notes values (-1, 'online')");
+    await context.setOffline(true);
+    await query(page, "update notes set what = 'offline' where id between 1 and 10");
+    await query(page, "insert into notes values (0, 'new')");
+    expect(await failure(page, 'push', 'travel')).toMatchObject({ kind: 'unavailable' });
+    await context.setOffline(false);
+    await disconnect(page);
+    const told: unknown = await page.evaluate(async () => {
+      const told: unknown[] = [];
+      const branch = await lite.push('travel', { progress: (progress) => told.push(progress) });
+      return { pushed: branch.pushed, lsn: branch.lsn, told };
+    });
+    const lsn = expect.stringMatching(/^0\//);
+    expect(told).toMatchObject({ pushed: { name: 'travel', lsn }, lsn });
+    expect((told as { told: unknown[] }).told.at(-1)).toMatchObject({ unit: 'bytes', total: expect.any(Number) });
+    await rig.repository.endpoint('reader', '--branch-name', 'travel');
+    expect(await rig.repository.sql('reader', 'select id, what from notes where id < 2 order by id')).toEqual([
+      { id: -1, what: 'online' },
+      { id: 0, what: 'new' },
+      { id: 1, what: 'offline' },
+    ]);
+    expect(await rig.repository.sql('main', 'select what from notes where id < 2')).toEqual([{ what: 'note 1' }]);
+    await context.close();
+  });
+});
+
+describe('a database that began in the tab', () => {
+  it('is pushed over a network that breaks, goes on after a reload, and is pushed again with what is new', async () => {
+    const context = await rig.context();
+    const layers = await countLayers(context);
+    const page = await rig.tab(context);
+    await page.evaluate(() => lite.branch('diary', { place: 'local' }));
+    await exec(page, 'diary', 'create table days (id int primary key, what text)');
+    await exec(page, 'diary', 'insert into days select i, repeat(md5(i::text), 8) from generate_series(1, 30000) i');
+    layers.left = 12_000_000;
+    expect(await failure(page, 'push', 'diary')).toMatchObject({ kind: 'unavailable' });
+    const sentFirst = layers.sent;
+    expect(sentFirst).toBeGreaterThan(8_000_000);
+    layers.left = Number.POSITIVE_INFINITY;
+    await page.reload();
+    await rig.load(page);
+    const total = await page.evaluate(async () => {
+      await lite.push('diary');
+      return (await lite.layers('diary', 'local')).files.reduce((sum, { bytes }) => sum + bytes, 0);
+    });
+    expect(layers.sent).toBeLessThan(total * 1.1);
+    const sentBefore = layers.sent;
+    await exec(page, 'diary', "insert into days values (0, 'later')");
+    await page.evaluate(() => lite.push('diary'));
+    expect(layers.sent - sentBefore).toBeLessThan(1_000_000);
+    await rig.repository.endpoint('diary', '--branch-name', 'diary');
+    const [counted] = await rig.repository.sql('diary', 'select count(*)::int as count, min(what) as first from days');
+    expect(counted).toMatchObject({ count: 30_001 });
+    // Somebody writes there: the tab hears what it can do.
+    await rig.repository.sql('diary', "insert into days values (-1, 'server')");
+    await exec(page, 'diary', "insert into days values (-2, 'tab')");
+    expect(await failure(page, 'push', 'diary')).toMatchObject({
+      kind: 'fenced',
+      message: expect.stringMatching(/another name/),
+    });
+    await page.evaluate(() => lite.push('diary', { as: 'diary2' }));
+    await rig.repository.endpoint('diary2', '--branch-name', 'diary2');
+    expect(await rig.repository.sql('diary2', 'select id from days where id < 0')).toEqual([{ id: -2 }]);
+    await context.close();
+  });
+});
+
+describe('a branch of the server that is pulled', () => {
+  it('works without the server and after a reload, and is pushed back', async () => {
+    const context = await rig.context();
+    const page = await rig.tab(context);
+    const pulled = await page.evaluate(async () => {
+      const told: { done?: number; total?: number }[] = [];
+      const info = await lite.pull('main', { as: 'copy', progress: (progress) => told.push(progress) });
+      return { info, first: told[0], last: told.at(-1) };
+    });
+    expect(pulled.info).toMatchObject({ name: 'copy', place: 'local', broken: null });
+    expect(pulled.last!.done).toBe(pulled.last!.total);
+    expect(pulled.first!.done).toBeLessThan(pulled.first!.total!);
+    await rig.stopConsole();
+    await connect(page, 'copy');
+    expect(await query(page, 'select count(*)::int as count from notes')).toEqual([{ count: 2000 }]);
+    await query(page, "insert into notes values (-1, 'from the copy')");
+    await rig.startConsole();
+    await page.reload();
+    await rig.load(page);
+    // The page's own scripts come from the server, too.
+    await connect(page, 'copy');
+    await rig.stopConsole();
+    expect(await query(page, 'select what from notes where id < 1')).toEqual([{ what: 'from the copy' }]);
+    await rig.startConsole();
+    await page.evaluate(() => lite.push('copy'));
+    await rig.repository.endpoint('copy', '--branch-name', 'copy');
+    expect(await rig.repository.sql('copy', 'select id, what from notes where id < 1')).toEqual([
+      { id: -1, what: 'from the copy' },
+    ]);
+    await context.close();
+  });
+
+  it('that is cancelled goes on later', async () => {
+    const context = await rig.context();
+    const page = await rig.tab(context);
+    const kind = await page.evaluate(async () => {
+      const ending = new AbortController();
+      const pulling = lite.pull('main', {
+        as: 'later',
+        signal: ending.signal,
+        progress: ({ done }) => {
+          if (done! > 0) ending.abort();
+        },
+      });
+      return pulling.then(
+        () => 'pulled',
+        (error) => error.kind as string,
+      );
+    });
+    expect(kind).toBe('cancelled');
+    expect(await page.evaluate(async () => (await lite.branches()).map(({ name }) => name))).not.toContain('later');
+    await page.evaluate(() => lite.pull('main', { as: 'later' }));
+    expect(await rows(page, 'later', 'select count(*)::int as count from notes')).toEqual([{ count: 2000 }]);
+    await context.close();
+  });
+});
