@@ -5,23 +5,30 @@
  * page, and PGlite is loaded meanwhile. Then the page sends messages of PostgreSQL's wire protocol, and parses the answers itself.
  */
 import { must } from '../engine/assert.ts';
-import { PageliteError } from '../engine/errors.ts';
+import { type ErrorJson, PageliteError } from '../engine/errors.ts';
+import type { ComputeBridge } from '../smgr-plugin/bridge/compute-bridge.ts';
 import type { ComputeStart } from '../smgr-plugin/bridge/io-host.ts';
+import { SyncBridge } from '../smgr-plugin/bridge/sync-bridge.ts';
 import { type Compute, type ComputeOptions, openCompute } from '../smgr-plugin/compute.ts';
+import { XhrBridge } from './bridge/xhr-bridge.ts';
 import { createLog } from './browser-host.ts';
 import { serve, transfer } from './worker-rpc.ts';
 
 /** What comes over the port: once. */
-export type StartMessage = { readonly start: ComputeStart } | { readonly error: unknown };
+export type StartMessage =
+  | { readonly start: ComputeStart; readonly bridgeUrl: string | null }
+  | { readonly error: unknown };
 
 export interface ComputeOpen {
   readonly readOnly: boolean;
   readonly options: Pick<ComputeOptions, 'artefacts' | 'settings' | 'pageCacheBytes' | 'username' | 'database'>;
 }
 
-export interface CacheReads {
-  readonly hits: number;
-  readonly misses: number;
+export interface ComputeReads {
+  readonly cacheHits: number;
+  /** Of a compute without shared memory: what it has asked of the server itself. */
+  readonly serverPages: number;
+  readonly serverBytes: number;
 }
 
 /** The answers to some messages: one after another, each so long. */
@@ -34,14 +41,26 @@ export interface ExecAnswer {
 const syncByte = 0x53;
 const errorResponseByte = 0x45;
 const nothing = new Uint8Array(0);
+const nothingRead = { pagesRead: 0, bytesRead: 0 };
 
 let compute: Compute | null = null;
+let bridge: ComputeBridge | null = null;
 const opened = (): Compute => must(compute, 'the compute is open');
 
 const methods = {
   async open({ readOnly, options }: ComputeOpen, port: MessagePort): Promise<void> {
-    const start = receiveStart(port);
-    compute = await openCompute({ readOnly, start }, { ...options, log: createLog('compute') });
+    const received = receiveStart(port);
+    let bridgeUrl: string | null = null;
+    const start = received.then((message) => {
+      bridgeUrl = message.bridgeUrl;
+      return message.start;
+    });
+    const openBridge = ({ bridge: memory }: ComputeStart): ComputeBridge => {
+      bridge =
+        memory === null ? new XhrBridge(must(bridgeUrl, 'the server runs the I/O host')) : new SyncBridge(memory);
+      return bridge;
+    };
+    compute = await openCompute({ readOnly, start }, { ...options, openBridge, log: createLog('compute') });
   },
 
   /**
@@ -65,6 +84,11 @@ const methods = {
     return transfer(answer, [bytes.buffer]);
   },
 
+  /** Why this compute cannot go on; null as long as it can. */
+  failure(): ErrorJson | null {
+    return bridge?.failure?.toJSON() ?? null;
+  },
+
   async handleBlob(blob: Blob): Promise<void> {
     await opened()._handleBlob(blob);
   },
@@ -73,9 +97,9 @@ const methods = {
     await opened()._cleanupBlob();
   },
 
-  cacheReads(): CacheReads {
-    const { hits, misses } = opened().cacheCounters;
-    return { hits, misses };
+  reads(): ComputeReads {
+    const { pagesRead, bytesRead } = bridge instanceof XhrBridge ? bridge : nothingRead;
+    return { cacheHits: opened().cacheCounters.hits, serverPages: pagesRead, serverBytes: bytesRead };
   },
 
   async close(): Promise<void> {
@@ -85,10 +109,12 @@ const methods = {
 
 export type ComputeMethods = typeof methods;
 
-function receiveStart(port: MessagePort): Promise<ComputeStart> {
+type Started = Exclude<StartMessage, { error: unknown }>;
+
+function receiveStart(port: MessagePort): Promise<Started> {
   return new Promise((resolve, reject) => {
     port.onmessage = ({ data }: MessageEvent<StartMessage>) => {
-      if ('start' in data) resolve(data.start);
+      if ('start' in data) resolve(data);
       else reject(PageliteError.fromJSON(data.error));
       port.close();
     };

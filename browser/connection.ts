@@ -20,9 +20,9 @@ import {
 import { PGliteWorker } from '@electric-sql/pglite/worker';
 import { PageliteError } from '../engine/errors.ts';
 import type { BranchConnection, BranchPlace, PageCounters } from './api.ts';
+import type { PlaceCounters } from './compute-place.ts';
 import type { ComputeMethods, ExecAnswer } from './compute-worker.ts';
 import { Mutex } from './mutex.ts';
-import type { PlaceCounters } from './storage-worker.ts';
 import type { WorkerLink } from './worker-rpc.ts';
 
 type Message = ExecProtocolResult['messages'][number];
@@ -109,14 +109,14 @@ export class Connection extends BasePGlite implements AsyncDisposable {
   async pageCounters(): Promise<PageCounters> {
     if (this.#failure || this.closed) return this.#lastCounters;
     const { worker, counters } = this.#options;
-    const [{ hits }, place] = await Promise.all([worker.call((remote) => remote.cacheReads()), counters()]);
+    const [reads, place] = await Promise.all([worker.call((remote) => remote.reads()), counters()]);
     if (place === null) return this.#lastCounters;
     const { pages, serverPages, bytesFromServer } = place;
     this.#lastCounters = {
-      fromCache: hits,
+      fromCache: reads.cacheHits,
       fromTab: Math.max(0, pages - serverPages),
-      fromServer: serverPages,
-      bytesFromServer,
+      fromServer: serverPages + reads.serverPages,
+      bytesFromServer: bytesFromServer + reads.serverBytes,
     };
     return this.#lastCounters;
   }
@@ -192,8 +192,16 @@ export class Connection extends BasePGlite implements AsyncDisposable {
     try {
       return await this.#options.worker.call((remote) => remote.exec(batch));
     } catch (error) {
+      await this.#learnFailure();
       throw this.#failure ?? error;
     }
+  }
+
+  /** Whether it was only this query, or the compute cannot go on. */
+  async #learnFailure(): Promise<void> {
+    if (this.#failure) return;
+    const failure = await this.#options.worker.call((remote) => remote.failure()).catch(() => null);
+    if (failure !== null) this.fail(PageliteError.fromJSON(failure));
   }
 
   #takeHeld(): Uint8Array[] {

@@ -11,6 +11,8 @@ export interface ReadCounters {
   readonly traffic: TrafficCounter;
 }
 
+export const newReadCounters = (): ReadCounters => ({ pages: 0, traffic: { bytesReceived: 0 } });
+
 export class CountedPages implements PageService {
   readonly #pages: PageService;
   readonly #counters: ReadCounters;

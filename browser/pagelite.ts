@@ -32,7 +32,7 @@ import type { BranchMoment, NewBranchSource } from './local/local-repository.ts'
 import { ServerClient } from './net/server-client.ts';
 import { loadPGliteArtefacts } from './pglite-artefacts.ts';
 import { startComputeWorker, startStorageWorker } from './start-worker.ts';
-import type { ComputePlace, StorageEvent, StorageMethods } from './storage-worker.ts';
+import type { ComputeTarget, StorageEvent, StorageMethods } from './storage-worker.ts';
 import { proxy, transfer, WorkerLink } from './worker-rpc.ts';
 
 export { type ErrorData, type ErrorKind, PageliteError } from '../engine/errors.ts';
@@ -247,7 +247,7 @@ export class Pagelite implements PageliteTab {
     return { kind: 'server', id, name: from, lsn };
   }
 
-  async #placeOf(branch: string, options: ConnectOptions): Promise<ComputePlace> {
+  async #placeOf(branch: string, options: ConnectOptions): Promise<ComputeTarget> {
     const side = await sideOf(this.#names, branch, options.place);
     if (side === 'local') return { kind: 'local', branch, at: momentOf(options) };
     const { id } = await this.#serverBranch(branch);

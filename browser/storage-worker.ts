@@ -12,13 +12,14 @@ import { must } from '../engine/assert.ts';
 import { isPageliteError, messageOf, PageliteError } from '../engine/errors.ts';
 import type { TenantTimelineId } from '../engine/model/ids.ts';
 import { formatLsn, type Lsn } from '../engine/model/lsn.ts';
-import { type ComputeStart, IoHost, type IoHostOptions } from '../smgr-plugin/bridge/io-host.ts';
+import type { ComputeStart } from '../smgr-plugin/bridge/io-host.ts';
 import type { BranchInfo, BranchPlace, Progress, StorageLayers } from './api.ts';
 import { browserClock, browserRandom, createLog } from './browser-host.ts';
+import { type ComputePlace, localPlace, type PlaceCounters, type RunningHost, serverPlace } from './compute-place.ts';
 import type { StartMessage } from './compute-worker.ts';
 import { type BranchMoment, LocalRepository, type NewBranchSource } from './local/local-repository.ts';
 import { ServerClient } from './net/server-client.ts';
-import { CountedPages, type ReadCounters } from './page-counters.ts';
+import { CountedPages, newReadCounters } from './page-counters.ts';
 import type { PGliteArtefacts } from './pglite-artefacts.ts';
 import { databaseName } from './stores/database.ts';
 import { BranchTransfers } from './transfer/branch-transfers.ts';
@@ -31,7 +32,8 @@ export interface StorageOptions {
   readonly artefacts: PGliteArtefacts;
 }
 
-export type ComputePlace =
+/** What to open. */
+export type ComputeTarget =
   | { readonly kind: 'server'; readonly id: TenantTimelineId; readonly readOnlyAt: Lsn | null }
   | { readonly kind: 'local'; readonly branch: string; readonly at: BranchMoment };
 
@@ -46,26 +48,9 @@ export type StorageEvent =
   /** This compute cannot go on. */
   | { readonly kind: 'failed'; readonly compute: number; readonly error: unknown };
 
-/** What was read since a compute was opened. */
-export interface PlaceCounters {
-  readonly pages: number;
-  /** Of them, or for them, from the server. */
-  readonly serverPages: number;
-  readonly bytesFromServer: number;
-}
-
-interface OpenPlace {
-  readonly id: TenantTimelineId;
-  readonly place: BranchPlace;
-  readonly options: Pick<IoHostOptions, 'pages' | 'wal' | 'mode'>;
-  counters(): PlaceCounters;
-  close(): void;
-}
-
 interface RunningCompute {
-  readonly ioHost: IoHost;
-  readonly place: OpenPlace;
-  readonly writes: boolean;
+  readonly running: RunningHost;
+  readonly place: ComputePlace;
 }
 
 const host = { clock: browserClock, random: browserRandom, log: createLog('storage') };
@@ -77,7 +62,7 @@ class StorageThread {
   readonly #computes = new Map<number, RunningCompute>();
   /** Timelines that are open for writing, or are being opened. */
   readonly #written = new Set<string>();
-  readonly #serverReads: ReadCounters = { pages: 0, traffic: { bytesReceived: 0 } };
+  readonly #serverReads = newReadCounters();
   readonly #transfers: BranchTransfers;
   /** Pushes and pulls under way, by the number that the page gave them. */
   readonly #transferring = new Map<number, AbortController>();
@@ -111,13 +96,14 @@ class StorageThread {
   }
 
   /** Posts the ComputeStart, or why there is none, to `port`. */
-  async openCompute(at: ComputePlace, port: MessagePort): Promise<OpenedCompute> {
+  async openCompute(target: ComputeTarget, port: MessagePort): Promise<OpenedCompute> {
     try {
-      const place = at.kind === 'server' ? await this.#serverPlace(at) : await this.#localPlace(at);
-      const { compute, start } = await this.#start(place);
-      port.postMessage({ start } satisfies StartMessage, place.place === 'server' ? buffersOf(start) : []);
-      const { mode } = place.options;
-      return { compute, place: place.place, readOnlyLsn: mode === 'primary' ? null : formatLsn(mode.readOnlyAt) };
+      const place = await this.#placeOf(target);
+      const { compute, running } = await this.#start(place);
+      const { start, bridgeUrl } = running;
+      port.postMessage({ start, bridgeUrl } satisfies StartMessage, place.place === 'server' ? buffersOf(start) : []);
+      const readOnlyLsn = place.readOnlyAt === null ? null : formatLsn(place.readOnlyAt);
+      return { compute, place: place.place, readOnlyLsn };
     } catch (error) {
       port.postMessage({ error: asPagelite(error).toJSON() } satisfies StartMessage);
       throw error;
@@ -127,12 +113,14 @@ class StorageThread {
   }
 
   async closeCompute(compute: number): Promise<void> {
-    const running = this.#computes.get(compute);
-    if (!running) return;
+    const open = this.#computes.get(compute);
+    if (!open) return;
     this.#computes.delete(compute);
-    await running.ioHost.close();
-    running.place.close();
-    if (running.writes) this.#written.delete(running.place.id.timelineId);
+    const closing = open.running.close();
+    // It answers nothing any more: whoever connects next need not wait for the rest.
+    this.#release(open.place);
+    await closing;
+    open.place.close();
   }
 
   /** Null once it is closed. */
@@ -183,76 +171,45 @@ class StorageThread {
     return new CountedPages(server.openPages(id, host, this.#serverReads.traffic), this.#serverReads);
   }
 
-  async #serverPlace({ id, readOnlyAt }: ComputePlace & { kind: 'server' }): Promise<OpenPlace> {
-    const server = this.#server;
-    if (server === null) throw new PageliteError('invalid', 'this page has no server');
-    const counters: ReadCounters = { pages: 0, traffic: { bytesReceived: 0 } };
-    const status = await server.status();
-    const remote = server.openPages(id, host, counters.traffic);
-    return {
-      id,
-      place: 'server',
-      options: {
-        pages: new CountedPages(remote, counters),
-        wal: server.openSafekeepers(status),
-        mode: readOnlyAt === null ? 'primary' : { readOnlyAt },
-      },
-      counters: () => ({
-        pages: counters.pages,
-        serverPages: counters.pages,
-        bytesFromServer: counters.traffic.bytesReceived,
-      }),
-      close: () => remote.close(),
-    };
-  }
-
-  async #localPlace({ branch, at }: ComputePlace & { kind: 'local' }): Promise<OpenPlace> {
-    const repository = await this.repository();
-    const { id, pages, wal, mode } = await repository.openPlace(branch, at);
-    const { place } = await repository.branch(branch);
-    const counters: ReadCounters = { pages: 0, traffic: { bytesReceived: 0 } };
-    const server = this.#serverReads;
-    const before = { pages: server.pages, bytes: server.traffic.bytesReceived };
-    return {
-      id,
-      place,
-      options: { pages: new CountedPages(pages, counters), wal, mode },
-      // Of all that the tab's repository reads from the server meanwhile.
-      counters: () => ({
-        pages: counters.pages,
-        serverPages: server.pages - before.pages,
-        bytesFromServer: server.traffic.bytesReceived - before.bytes,
-      }),
-      close: () => {},
-    };
-  }
-
-  async #start(place: OpenPlace): Promise<{ compute: number; start: ComputeStart }> {
-    const writes = place.options.mode === 'primary';
-    const { timelineId } = place.id;
-    if (writes && this.#written.has(timelineId)) {
-      place.close();
-      const hint = 'Use that connection, close it first, or connect read-only with { lsn } or { at }';
-      throw new PageliteError('invalid', `the branch is connected for writing already in this tab. ${hint}`, {
-        timelineId,
-      });
+  async #placeOf(target: ComputeTarget): Promise<ComputePlace> {
+    if (target.kind === 'local') {
+      return localPlace(await this.repository(), target.branch, target.at, host, this.#serverReads);
     }
-    if (writes) this.#written.add(timelineId);
+    if (this.#server === null) throw new PageliteError('invalid', 'this page has no server');
+    return serverPlace(this.#server, target.id, target.readOnlyAt, host);
+  }
+
+  async #start(place: ComputePlace): Promise<{ compute: number; running: RunningHost }> {
+    this.#claim(place);
+    const compute = this.#nextCompute++;
     try {
-      const ioHost = new IoHost({ ...place.options, ...host });
-      const start = await ioHost.start();
-      const compute = this.#nextCompute++;
-      this.#computes.set(compute, { ioHost, place, writes });
-      ioHost.onFailed((error) => {
+      const running = await place.run((error) => {
         this.#tell({ kind: 'failed', compute, error: error.toJSON() });
         void this.closeCompute(compute);
       });
-      return { compute, start };
+      this.#computes.set(compute, { running, place });
+      return { compute, running };
     } catch (error) {
-      if (writes) this.#written.delete(timelineId);
+      this.#release(place);
       place.close();
       throw error;
     }
+  }
+
+  #claim(place: ComputePlace): void {
+    const { timelineId } = place.id;
+    if (place.readOnlyAt !== null) return;
+    if (this.#written.has(timelineId)) {
+      place.close();
+      const hint = 'Use that connection, close it first, or connect read-only with { lsn } or { at }';
+      const text = `the branch is connected for writing already in this tab. ${hint}`;
+      throw new PageliteError('invalid', text, { timelineId });
+    }
+    this.#written.add(timelineId);
+  }
+
+  #release(place: ComputePlace): void {
+    if (place.readOnlyAt === null) this.#written.delete(place.id.timelineId);
   }
 }
 
@@ -263,7 +220,7 @@ const methods = {
   open(options: StorageOptions, tell: (event: StorageEvent) => void): void {
     thread = new StorageThread(options, tell);
   },
-  openCompute: (at: ComputePlace, port: MessagePort) => opened().openCompute(at, port),
+  openCompute: (at: ComputeTarget, port: MessagePort) => opened().openCompute(at, port),
   closeCompute: (compute: number) => opened().closeCompute(compute),
   counters: (compute: number) => opened().counters(compute),
   close: () => opened().close(),

@@ -151,7 +151,8 @@ class Session {
     const pages = new RemotePageService({
       id,
       // Read anew: a pageserver that was started again may have another port.
-      connect: () => connectWebSocket(`ws://${localhost}:${repository.readConfig().pageserver.pgPort}${pagestreamPath}`),
+      connect: () =>
+        connectWebSocket(`ws://${localhost}:${repository.readConfig().pageserver.pgPort}${pagestreamPath}`),
       clock: nodeClock,
       random: nodeRandom,
       log,
