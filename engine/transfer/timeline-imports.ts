@@ -258,7 +258,7 @@ export class TimelineImports {
     const target = this.#host.find(id);
     const part: IndexPart = { ...manifest, layers: manifest.layers.map(({ name, size }) => ({ name, size })) };
     if (target === null) {
-      await this.#fence(id, manifest, false);
+      await this.#fence(id, false);
       await this.#host.create(id, part);
       return;
     }
@@ -269,14 +269,14 @@ export class TimelineImports {
     if (base === null || target.lastRecordLsn !== base)
       throw writtenSince(id, base ?? invalidLsn, target.lastRecordLsn);
     await target.whileUnsettled(async () => {
-      await this.#fence(id, manifest, true);
+      await this.#fence(id, true);
       await target.extend(base, part);
     });
   }
 
-  async #fence(id: TenantTimelineId, { systemIdentifier }: ImportManifest, exists: boolean): Promise<void> {
+  async #fence(id: TenantTimelineId, exists: boolean): Promise<void> {
     const { wal, clock, random, log } = this.#host;
-    const fenced = await fenceWal(id, { services: wal, systemIdentifier, clock, random, log });
+    const fenced = await fenceWal(id, { services: wal, clock, random, log });
     if (fenced.hasWal) throw hasWal(id, exists);
   }
 

@@ -24,7 +24,6 @@ import type { Clock, Log, Random, WalService } from '../services.ts';
 
 export interface WalFenceParts {
   readonly services: readonly WalService[];
-  readonly systemIdentifier: bigint;
   readonly clock: Clock;
   readonly random: Random;
   readonly log: Log;
@@ -47,7 +46,7 @@ export async function fenceWal(id: TenantTimelineId, parts: WalFenceParts): Prom
       }),
     ),
   );
-  // A safekeeper that refuses the greeting holds WAL of another system under this id.
+  // A safekeeper that refuses the greeting holds WAL of another version under this id.
   const hasWal = votes.some((vote) => vote === 'refused' || (vote !== null && vote.startLsn !== invalidLsn));
   const answered = votes.filter((vote) => vote !== null).length;
   if (!hasWal && answered < Math.floor(services.length / 2) + 1 && services.length > 0) {
@@ -97,7 +96,8 @@ async function fenceOne(id: TenantTimelineId, service: WalService, parts: WalFen
           version: proposerAcceptorVersion,
           timeline: id,
           proposerId,
-          systemIdentifier: parts.systemIdentifier,
+          // Not known here: what was announced is yet to be looked at, and a safekeeper remembers it.
+          systemIdentifier: 0n,
           pgVersion: pgVersionNumber,
           walSegmentBytes: walSegmentSize,
         }),
