@@ -105,6 +105,13 @@ type Slot =
   /** Being created, as a branch of another or not, or being deleted. */
   | { readonly kind: 'busy'; readonly ancestorId: TimelineId | null };
 
+/** A timeline whose index was read. */
+interface LoadedTimeline {
+  readonly id: TenantTimelineId;
+  readonly index: StoredIndex;
+  readonly leftovers: readonly string[];
+}
+
 const tenantFile = 'tenant.json';
 const tenantVersion = 1;
 const keyPattern = /^tenants\/([0-9a-f]{32})\/(?:timelines\/([0-9a-f]{32})\/([^/]+)|tenant\.json)$/;
@@ -353,39 +360,49 @@ export class Pageserver {
       folder.keys.push(key);
       folders.set(timelineFolder(id), folder);
     }
-    for (const { id, keys } of folders.values()) await this.#loadTimeline(id, keys);
+    // All of them are known before the first one is made, which may be a branch of another, and made before the first one reads.
+    const loaded: LoadedTimeline[] = [];
+    for (const { id, keys } of folders.values()) {
+      const timeline = await this.#loadTimeline(id, keys);
+      if (timeline === null) continue;
+      this.#timelines(id.tenantId).set(id.timelineId, { kind: 'busy', ancestorId: null });
+      loaded.push(timeline);
+    }
+    for (const running of loaded.map(({ id, index, leftovers }) => this.#make(id, index, leftovers))) running.start();
   }
 
-  async #loadTimeline(id: TenantTimelineId, keys: readonly string[]): Promise<void> {
+  async #loadTimeline(id: TenantTimelineId, keys: readonly string[]): Promise<LoadedTimeline | null> {
     const { store, log } = this.#options;
     const isUnderWay = await this.imports.filesUnderWay(id, keys);
     try {
       const index = await StoredIndex.load(store, id);
       const folder = timelineFolder(id);
       const named = new Set([index.key, ...index.part.layers.map(({ name }) => folder + name)]);
-      this.#run(
-        id,
-        index,
-        keys.filter((key) => !named.has(key) && !isOwnFile(key.slice(folder.length)) && !isUnderWay(key)),
-      );
+      const isLeft = (key: string) => !named.has(key) && !isOwnFile(key.slice(folder.length)) && !isUnderWay(key);
+      return { id, index, leftovers: keys.filter(isLeft) };
     } catch (error) {
       if (isPageliteError(error, 'notFound')) {
         // Its creation or its deletion was cut off: it does not exist. An import goes on.
         for (const key of keys) if (!isUnderWay(key)) await store.delete(key);
-        return;
+        return null;
       }
       log.error('a timeline cannot be opened', { ...id, error: messageOf(error) });
       this.#timelines(id.tenantId).set(id.timelineId, { kind: 'broken', error: error as Error });
+      return null;
     }
   }
 
   #run(id: TenantTimelineId, index: StoredIndex, leftovers: readonly string[]): void {
-    const running = new RunningTimeline(id, index, this.#ancestorOf(id, index.part), leftovers, this.#shared);
-    this.#timelines(id.tenantId).set(id.timelineId, { kind: 'running', running });
-    running.start();
+    this.#make(id, index, leftovers).start();
   }
 
-  /** A local ancestor is looked up when it is read: it may be loaded later, or be broken. */
+  #make(id: TenantTimelineId, index: StoredIndex, leftovers: readonly string[]): RunningTimeline {
+    const running = new RunningTimeline(id, index, this.#ancestorOf(id, index.part), leftovers, this.#shared);
+    this.#timelines(id.tenantId).set(id.timelineId, { kind: 'running', running });
+    return running;
+  }
+
+  /** A local ancestor is looked up when it is read: it may be made later, or be broken. */
   #ancestorOf(id: TenantTimelineId, { ancestor }: IndexPart): Ancestor | null {
     if (ancestor === null) return null;
     const ancestorId = { tenantId: id.tenantId, timelineId: ancestor.timelineId };
