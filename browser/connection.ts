@@ -141,7 +141,8 @@ export class Connection extends BasePGlite implements AsyncDisposable {
   async #close(): Promise<void> {
     const { worker, onClosed } = this.#options;
     if (this.#failure === null) {
-      // After what is under way.
+      // After what is under way; a query that was asked just now is in the queue a turn later.
+      await new Promise((resolve) => setTimeout(resolve));
       await this.#transactions.run(() => worker.call((remote) => remote.close()));
       worker.terminate(new PageliteError('closed', 'the connection was closed'));
     } else {
@@ -188,7 +189,7 @@ export class Connection extends BasePGlite implements AsyncDisposable {
   }
 
   async #send(batch: Uint8Array[]): Promise<ExecAnswer> {
-    this.#throwIfEnded();
+    if (this.#failure) throw this.#failure;
     try {
       return await this.#options.worker.call((remote) => remote.exec(batch));
     } catch (error) {
@@ -228,17 +229,13 @@ export class Connection extends BasePGlite implements AsyncDisposable {
     return answer;
   }
 
-  #throwIfEnded(): void {
-    if (this.#failure) throw this.#failure;
-    if (this.closed) throw new PageliteError('closed', 'the connection was closed');
-  }
-
   // What PGlite's base class asks for
 
   async syncToFs(): Promise<void> {}
 
   async _checkReady(): Promise<void> {
-    this.#throwIfEnded();
+    if (this.#failure) throw this.#failure;
+    if (this.closed) throw new PageliteError('closed', 'the connection was closed');
   }
 
   async _handleBlob(blob?: File | Blob): Promise<void> {

@@ -12,6 +12,7 @@ import { WebRig } from './support/web-rig.ts';
 let rig: WebRig;
 beforeAll(async () => {
   rig = await WebRig.start();
+  await rig.repository.ok('endpoint', 'create', 'main');
 });
 afterAll(() => rig?.close());
 
@@ -34,7 +35,7 @@ describe("a branch of a server on somebody's page without isolation", () => {
     expect(answer.rows).toEqual([{ n: 30000, sum: String(30000 * 1920) }]);
     expect(answer.counters.fromServer).toBeGreaterThan(300);
     expect(answer.counters.bytesFromServer).toBeGreaterThan(1_000_000);
-    await rig.repository.endpoint('main');
+    await rig.repository.ok('endpoint', 'start', 'main');
     const seen = 'select (select count(*)::int from people) as people, (select count(*)::int from big) as big';
     expect(await rig.repository.sql('main', seen)).toEqual([{ people: 1, big: 30000 }]);
     await rig.repository.ok('endpoint', 'stop', 'main');

@@ -10,6 +10,7 @@ import { WebRig } from './support/web-rig.ts';
 let rig: WebRig;
 beforeAll(async () => {
   rig = await WebRig.start();
+  await rig.repository.ok('endpoint', 'create', 'main');
 });
 afterAll(() => rig?.close());
 
@@ -25,7 +26,7 @@ describe('a branch of a server in a tab', () => {
       return { rows, isolated: crossOriginIsolated, place: pg.place };
     });
     expect(answer).toEqual({ rows: [{ one: 1 }], isolated: true, place: 'server' });
-    await rig.repository.endpoint('main');
+    await rig.repository.ok('endpoint', 'start', 'main');
     expect(await rig.repository.sql('main', 'select * from people')).toEqual([{ id: 1, name: 'Ada' }]);
     await rig.repository.ok('endpoint', 'stop', 'main');
   });
