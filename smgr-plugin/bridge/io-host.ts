@@ -156,12 +156,13 @@ export class IoHost {
     const { signal } = this.#closing;
     // The election mostly finds what the pageserver has ingested already: then this is the basebackup, and nobody has waited for it.
     const early = pages.getBasebackup(null, signal).catch(() => null);
-    const status = await pages.getStatus(signal);
+    // A timeline that is not there is not made at the safekeepers.
+    await pages.getStatus(signal);
     const proposer = await ProposerDriver.elect({
       id: pages.id,
       services: wal,
-      // Past the start where the timeline's history was imported as layers.
-      startLsnIfEmpty: status.lastRecordLsn,
+      // Past the start where the timeline's history was imported as layers, which may go on until the vote is won.
+      startLsnIfEmpty: async () => (await pages.getStatus(signal)).lastRecordLsn,
       systemIdentifier: 0n,
       clock,
       random,

@@ -37,8 +37,8 @@ import { type ProposerEvent, type Recovery, WalProposer } from './wal-proposer.t
 export interface ProposerDriverOptions {
   readonly id: TenantTimelineId;
   readonly services: readonly WalService[];
-  /** Where WAL begins if no safekeeper has any: where the pageserver's history ends. */
-  readonly startLsnIfEmpty: Lsn;
+  /** Where WAL begins if no safekeeper has any: where the pageserver's history ends. A function is called once the vote is won. */
+  readonly startLsnIfEmpty: Lsn | (() => Promise<Lsn>);
   /** 0n if not known yet; else a safekeeper that holds another system's WAL refuses. */
   readonly systemIdentifier: bigint;
   readonly clock: Clock;
@@ -85,6 +85,8 @@ export class ProposerDriver {
   #elected: { resolve: () => void; reject: (error: PageliteError) => void } | null = null;
   #fencedHandler: ((error: PageliteError) => void) | null = null;
   #ended: PageliteError | null = null;
+  /** The last term in which it was asked where WAL begins. */
+  #askedTerm = 0;
 
   private constructor(options: ProposerDriverOptions) {
     const { id, services, startLsnIfEmpty, systemIdentifier, random } = options;
@@ -95,7 +97,7 @@ export class ProposerDriver {
       // 16 random bytes as hex, like any id.
       proposerId: newTenantId(random) as string as ProposerId,
       acceptorCount: services.length,
-      startLsnIfEmpty,
+      startLsnIfEmpty: typeof startLsnIfEmpty === 'function' ? null : startLsnIfEmpty,
       systemIdentifier,
     });
     this.#links = services.map(() => null);
@@ -215,6 +217,7 @@ export class ProposerDriver {
     for (const { acceptor, error } of broken) this.#drop(acceptor, error);
     if (this.#proposer.commitLsn !== commitLsn) this.#waiters.reached(this.#proposer.commitLsn);
     if (this.#proposer.state !== state) this.#stateChanged();
+    if (this.#proposer.wantsStart && this.#askedTerm !== this.term) void this.#askStart();
     if (this.#elected && this.#proposer.isSynced) {
       this.#elected.resolve();
       this.#elected = null;
@@ -235,6 +238,19 @@ export class ProposerDriver {
         { ...this.#options.id, term, newerTerm: fencedBy.term, proposer: fencedBy.proposerId, node: nodeId },
       ),
     );
+  }
+
+  async #askStart(): Promise<void> {
+    const { startLsnIfEmpty } = this.#options;
+    const { term } = this;
+    this.#askedTerm = term;
+    assert(typeof startLsnIfEmpty === 'function');
+    try {
+      const lsn = await startLsnIfEmpty();
+      if (!this.#ended) this.#step({ kind: 'start', term, lsn });
+    } catch (error) {
+      this.#end(isPageliteError(error) ? error : new PageliteError('unavailable', messageOf(error)));
+    }
   }
 
   async #campaignAgain(): Promise<void> {

@@ -41,6 +41,8 @@ export type ProposerEvent =
   | { readonly kind: 'message'; readonly acceptor: number; readonly message: AcceptorMessage }
   /** Try again after a lost election. */
   | { readonly kind: 'campaign' }
+  /** Where WAL begins: what was asked for in this term (`wantsStart`). */
+  | { readonly kind: 'start'; readonly term: Term; readonly lsn: Lsn }
   /** WAL of this proposer; it belongs to the proposer from now on. */
   | { readonly kind: 'append'; readonly lsn: Lsn; readonly bytes: Uint8Array }
   /** WAL that was read for an acceptor that lags. */
@@ -78,8 +80,11 @@ export interface WalProposerOptions {
   readonly id: TenantTimelineId;
   readonly proposerId: ProposerId;
   readonly acceptorCount: number;
-  /** Where WAL begins if no acceptor has any. */
-  readonly startLsnIfEmpty: Lsn;
+  /**
+   * Where WAL begins if no acceptor has any. Null: it is asked for once a quorum has voted. Whoever moves that place takes a higher term first
+   * (engine/transfer/wal-fence.ts), so that what is heard then holds, or this term has lost.
+   */
+  readonly startLsnIfEmpty: Lsn | null;
   /** 0n if not known yet. */
   readonly systemIdentifier: bigint;
 }
@@ -109,6 +114,8 @@ export class WalProposer {
   #history: TermHistory = [];
   #donor = -1;
   #startLsn: Lsn = invalidLsn;
+  #startLsnIfEmpty: Lsn | null = null;
+  #wantsStart = false;
   #commitLsn: Lsn = invalidLsn;
   #isSynced = false;
   #buffer = new WalChunks(invalidLsn);
@@ -126,6 +133,11 @@ export class WalProposer {
 
   get term(): Term {
     return this.#term;
+  }
+
+  /** A quorum has voted and no acceptor has WAL: a `start` event of this term is to come. */
+  get wantsStart(): boolean {
+    return this.#wantsStart && this.#state === 'campaign';
   }
 
   /** The agreed end of WAL at the election; meaningful once elected. */
@@ -184,6 +196,11 @@ export class WalProposer {
         assert(this.#state === 'lost', `campaign in state ${this.#state}`);
         this.#state = 'collectingTerms';
         this.#campaignIfPossible();
+        break;
+      case 'start':
+        if (event.term !== this.#term || !this.wantsStart) break;
+        this.#startLsnIfEmpty = event.lsn;
+        this.#electIfPossible();
         break;
       case 'append':
         this.#append(event.lsn, event.bytes);
@@ -272,6 +289,8 @@ export class WalProposer {
     if (connected.length < quorumOf(this.#acceptors.length)) return;
     this.#state = 'campaign';
     this.#term = (Math.max(this.#seenTerm, this.#term) + 1) as Term;
+    this.#startLsnIfEmpty = this.#options.startLsnIfEmpty;
+    this.#wantsStart = false;
     for (const [acceptor, view] of this.#acceptors.entries()) {
       view.vote = null;
       view.refused = false;
@@ -317,7 +336,10 @@ export class WalProposer {
     this.#donor = this.#mostAdvanced();
     const { vote } = this.#acceptors[this.#donor]!;
     assert(vote !== null);
-    this.#startLsn = vote.flushLsn === invalidLsn ? this.#options.startLsnIfEmpty : vote.flushLsn;
+    const startLsn = vote.flushLsn === invalidLsn ? this.#startLsnIfEmpty : vote.flushLsn;
+    this.#wantsStart = startLsn === null;
+    if (startLsn === null) return;
+    this.#startLsn = startLsn;
     this.#history = [...vote.termHistory, { term: this.#term, lsn: this.#startLsn }];
     this.#commitLsn = vote.commitLsn;
     this.#buffer = new WalChunks(this.#startLsn);
