@@ -5,6 +5,7 @@
  *   /pagelite/             the browser's modules, workers and PGlite's files (dist/browser-bundle)
  *   /examples/             browser/examples
  *   /api/v1/...            control-api.ts
+ *   /api/v1/bridge/...     bridge-sessions.ts: for pages without shared memory
  *   /v1/tenant/...         the pageserver's HTTP API
  *   WS /v1/pagestream      the pageserver's page service
  *   WS /v1/safekeeper/:id/proposer|wal
@@ -15,7 +16,7 @@
  * Invariant: requests reach the pageserver and the safekeepers of this repository, on the ports that config.json names at that moment.
  */
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
-import type { Duplex } from 'node:stream';
+import type { Socket } from 'node:net';
 import { getRequestListener } from '@hono/node-server';
 import { isPageliteError, messageOf } from '../../engine/errors.ts';
 import type { Log } from '../../engine/services.ts';
@@ -26,9 +27,10 @@ import { pagestreamPath } from '../pageserver/pagestream-listener.ts';
 import { runningPid } from '../process/pid-file.ts';
 import { listen } from '../process/ports.ts';
 import { safekeeperPaths } from '../safekeeper/connect.ts';
+import { BridgeSessions, bridgePath } from './bridge-sessions.ts';
 import { controlApi } from './control-api.ts';
 import { corsHeaders, isAllowedHost, isAllowedOrigin, type OriginPolicy } from './origin-policy.ts';
-import { proxyHttp, proxyWebSocket } from './proxy.ts';
+import { endSocket, type ProxyTarget, proxyHttp, proxyWebSocket } from './proxy.ts';
 import { staticFiles } from './static-files.ts';
 
 export interface ConsoleServerOptions extends OriginPolicy {
@@ -48,6 +50,7 @@ const isolation = {
   'cross-origin-opener-policy': 'same-origin',
   'cross-origin-embedder-policy': 'require-corp',
   'cross-origin-resource-policy': 'cross-origin',
+  'x-content-type-options': 'nosniff',
 };
 
 export async function serveConsole(options: ConsoleServerOptions): Promise<ConsoleServer> {
@@ -55,16 +58,14 @@ export async function serveConsole(options: ConsoleServerOptions): Promise<Conso
   const storage = new HttpStorage(repository);
   const api = controlApi({ repository, storage, version: options.version, log });
   const serveApi = getRequestListener(api.fetch);
+  const bridges = new BridgeSessions(repository, log);
   const serveFile = getRequestListener(staticFiles().fetch);
 
   const handle = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
-    const { origin, host } = request.headers;
-    if (!isAllowedHost(options, host)) {
-      refuse(response, 403, `the host name "${host}" is not one of this server. Allow it with --allow-origin`);
-      return;
-    }
-    if (!isAllowedOrigin(options, origin)) {
-      refuse(response, 403, `pages of ${origin} may not use this server. Allow it with --allow-origin ${origin}`);
+    const { origin } = request.headers;
+    const refusal = refusalOf(options, request);
+    if (refusal !== null) {
+      refuse(response, 403, refusal);
       return;
     }
     const headers = { ...isolation, ...corsHeaders(origin) };
@@ -72,27 +73,34 @@ export async function serveConsole(options: ConsoleServerOptions): Promise<Conso
       response.writeHead(204, headers).end();
       return;
     }
-    const path = request.url ?? '/';
+    const url = urlOf(request);
+    if (url === null) {
+      refuse(response, 400, 'the address of the request is malformed');
+      return;
+    }
+    const path = url.pathname;
     if (path.startsWith('/v1/tenant/')) {
-      const target = {
-        port: repository.readConfig().pageserver.httpPort,
-        pid: runningPid(repository.pageserverPidFile),
-      };
-      await proxyHttp(request, response, target, headers);
+      await proxyHttp(request, response, pageserverApi(repository, url), headers);
       return;
     }
     for (const [name, value] of Object.entries(headers)) response.setHeader(name, value);
+    if (path.startsWith(bridgePath)) {
+      await bridges.handle(request, response);
+      return;
+    }
     await (path.startsWith('/api/') ? serveApi : serveFile)(request, response);
   };
 
-  const sockets = new Set<Duplex>();
-  const upgrade = (request: IncomingMessage, socket: Duplex, head: Buffer): void => {
+  const sockets = new Set<Socket>();
+  const upgrade = (request: IncomingMessage, socket: Socket, head: Buffer): void => {
     socket.on('error', () => socket.destroy());
-    const { origin, host } = request.headers;
-    const target =
-      isAllowedHost(options, host) && isAllowedOrigin(options, origin) ? targetOf(repository, request) : null;
+    if (refusalOf(options, request) !== null) {
+      endSocket(socket, '403 Forbidden');
+      return;
+    }
+    const target = targetOf(repository, urlOf(request));
     if (target === null) {
-      socket.end('HTTP/1.1 403 Forbidden\r\nconnection: close\r\n\r\n');
+      endSocket(socket, '404 Not Found');
       return;
     }
     sockets.add(socket);
@@ -107,31 +115,57 @@ export async function serveConsole(options: ConsoleServerOptions): Promise<Conso
       else refuse(response, isPageliteError(error) ? 503 : 500, messageOf(error));
     });
   });
-  server.on('upgrade', upgrade);
+  // The server listens on TCP only.
+  server.on('upgrade', (request, socket, head) => upgrade(request, socket as Socket, head));
   const port = await listen(server, options.listen.host, options.listen.port);
   return {
     port,
-    close: () =>
-      new Promise((resolve) => {
-        server.close(() => resolve());
-        server.closeAllConnections();
-        for (const socket of sockets) socket.destroy();
-      }),
+    close: async () => {
+      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+      server.closeAllConnections();
+      for (const socket of sockets) socket.destroy();
+      await bridges.close();
+      await closed;
+    },
   };
 }
 
+/** Why the request is not for this server, or its page may not make it; null if all is well. */
+function refusalOf(policy: OriginPolicy, { headers: { host, origin } }: IncomingMessage): string | null {
+  if (!isAllowedHost(policy, host)) {
+    return `the host name "${host}" is not one of this server. Allow it with: --allow-origin http://${host}`;
+  }
+  if (isAllowedOrigin(policy, origin, host)) return null;
+  return `pages of ${origin} may not use this server. Allow it with: --allow-origin ${origin}`;
+}
+
+/** With `..` resolved, so that what begins with a path is below it. */
+function urlOf({ url = '/' }: IncomingMessage): URL | null {
+  const path = url.startsWith('/') ? `http://localhost${url}` : url;
+  return URL.canParse(path) ? new URL(path) : null;
+}
+
+function pageserverApi(repository: Repository, { pathname, search }: URL): ProxyTarget {
+  const port = repository.readConfig().pageserver.httpPort;
+  return { server: 'pageserver', port, pid: runningPid(repository.pageserverPidFile), path: pathname + search };
+}
+
 /** Where a WebSocket goes; null if nowhere. */
-function targetOf(repository: Repository, request: IncomingMessage): { port: number; path: string } | null {
-  const { pathname } = new URL(request.url ?? '/', 'http://localhost');
+function targetOf(repository: Repository, url: URL | null): ProxyTarget | null {
   const { pageserver, safekeepers } = repository.readConfig();
-  if (pathname === '/v1/pagestream') return { port: pageserver.pgPort, path: pagestreamPath };
-  const match = /^\/v1\/safekeeper\/(\d+)(\/[a-z]+)$/.exec(pathname);
+  if (url?.pathname === '/v1/pagestream') {
+    const pid = runningPid(repository.pageserverPidFile);
+    return { server: 'pageserver', port: pageserver.pgPort, pid, path: pagestreamPath };
+  }
+  const match = /^\/v1\/safekeeper\/(\d{1,9})(\/[a-z]+)$/.exec(url?.pathname ?? '');
   const safekeeper = match && safekeepers.find(({ id }) => id === Number(match[1]));
   const path = Object.values(safekeeperPaths).find((known) => known === match?.[2]);
-  return safekeeper && path ? { port: safekeeper.pgPort, path } : null;
+  if (!safekeeper || !path) return null;
+  const pid = runningPid(repository.safekeeperPidFile(safekeeper.id));
+  return { server: `safekeeper ${safekeeper.id}`, port: safekeeper.pgPort, pid, path };
 }
 
 function refuse(response: ServerResponse, status: number, msg: string): void {
-  response.writeHead(status, { 'content-type': 'application/json' });
-  response.end(JSON.stringify({ msg, kind: status === 403 ? 'invalid' : 'unavailable', data: {} }));
+  response.writeHead(status, { 'content-type': 'application/json', 'x-content-type-options': 'nosniff' });
+  response.end(JSON.stringify({ msg, kind: status < 500 ? 'invalid' : 'unavailable', data: {} }));
 }

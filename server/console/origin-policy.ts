@@ -3,40 +3,47 @@
  *
  * Invariants
  * - a request that names an origin (`Origin`) is served if that is the server's own, a loopback one, or one that the user allowed
- * - a request without one comes from no page (curl, Node), or is a plain GET of the same origin
- * - `Host` is a loopback name, an address of this machine or one that the user allowed: a name that an attacker's DNS points here is none
+ * - a request without one comes from no page (curl, Node), or is a plain GET, which changes nothing
+ * - `Host` is a loopback name, an address or one that the user allowed: a name that an attacker's DNS points here is none
+ *
+ * Loopback names are those that browsers never ask a DNS server for. `127.evil.example` is a name like any other.
  */
-import { isIP } from 'node:net';
+import { isIP, isIPv4 } from 'node:net';
 
 export interface OriginPolicy {
   /** Origins such as `https://example.com`, besides loopback ones. */
   readonly allowOrigins: readonly string[];
 }
 
-const loopbackNames = new Set(['localhost', '127.0.0.1', '[::1]']);
-
-export function isAllowedOrigin(policy: OriginPolicy, origin: string | undefined): boolean {
-  if (origin === undefined) return true;
-  if (policy.allowOrigins.includes(origin)) return true;
+/** Of a request whose host is allowed. */
+export function isAllowedOrigin(policy: OriginPolicy, origin: string | undefined, host: string | undefined): boolean {
+  if (origin === undefined || policy.allowOrigins.includes(origin)) return true;
   if (!URL.canParse(origin)) return false;
-  const { hostname, protocol } = new URL(origin);
-  return (protocol === 'http:' || protocol === 'https:') && isLoopback(hostname);
+  const url = new URL(origin);
+  if (url.protocol !== 'http:' && url.protocol !== 'https:') return false;
+  return isLoopback(url.hostname) || (host !== undefined && url.host === hostOf(host)?.host);
 }
 
 export function isAllowedHost(policy: OriginPolicy, host: string | undefined): boolean {
-  if (host === undefined || !URL.canParse(`http://${host}`)) return false;
-  const { hostname } = new URL(`http://${host}`);
+  const hostname = host === undefined ? undefined : hostOf(host)?.hostname;
+  if (hostname === undefined) return false;
   if (isLoopback(hostname) || isIP(hostname.replace(/^\[|\]$/g, '')) !== 0) return true;
   return policy.allowOrigins.some((origin) => new URL(origin).hostname === hostname);
 }
 
+/** Null for what is no `host[:port]`. */
+function hostOf(host: string): URL | null {
+  return /^[\w.:[\]-]+$/.test(host) && URL.canParse(`http://${host}`) ? new URL(`http://${host}`) : null;
+}
+
 function isLoopback(hostname: string): boolean {
-  return loopbackNames.has(hostname) || hostname.endsWith('.localhost') || hostname.startsWith('127.');
+  if (hostname === 'localhost' || hostname.endsWith('.localhost') || hostname === '[::1]') return true;
+  return isIPv4(hostname) && hostname.startsWith('127.');
 }
 
 /** What a page of another origin needs to be told. */
 export function corsHeaders(origin: string | undefined): Record<string, string> {
-  if (origin === undefined) return {};
+  if (origin === undefined) return { vary: 'Origin' };
   return {
     'access-control-allow-origin': origin,
     'access-control-allow-methods': 'GET, POST, PUT, DELETE, HEAD',

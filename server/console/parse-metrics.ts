@@ -1,7 +1,7 @@
 /** The Prometheus text format, as far as the servers here write it: `name{label="value",...} number`. */
 import type { MetricSample } from '../../engine/protocol/control-api.ts';
 
-const samplePattern = /^([A-Za-z_:][A-Za-z0-9_:]*)(?:\{(.*)\})? (\S+)$/;
+const samplePattern = /^([A-Za-z_:][A-Za-z0-9_:]*)(?:\{(.*)\})? (\S+)(?: -?\d+)?$/;
 const labelPattern = /([A-Za-z_][A-Za-z0-9_]*)="((?:[^"\\]|\\.)*)"/g;
 const escapes: Record<string, string> = { n: '\n', '"': '"', '\\': '\\' };
 

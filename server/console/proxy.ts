@@ -3,18 +3,30 @@
  * WebSockets as the bytes of their connection.
  *
  * Invariants
- * - nothing is buffered beyond the sockets' own windows: a slow side slows the other one
- * - when one side ends, the other does; a target that is not there is 502, with the command that starts it
+ * - nothing is buffered beyond the sockets' own windows: a slow side slows the other one. Limits of messages and bodies are the target's
+ * - when one side ends, the other does, after it has got what was sent before: a refusal's text, a WebSocket's reason for closing
+ * - it reaches the process that the repository's pid file names, or nobody: its port may be another program's by now
  */
 import { request as httpRequest, type IncomingMessage, type OutgoingHttpHeaders, type ServerResponse } from 'node:http';
-import { connect } from 'node:net';
-import type { Duplex } from 'node:stream';
+import { connect, type Socket } from 'node:net';
 import { pipeline } from 'node:stream/promises';
+import { messageOf } from '../../engine/errors.ts';
 import { localhost } from '../control-plane/repository.ts';
 import { forPidHeader } from '../process/http-errors.ts';
 
-/** RFC 9110, 7.6.1: they are about one connection. */
-const hopByHop = new Set([
+/** A server of the repository. */
+export interface ProxyTarget {
+  /** For messages: "pageserver". */
+  readonly server: string;
+  readonly port: number;
+  /** Null: it does not run. */
+  readonly pid: number | null;
+  /** What is asked for there, with the query. */
+  readonly path: string;
+}
+
+/** About one connection (RFC 9110, 7.6.1), or between this server and the page. */
+const notForwarded = new Set([
   'connection',
   'keep-alive',
   'proxy-authenticate',
@@ -23,77 +35,88 @@ const hopByHop = new Set([
   'trailer',
   'transfer-encoding',
   'upgrade',
+  'expect',
   'host',
   'origin',
+  forPidHeader,
 ]);
+const misdirected = 421;
 
-/** To the process `pid`, and to nobody else that has its port by now. `extra` are headers of the answer. */
+/** `extra` are headers of the answer. */
 export async function proxyHttp(
   request: IncomingMessage,
   response: ServerResponse,
-  { port, pid }: { readonly port: number; readonly pid: number | null },
+  target: ProxyTarget,
   extra: OutgoingHttpHeaders,
 ): Promise<void> {
-  const headers = { ...endToEnd(request.headers), [forPidHeader]: String(pid) };
-  const target = httpRequest({
-    host: localhost,
-    port,
-    path: request.url,
-    method: request.method,
-    headers,
-    agent: false,
-  });
-  const answered = new Promise<IncomingMessage>((resolve, reject) => {
-    target.on('response', resolve);
-    target.on('error', reject);
-  });
-  const sent = pipeline(request, target).catch((error: unknown) => {
-    target.destroy(error as Error);
-  });
+  const answer = await ask(request, response, target).catch((error: unknown) => messageOf(error));
   // Whoever asked is gone.
-  response.on('close', () => target.destroy());
-  let answer: IncomingMessage;
-  try {
-    answer = await answered;
-  } catch (error) {
-    refuse(response, 502, error as Error, extra);
+  if (response.destroyed) return;
+  if (typeof answer === 'string' || answer.statusCode === misdirected) {
+    const why = typeof answer === 'string' ? answer : 'another process has its port';
+    const msg = `the ${target.server} does not answer (${why}). Start it with: pagelite start`;
+    response.writeHead(502, { ...extra, 'content-type': 'application/json' });
+    response.end(JSON.stringify({ msg, kind: 'unavailable', data: {} }));
     return;
   }
   response.writeHead(answer.statusCode ?? 502, { ...endToEnd(answer.headers), ...extra });
+  // An answer that is cut off is passed on as that.
   await pipeline(answer, response).catch(() => response.destroy());
-  await sent;
+}
+
+function ask(
+  request: IncomingMessage,
+  response: ServerResponse,
+  { port, pid, path }: ProxyTarget,
+): Promise<IncomingMessage> {
+  return new Promise((resolve, reject) => {
+    if (pid === null) {
+      reject(new Error('it is not running'));
+      return;
+    }
+    // Kept alive until the answer is here: a target that answers before it has read the body would close, and its answer be lost.
+    const headers = { ...endToEnd(request.headers), [forPidHeader]: String(pid), connection: 'keep-alive' };
+    const asked = httpRequest({ host: localhost, port, path, method: request.method, headers, agent: false });
+    asked.once('response', resolve);
+    // After the answer has begun: a body that the target did not want to read to its end.
+    asked.on('error', reject);
+    response.once('close', () => asked.destroy());
+    request.pipe(asked);
+  });
 }
 
 /** The upgrade request as it came, with another path, and from then on bytes. */
-export function proxyWebSocket(
-  request: IncomingMessage,
-  socket: Duplex,
-  head: Buffer,
-  target: { readonly port: number; readonly path: string },
-): void {
+export function proxyWebSocket(request: IncomingMessage, socket: Socket, head: Buffer, target: ProxyTarget): void {
+  if (target.pid === null) {
+    endSocket(socket, '502 Bad Gateway');
+    return;
+  }
   const upstream = connect(target.port, localhost);
-  const drop = () => {
-    socket.destroy();
-    upstream.destroy();
-  };
-  socket.on('error', drop);
-  upstream.on('error', () => {
-    if (upstream.bytesRead === 0 && socket.writable)
-      socket.end('HTTP/1.1 502 Bad Gateway\r\nconnection: close\r\n\r\n');
-    drop();
-  });
+  let connected = false;
   upstream.once('connect', () => {
+    connected = true;
     upstream.setNoDelay(true);
     upstream.write(upgradeRequest(request, target));
     if (head.length > 0) upstream.write(head);
     socket.pipe(upstream);
     upstream.pipe(socket);
   });
-  socket.on('close', drop);
-  upstream.on('close', drop);
+  upstream.on('error', () => {
+    if (connected) socket.destroySoon();
+    else endSocket(socket, '502 Bad Gateway');
+  });
+  socket.on('error', () => upstream.destroy());
+  upstream.on('close', () => socket.destroySoon());
+  socket.on('close', () => upstream.destroySoon());
 }
 
-function upgradeRequest(request: IncomingMessage, { port, path }: { port: number; path: string }): string {
+/** Refuses an upgrade. */
+export function endSocket(socket: Socket, status: string): void {
+  if (socket.writable) socket.write(`HTTP/1.1 ${status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n`);
+  socket.destroySoon();
+}
+
+function upgradeRequest(request: IncomingMessage, { port, path }: ProxyTarget): string {
   const lines = [`GET ${path} HTTP/1.1`, `Host: ${localhost}:${port}`];
   for (let i = 0; i < request.rawHeaders.length; i += 2) {
     const name = request.rawHeaders[i]!;
@@ -104,15 +127,8 @@ function upgradeRequest(request: IncomingMessage, { port, path }: { port: number
 }
 
 function endToEnd(headers: IncomingMessage['headers']): OutgoingHttpHeaders {
-  return Object.fromEntries(Object.entries(headers).filter(([name]) => !hopByHop.has(name)));
-}
-
-function refuse(response: ServerResponse, status: number, error: Error, extra: OutgoingHttpHeaders): void {
-  if (response.headersSent) {
-    response.destroy();
-    return;
-  }
-  const msg = `the pageserver does not answer (${error.message}). Start it with: pagelite start`;
-  response.writeHead(status, { 'content-type': 'application/json', ...extra });
-  response.end(JSON.stringify({ msg, kind: 'unavailable', data: {} }));
+  const named = (headers.connection ?? '').split(',').map((name) => name.trim().toLowerCase());
+  return Object.fromEntries(
+    Object.entries(headers).filter(([name]) => !notForwarded.has(name) && !named.includes(name)),
+  );
 }

@@ -44,7 +44,7 @@ export function answerError(c: Context, error: unknown, log: Log): Response {
 }
 
 export function answerNotFound(c: Context): Response {
-  return c.json({ msg: `there is no ${c.req.method} ${c.req.path}` }, 404);
+  return c.json({ msg: `there is no ${c.req.method} ${c.req.path}`, kind: 'notFound', data: {} }, 404);
 }
 
 /** The process that a request is meant for, as its pid file names it. */
