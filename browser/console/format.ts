@@ -19,10 +19,12 @@ export function formatMs(ms: number): string {
 
 export const formatCount = (count: number): string => count.toLocaleString('en-US');
 
-export function formatTime(date: Date): string {
+/** In the browser's time zone; `precise`: to the millisecond. */
+export function formatTime(date: Date, precise = false): string {
   const pad = (value: number) => String(value).padStart(2, '0');
   const day = `${date.getFullYear()}-${pad(date.getMonth() + 1)}-${pad(date.getDate())}`;
-  return `${day} ${pad(date.getHours())}:${pad(date.getMinutes())}:${pad(date.getSeconds())}`;
+  const time = `${pad(date.getHours())}:${pad(date.getMinutes())}:${pad(date.getSeconds())}`;
+  return precise ? `${day} ${time}.${String(date.getMilliseconds()).padStart(3, '0')}` : `${day} ${time}`;
 }
 
 export interface Cell {
