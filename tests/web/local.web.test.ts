@@ -195,7 +195,7 @@ describe('an origin without room', () => {
         await tab.call(
           'query',
           compute,
-          `insert into t select ${acknowledged} + i, repeat(md5(i::text), 30) from generate_series(1, 100) i`,
+          `insert into t select ${acknowledged} + r.i, (select string_agg(md5(r.i || ' ' || g.n || random()), '') from generate_series(1, 300) g(n)) from generate_series(1, 100) r(i)`,
         );
         acknowledged += 100;
       }

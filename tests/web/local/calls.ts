@@ -1,5 +1,5 @@
 /** Calls of a page to its worker, or of a worker to another. Errors cross as PageliteError.toJSON. Runs in Chromium. */
-import { isPageliteError, messageOf } from '../../../engine/errors.ts';
+import { isPageliteError, messageOf, PageliteError } from '../../../engine/errors.ts';
 
 export interface CallAnswer {
   readonly value?: unknown;
@@ -42,7 +42,7 @@ export function caller(worker: Worker): <T>(method: string, ...args: unknown[]) 
     const answer = new Promise<CallAnswer>((resolve) => waiting.set(id, resolve));
     worker.postMessage({ id, method, args });
     const { value, error } = await answer;
-    if (error !== undefined) throw Object.assign(new Error((error as Error).message), error);
+    if (error !== undefined) throw PageliteError.fromJSON(error);
     return value as T;
   };
 }

@@ -9,7 +9,7 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { type BrowserContext, chromium, type Page } from 'playwright-core';
+import { type BrowserContext, type CDPSession, chromium, type Page } from 'playwright-core';
 import { createServer, type ViteDevServer } from 'vite';
 import { PageliteError } from '../../../engine/errors.ts';
 import { chromiumPath } from '../support/chromium.ts';
@@ -32,7 +32,8 @@ export interface TabWorker {
 export class Chromium {
   readonly #vite: ViteDevServer;
   readonly #folder: string;
-  #context: BrowserContext;
+  readonly #context: BrowserContext;
+  #quota: CDPSession | null = null;
   /** What pages and workers wrote to the console. */
   readonly console: string[] = [];
 
@@ -90,12 +91,14 @@ export class Chromium {
 
   /** How much this origin may store, from now on; null: what the browser gives. */
   async setQuota({ page }: TabWorker, quotaSize: number | null): Promise<void> {
-    const session = await this.#context.newCDPSession(page);
-    await session.send('Storage.overrideQuotaForOrigin', {
-      origin: this.origin,
-      ...(quotaSize !== null && { quotaSize }),
-    });
-    await session.detach();
+    // It holds as long as its session.
+    this.#quota ??= await this.#context.newCDPSession(page);
+    const { origin } = this;
+    await this.#quota.send('Storage.overrideQuotaForOrigin', { origin, ...(quotaSize !== null && { quotaSize }) });
+    if (quotaSize === null) {
+      await this.#quota.detach();
+      this.#quota = null;
+    }
   }
 
   async close(): Promise<void> {
