@@ -1,9 +1,9 @@
-/** `pagelite timeline list|branch|create|reset|delete`: branches of a tenant. */
+/** `pagelite timeline list|branch|create|reset|rename|delete`: branches of a tenant. */
 import type { Command } from 'commander';
 import { PageliteError } from '../../engine/errors.ts';
 import type { TenantId, TimelineId } from '../../engine/model/ids.ts';
 import { formatLsn, type Lsn } from '../../engine/model/lsn.ts';
-import { deleteBranch, resetBranch } from '../control-plane/branch-changes.ts';
+import { deleteBranch, renameBranch, resetBranch } from '../control-plane/branch-changes.ts';
 import { branchNameDefault, chooseTenant, nameOfTimeline } from '../control-plane/branches.ts';
 import { type BranchStart, branchFrom, createBranch } from '../control-plane/branching.ts';
 import type { TimelineInfo } from '../control-plane/storage-api.ts';
@@ -58,6 +58,14 @@ export function addTimelineCommands(program: Command, context: CliContext): void
     .addHelpText('after', resetHelp)
     .action((options: ResetOptions) => resetTimeline(options, context));
   timeline
+    .command('rename')
+    .description('give a branch another name; its endpoints follow')
+    .requiredOption('--branch-name <name>', 'the branch')
+    .requiredOption('--new-name <name>', 'its name from now on')
+    .option('--tenant-id <id>', 'the tenant (default: the default one)', tenantArgument)
+    .addHelpText('after', '\nExamples:\n  $ pagelite timeline rename --branch-name experiment --new-name feature')
+    .action((options: NewTimelineOptions & { newName: string }) => renameTimeline(options, context));
+  timeline
     .command('delete')
     .description('delete a branch that nothing branches from')
     .requiredOption('--branch-name <name>', 'the branch, or the id of its timeline')
@@ -92,6 +100,14 @@ function resetTimeline(options: ResetOptions, context: CliContext): Promise<void
     context.say(
       `Reset branch '${name}': it is timeline '${id.timelineId}' now. The old head is branch '${preservedAs}'`,
     );
+  });
+}
+
+function renameTimeline(options: NewTimelineOptions & { newName: string }, context: CliContext): Promise<void> {
+  return context.changeRepository(async (repository) => {
+    const { branchName: name, newName } = options;
+    await renameBranch(repository, chooseTenant(repository.readConfig(), options.tenantId), name, newName);
+    context.say(`Renamed branch '${name}' to '${newName}'`);
   });
 }
 
