@@ -50,12 +50,14 @@ export class WebRig {
   #console: ConsoleServer | null = null;
   #consolePort = 0;
   #browser: Browser | null = null;
+  /** Further documents of somebody's origin, by path. */
+  readonly documents = new Map<string, string>();
   /** What pages wrote to their consoles, for a failure that needs explaining. */
   readonly lines: string[] = [];
 
   private constructor(repository: RepositoryRig) {
     this.repository = repository;
-    this.#pages = somebodysPages();
+    this.#pages = somebodysPages(this.documents);
   }
 
   /** Storage processes, a tenant with branch `main`, the console server. */
@@ -188,9 +190,10 @@ function killIfThere(pid: number): void {
 }
 
 /** Pages of another origin: `/isolated` and `/plain`. */
-function somebodysPages(): Server {
+function somebodysPages(documents: ReadonlyMap<string, string>): Server {
   return createServer((request, response) => {
-    const isolated = request.url === '/isolated';
+    const { pathname } = new URL(request.url ?? '/', 'http://localhost');
+    const isolated = pathname === '/isolated';
     response.writeHead(200, {
       'content-type': 'text/html',
       ...(isolated && {
@@ -198,6 +201,6 @@ function somebodysPages(): Server {
         'cross-origin-embedder-policy': 'require-corp',
       }),
     });
-    response.end('<!doctype html><meta charset="utf-8"><title>Somebody</title>');
+    response.end(documents.get(pathname) ?? '<!doctype html><meta charset="utf-8"><title>Somebody</title>');
   });
 }
