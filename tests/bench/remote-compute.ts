@@ -23,6 +23,7 @@ export interface RemotePlace {
 interface Config {
   readonly pageserver: { pgPort: number; httpPort: number };
   readonly safekeepers: { pgPort: number }[];
+  readonly console: { port: number };
   readonly defaultTenantId: string;
   readonly branches: { name: string; timelineId: string }[];
 }
@@ -55,6 +56,11 @@ export class RemoteRepository {
   #run(...args: string[]): void {
     const { PAGELITE_REPO_DIR: _, ...env } = process.env;
     execFileSync(process.execPath, [cli, ...args], { cwd: this.#folder, env, stdio: ['ignore', 'ignore', 'inherit'] });
+  }
+
+  /** What a tab calls its server. */
+  get consoleUrl(): string {
+    return `http://127.0.0.1:${this.#config.console.port}`;
   }
 
   get main(): string {

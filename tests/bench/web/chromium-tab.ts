@@ -1,0 +1,38 @@
+/** A Chromium with a profile on disk, in which pages of the benchmarks are run one after another. */
+import { type BrowserContext, chromium } from 'playwright-core';
+
+const chromiumPath = process.env.PAGELITE_CHROMIUM ?? '/usr/bin/chromium';
+const args = ['--no-sandbox', '--disable-quic', '--disable-background-networking'];
+/** Loading half a gigabyte into IndexedDB takes minutes. */
+const pageTimeoutMs = 900_000;
+
+export class ChromiumTab {
+  readonly #context: BrowserContext;
+
+  private constructor(context: BrowserContext) {
+    this.#context = context;
+  }
+
+  static async open(profile: string): Promise<ChromiumTab> {
+    const context = await chromium.launchPersistentContext(profile, { executablePath: chromiumPath, args });
+    context.setDefaultTimeout(pageTimeoutMs);
+    return new ChromiumTab(context);
+  }
+
+  /** Opens a page in a new tab, waits for its `window.result`, and closes the tab. Throws what the page reports. */
+  async run<T>(url: string): Promise<T> {
+    const page = await this.#context.newPage();
+    try {
+      await page.goto(url);
+      const result = (await page.evaluate('window.result')) as T & { readonly error?: string };
+      if (result.error !== undefined) throw new Error(`${url}: ${result.error}`);
+      return result;
+    } finally {
+      await page.close();
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.#context.close();
+  }
+}
