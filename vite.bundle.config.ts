@@ -24,6 +24,8 @@ export default defineConfig({
     rollupOptions: {
       input: { pagelite: 'dist/browser/pagelite.js' },
       preserveEntrySignatures: 'strict',
+      // The page takes PGlite's types and protocol; PGlite itself is the workers'.
+      treeshake: { moduleSideEffects: (id) => !id.includes('@electric-sql/pglite') },
       output,
     },
   },
