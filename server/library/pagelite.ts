@@ -13,6 +13,7 @@ import { Worker } from 'node:worker_threads';
 import type { Extensions, PGlite, PGliteInterfaceExtensions, PGliteOptions } from '@electric-sql/pglite';
 import { PageliteError } from '../../engine/errors.ts';
 import { parseLsn } from '../../engine/model/lsn.ts';
+import type { BranchHistory } from '../../engine/protocol/control-api.ts';
 import { openCompute } from '../../smgr-plugin/compute.ts';
 import { FileSpill } from '../compute/file-spill.ts';
 import { branchNameDefault } from '../control-plane/branches.ts';
@@ -22,7 +23,7 @@ import type { BranchInfo, StorageEvent, StorageMethods, StorageWorkerData } from
 import { RpcClient } from './worker-rpc.ts';
 
 export { type ErrorData, type ErrorKind, PageliteError } from '../../engine/errors.ts';
-export type { BranchInfo };
+export type { BranchHistory, BranchInfo };
 
 export interface OpenOptions {
   /** Told what takes long: the first use of a folder runs initdb, once, for some seconds. */
@@ -39,6 +40,12 @@ export interface PointInTime {
 export interface BranchOptions extends PointInTime {
   /** The branch to start from; `main` if absent. Without a point in time, from its end. */
   readonly from?: string;
+}
+
+/** Without a point in time: the end of the branch that it was made from. With one: a point of the branch's history. */
+export interface ResetOptions extends PointInTime {
+  /** The name that the old head keeps; `<branch>_old_<time>` if absent. */
+  readonly preserveAs?: string;
 }
 
 export interface ConnectOptions<E extends Extensions = Extensions>
@@ -88,6 +95,25 @@ export class Pagelite {
   /** Makes a branch; nothing is copied. Throws `invalid` for a name that is taken or a place that `from` does not have. */
   async branch(name: string, options: BranchOptions = {}): Promise<BranchInfo> {
     return this.#storage.call('branch', name, options.from ?? branchNameDefault, placeOf(options));
+  }
+
+  /** Begins the branch anew; what it was stays as another branch. Throws `invalid` while it is connected for writing. */
+  async reset(branch: string, options: ResetOptions = {}): Promise<BranchInfo> {
+    return this.#storage.call('reset', branch, { start: placeOf(options), preserveAs: options.preserveAs ?? null });
+  }
+
+  rename(branch: string, to: string): Promise<BranchInfo> {
+    return this.#storage.call('rename', branch, to);
+  }
+
+  /** Throws `invalid` while it is connected or other branches are made from it. */
+  delete(branch: string): Promise<void> {
+    return this.#storage.call('delete', branch);
+  }
+
+  /** Some of the commits of a branch and, before it was made, of those that it was made from: places to branch from or to look at. */
+  history(branch: string): Promise<BranchHistory> {
+    return this.#storage.call('history', branch);
   }
 
   /**

@@ -11,8 +11,11 @@ import { assert, must } from '../../engine/assert.ts';
 import { PageliteError } from '../../engine/errors.ts';
 import type { TenantId, TenantTimelineId } from '../../engine/model/ids.ts';
 import { formatLsn, type Lsn } from '../../engine/model/lsn.ts';
+import type { BranchHistory } from '../../engine/protocol/control-api.ts';
 import type { Log } from '../../engine/services.ts';
 import { type ComputeStart, IoHost } from '../../smgr-plugin/bridge/io-host.ts';
+import { deleteBranch, type ResetOptions, renameBranch, resetBranch } from '../control-plane/branch-changes.ts';
+import { historyOf } from '../control-plane/branch-history.ts';
 import { branchesOf, nameOfTimeline, resolveBranch } from '../control-plane/branches.ts';
 import { type BranchStart, branchFrom, pointOnBranch } from '../control-plane/branching.ts';
 import { Repository } from '../control-plane/repository.ts';
@@ -46,6 +49,10 @@ export interface StorageMethods {
   open(): Promise<void>;
   branches(): Promise<BranchInfo[]>;
   branch(name: string, from: string, start: BranchStart): Promise<BranchInfo>;
+  reset(branch: string, options: ResetOptions): Promise<BranchInfo>;
+  rename(branch: string, to: string): Promise<BranchInfo>;
+  delete(branch: string): Promise<void>;
+  history(branch: string): Promise<BranchHistory>;
   /** `at` 'end': for writing. */
   openCompute(branch: string, at: BranchStart): Promise<{ readonly compute: number; readonly start: ComputeStart }>;
   closeCompute(compute: number): Promise<void>;
@@ -112,9 +119,57 @@ class StorageThread {
     return this.#branchInfo(name);
   }
 
+  /** Whoever writes meanwhile would go on with the old head. */
+  reset(branch: string, options: ResetOptions): Promise<BranchInfo> {
+    return this.#whileUnwritten(branch, async () => {
+      await this.#repository.exclusively(() =>
+        resetBranch(this.#storage, this.#repository, this.#tenant, branch, options),
+      );
+      return this.#branchInfo(branch);
+    });
+  }
+
+  async rename(branch: string, to: string): Promise<BranchInfo> {
+    await this.#repository.exclusively(() => renameBranch(this.#repository, this.#tenant, branch, to));
+    return this.#branchInfo(to);
+  }
+
+  delete(branch: string): Promise<void> {
+    return this.#whileUnwritten(branch, async ({ timelineId }) => {
+      if ([...this.#computes.values()].some(({ id }) => id.timelineId === timelineId)) {
+        throw new PageliteError('invalid', `branch "${branch}" is connected read-only. Close that first`, { branch });
+      }
+      await this.#repository.exclusively(() => deleteBranch(this.#storage, this.#repository, this.#tenant, branch));
+    });
+  }
+
+  async history(branch: string): Promise<BranchHistory> {
+    return historyOf(this.#storage, this.#idOf(branch));
+  }
+
+  #idOf(branch: string): TenantTimelineId {
+    return {
+      tenantId: this.#tenant,
+      timelineId: resolveBranch(this.#repository.readConfig(), this.#tenant, branch),
+    };
+  }
+
+  async #whileUnwritten<T>(branch: string, work: (id: TenantTimelineId) => Promise<T>): Promise<T> {
+    const id = this.#idOf(branch);
+    if (this.#written.has(id.timelineId)) {
+      throw new PageliteError('invalid', `branch "${branch}" is connected for writing. Close that first`, { branch });
+    }
+    this.#written.add(id.timelineId);
+    try {
+      return await work(id);
+    } finally {
+      this.#written.delete(id.timelineId);
+    }
+  }
+
   async openCompute(branch: string, at: BranchStart): Promise<{ compute: number; start: ComputeStart }> {
     const config = this.#repository.readConfig();
-    const id = { tenantId: this.#tenant, timelineId: resolveBranch(config, this.#tenant, branch) };
+    const id = this.#idOf(branch);
     const writes = at === 'end';
     if (writes) this.#claimForWriting(id, branch);
     try {
@@ -192,6 +247,10 @@ if (port !== null) {
     },
     branches: () => opened().branches(),
     branch: (name, from, start) => opened().branch(name, from, start),
+    reset: (branch, options) => opened().reset(branch, options),
+    rename: (branch, to) => opened().rename(branch, to),
+    delete: (branch) => opened().delete(branch),
+    history: (branch) => opened().history(branch),
     openCompute: (branch, at) => opened().openCompute(branch, at),
     closeCompute: (compute) => opened().closeCompute(compute),
     close: () => opened().close(),
