@@ -104,7 +104,7 @@ export const importPartBytesMax = 8 * 1024 * 1024;
 /** An import that nobody has gone on with for so long is given up, and what has arrived is removed. */
 export const importIdleMaxMs = 3 * 24 * 60 * 60 * 1000;
 /** An image layer of a timeline that is copied from elsewhere: what is read again at most when that is cut off. */
-export const copyLayerBytesMax = 16 * 1024 * 1024;
+export const copyLayerBytesMax = 8 * 1024 * 1024;
 /** Requests of a copy that are under way, a megabyte each: enough to keep a line busy, and a bound on memory. */
 export const copyRequestsMax = 6;
 /** How long a safekeeper may take to say whether it has WAL of a timeline. */

@@ -13,7 +13,7 @@ let server: StorageProcesses;
 let tab: TabRig;
 let main: TimelineId;
 
-/** Over 16 MB, the size at which a layer of a copy is closed. */
+/** Well over the size at which a layer of a copy is closed. */
 const workload = `create table items (id int primary key, what text);
   insert into items select i, repeat(md5(i::text), 6) from generate_series(1, 100000) i;
   update items set what = 'updated' where id % 1000 = 0;

@@ -190,6 +190,37 @@ describe('a branch of the server that is pulled', () => {
     await context.close();
   });
 
+  it('that finds no room says so, and goes on once there is', async () => {
+    // What the browser cannot compress.
+    const noise = `create table noise as select i, (select decode(string_agg(md5(i || ' ' || j), ''), 'hex')
+      from generate_series(1, 60) j) from generate_series(1, 25000) i`;
+    await rig.repository.sql('main', noise);
+    const context = await rig.context();
+    const page = await rig.tab(context);
+    const protocol = await context.newCDPSession(page);
+    const setQuota = (quotaSize?: number) =>
+      protocol.send('Storage.overrideQuotaForOrigin', { origin: rig.server, ...(quotaSize && { quotaSize }) });
+    // Some layers of the copy have room, and not all of them. Before anything is written: the browser remembers for a while what room there was.
+    await setQuota(14_000_000);
+    expect(await failure(page, 'pull', 'main')).toMatchObject({
+      kind: 'unavailable',
+      message: expect.stringMatching(/no room|is full/),
+      data: { storageFull: true },
+    });
+    const names = await page.evaluate(async () => (await lite.branches()).map(({ name, place }) => `${place} ${name}`));
+    expect(names).toContain('server main');
+    expect(names).not.toContain('local main');
+    await setQuota();
+    const first = await page.evaluate(async () => {
+      const told: number[] = [];
+      await lite.pull('main', { as: 'roomy', progress: ({ done }) => told.push(done!) });
+      return told[0]!;
+    });
+    expect(first).toBeGreaterThan(5_000_000);
+    expect(await rows(page, 'roomy', 'select count(*)::int as count from notes')).toEqual([{ count: 2000 }]);
+    await context.close();
+  });
+
   it('that is cancelled goes on later', async () => {
     const context = await rig.context();
     const page = await rig.tab(context);
