@@ -19,7 +19,7 @@ import { isPageliteError, messageOf, PageliteError } from '../../engine/errors.t
 import { readRelSize, readRels } from '../../engine/ingest/readers.ts';
 import { decodeSize, encodeSize } from '../../engine/ingest/rel-sizes.ts';
 import { allSlrus } from '../../engine/ingest/slru.ts';
-import { decodeDatabases, decodeSegments } from '../../engine/ingest/small-directories.ts';
+import { decodeDatabases, decodePrepared, decodeSegments } from '../../engine/ingest/small-directories.ts';
 import { keysPerRequestMax, pageSize, pagesPerRequestMax } from '../../engine/limits.ts';
 import type { TenantTimelineId } from '../../engine/model/ids.ts';
 import {
@@ -39,6 +39,7 @@ import {
   slruPrefix,
   staticFilesKey,
   twoPhaseDirectoryKey,
+  twoPhaseKey,
 } from '../../engine/model/key.ts';
 import { formatLsn, invalidLsn, type Lsn } from '../../engine/model/lsn.ts';
 import { type BlockNumber, formatRel, type RelTag } from '../../engine/model/rel.ts';
@@ -73,7 +74,7 @@ export interface PageCacheCounters {
 
 export const pageCacheBudgetBytes = 256 * 1024 * 1024;
 const memoryBytesDefault = 16 * 1024 * 1024;
-const serverTimeLimitMsDefault = 30_000;
+const serverTimeLimitMsDefault = 10_000;
 
 export class PageCache {
   readonly counters: PageCacheCounters = { memoryHits: 0, databaseHits: 0, fetched: 0, fetches: 0, fetchedBytes: 0 };
@@ -135,8 +136,20 @@ interface Scope {
   readonly runs: Map<KeyPrefix, { end: number; count: number }>;
 }
 
-/** Present once all that a boot needs is kept. */
+/**
+ * Present once all that a boot needs is kept: every value that is not a relation page. What is not among them does not exist, so that ingest of a new
+ * relation need not ask. The other is present once all system catalogs are kept.
+ */
 const bootMark: Key = { prefix: controlFileKey.prefix, block: sizeBlock };
+const catalogsMark: Key = { prefix: controlFileKey.prefix, block: sizeBlock - 1 };
+/** Relations below it are PostgreSQL's own (FirstNormalObjectId), databases below it its templates and `postgres`. */
+const firstNormalOid = 16384;
+const postgresDatabase = 5;
+/** A catalog that has grown beyond this is not fetched ahead: 4 MB. */
+const catalogPagesMax = 512;
+/** Pages of one request for catalogs: others get their turn between two. */
+const catalogPagesPerRequest = 64;
+const nothing = new Uint8Array(0);
 
 class CachedPageService implements PageService {
   readonly id: TenantTimelineId;
@@ -258,7 +271,7 @@ class CachedPageService implements PageService {
       isPage(key) ? undefined : scope.values.get(key.prefix, key.block),
     );
     const unknown = keys.filter((key, i) => images[i] === undefined && !isPage(key));
-    if (unknown.length > 0) await this.#fetchValues(scope, unknown);
+    if (unknown.length > 0 && !isBooted(scope)) await this.#fetchValues(scope, unknown);
     const result: (Uint8Array | null)[] = [];
     for (const [i, key] of keys.entries()) {
       const image = isPage(key)
@@ -296,12 +309,15 @@ class CachedPageService implements PageService {
 
   // Fetching
 
-  /** What is kept of the scope; of one that is new, what a boot needs. */
+  /** What is kept of the scope; of one that is new, what a boot needs. The rest of the catalogs comes behind it. */
   async #load(scope: Scope): Promise<void> {
     for (const value of await this.#store.readValues(scope.name)) scope.values.set(value);
-    if (scope.values.get(bootMark.prefix, bootMark.block) !== undefined) return;
     try {
-      await this.#fetchBoot(scope);
+      if (!isBooted(scope)) await this.#fetchBoot(scope);
+      if (scope.values.get(catalogsMark.prefix, catalogsMark.block) === undefined) {
+        // Without them a branch works as long as there is a server.
+        this.#fetchCatalogs(scope).catch(() => {});
+      }
     } catch (error) {
       // Without the server: what is here may do, and what is not says so by itself.
       if (!isPageliteError(error, 'unavailable')) throw error;
@@ -321,12 +337,69 @@ class CachedPageService implements PageService {
       block: sizeBlock,
       bytes: encodeSize(relSize),
     }));
-    const values = [...sizes, ...first, ...second, ...third];
+    const mark = { ...bootMark, bytes: nothing };
+    const values = [...sizes, ...first, ...second, ...third, mark];
     for (const value of values) scope.values.set(value);
     const extents = prewarm.flatMap(extentsOf);
     for (const { pages } of extents) this.#count(pages);
     this.#store.put(name, extents, true);
-    this.#store.putValues(name, [...values, { ...bootMark, bytes: new Uint8Array(0) }]);
+    this.#store.putValues(name, values);
+  }
+
+  /**
+   * Every page of the system catalogs: without a server, the next statement would need one that was never read. They are some four megabytes, of
+   * hundreds of small files, so they are asked for by key, many at a time.
+   */
+  async #fetchCatalogs(scope: Scope): Promise<void> {
+    const wanted: NewExtent[] = [];
+    for (const { spc, db } of decodeDatabases(scope.values.get(dbDirectoryKey.prefix, dbDirectoryKey.block) ?? null)) {
+      if (db !== 0 && db !== postgresDatabase && db < firstNormalOid) continue;
+      for (const { rel, size } of await readRels(this.#readerAt(scope.lsn, undefined), spc, db)) {
+        if (rel.rel < firstNormalOid && size <= catalogPagesMax)
+          wanted.push(...this.#missing(scope, relPrefix(rel), size));
+      }
+    }
+    for (let i = 0; i < wanted.length; ) {
+      const batch: NewExtent[] = [];
+      for (let pages = 0; i < wanted.length && pages < catalogPagesPerRequest; i++) {
+        batch.push(wanted[i]!);
+        pages += wanted[i]!.pages.length / pageSize;
+      }
+      await this.#fetchBatch(scope, batch);
+    }
+    const mark = { ...catalogsMark, bytes: nothing };
+    scope.values.set(mark);
+    this.#store.putValues(scope.name, [mark]);
+  }
+
+  /** Extents of a relation that are not here, their pages still zeros. */
+  #missing(scope: Scope, prefix: KeyPrefix, size: number): NewExtent[] {
+    const extents = Array.from({ length: Math.ceil(size / extentPages) }, (_, extent) => ({
+      prefix,
+      extent,
+      pages: new Uint8Array(Math.min(extentPages, size - extent * extentPages) * pageSize),
+    }));
+    return extents.filter(
+      ({ extent }) =>
+        !this.#store.has(scope.name, prefix, extent) && this.#store.inMemory(scope.name, prefix, extent) === null,
+    );
+  }
+
+  async #fetchBatch(scope: Scope, batch: readonly NewExtent[]): Promise<void> {
+    const keys = batch.flatMap(({ prefix, extent, pages }) =>
+      Array.from({ length: pages.length / pageSize }, (_, i) => ({ prefix, block: extent * extentPages + i })),
+    );
+    const at = { requestLsn: scope.lsn, notModifiedSince: scope.lsn };
+    const images = await this.#ask((server, limit) => server.getImages(at, keys, limit));
+    let next = 0;
+    for (const { pages } of batch) {
+      for (let offset = 0; offset < pages.length; offset += pageSize) {
+        const image = images[next++];
+        if (image?.length === pageSize) pages.set(image, offset);
+      }
+      this.#count(pages);
+    }
+    this.#store.put(scope.name, batch, true);
   }
 
   async #fetchValues(scope: Scope, keys: readonly Key[]): Promise<void> {
@@ -405,7 +478,7 @@ class CachedPageService implements PageService {
   }
 
   async #sizeOf(scope: Scope, prefix: KeyPrefix): Promise<number> {
-    if (scope.values.get(prefix, sizeBlock) === undefined)
+    if (scope.values.get(prefix, sizeBlock) === undefined && !isBooted(scope))
       await this.#fetchValues(scope, [{ prefix, block: sizeBlock }]);
     return decodeSize(scope.values.get(prefix, sizeBlock) ?? null, prefix);
   }
@@ -461,6 +534,7 @@ class CachedPageService implements PageService {
   }
 }
 
+const isBooted = ({ values }: Scope): boolean => values.get(bootMark.prefix, bootMark.block) !== undefined;
 const isExact = (at: ReadLsn): boolean => at.requestLsn === at.notModifiedSince;
 const isPage = ({ prefix, block }: Key): boolean =>
   prefix.kind === keyKind.rel && prefix.rel !== 0 && block !== sizeBlock;
@@ -480,7 +554,7 @@ const bootKeys: readonly Key[] = [
 const imageOf = (values: readonly KeptValue[], { prefix, block }: Key): Uint8Array | null =>
   values.find((value) => value.prefix === prefix && value.block === block)?.bytes ?? null;
 
-/** Maps and relations of every database, sizes of every SLRU segment. */
+/** Maps and relations of every database, sizes of every SLRU segment, prepared transactions. */
 function directoriesOf(boot: readonly KeptValue[]): Key[] {
   const databases = decodeDatabases(imageOf(boot, dbDirectoryKey));
   const slrus = allSlrus.flatMap((kind) =>
@@ -489,7 +563,8 @@ function directoriesOf(boot: readonly KeptValue[]): Key[] {
       block: sizeBlock,
     })),
   );
-  return [...databases.flatMap(({ spc, db }) => [relMapKey(spc, db), relDirectoryKey(spc, db)]), ...slrus];
+  const prepared = decodePrepared(imageOf(boot, twoPhaseDirectoryKey)).map(twoPhaseKey);
+  return [...databases.flatMap(({ spc, db }) => [relMapKey(spc, db), relDirectoryKey(spc, db)]), ...slrus, ...prepared];
 }
 
 function slruPagesOf(directories: readonly KeptValue[]): Key[] {

@@ -73,7 +73,11 @@ export class Chromium {
   async open(module: string, onAcknowledged?: (id: number) => void): Promise<TabWorker> {
     const page = await this.#context.newPage();
     if (onAcknowledged) await page.exposeFunction('acknowledge', onAcknowledged);
-    page.on('console', (message) => this.console.push(message.text()));
+    page.on('console', (message) => {
+      // Vite's client misses its socket, which tests do not need.
+      if (!/vite|WebSocket connection to '[^']*token=|\(browser\)/.test(message.text()))
+        this.console.push(message.text());
+    });
     page.on('pageerror', (error) => this.console.push(String(error)));
     await page.goto(`${this.origin}/tests/web/local/tab.html?worker=${module}`);
     return tabWorker(page);
