@@ -86,9 +86,9 @@ export class TimelineImports {
     this.#host = host;
   }
 
-  begin(id: TenantTimelineId, manifest: ImportManifest): Promise<ImportState> {
+  async begin(id: TenantTimelineId, manifest: ImportManifest): Promise<ImportState> {
     checkManifest(manifest);
-    void this.removeIdle();
+    await this.#removeIdle();
     return this.#inTurn(id, async () => {
       const { store, clock, random } = this.#host;
       const target = this.#host.find(id);
@@ -330,7 +330,7 @@ export class TimelineImports {
   }
 
   /** Gives up imports that nobody goes on with. */
-  async removeIdle(): Promise<void> {
+  async #removeIdle(): Promise<void> {
     const { log } = this.#host;
     for (const [key, { touchedAt, importId }] of [...this.#open]) {
       if (!this.#isTooOld(touchedAt)) continue;
