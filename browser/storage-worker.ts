@@ -15,6 +15,7 @@ import { formatLsn, type Lsn } from '../engine/model/lsn.ts';
 import type { ComputeStart } from '../smgr-plugin/bridge/io-host.ts';
 import type { BranchInfo, BranchPlace, Progress, StorageLayers } from './api.ts';
 import { browserClock, browserRandom, createLog } from './browser-host.ts';
+import { fetchBundledTemplate } from './bundled-template.ts';
 import { type ComputePlace, localPlace, type PlaceCounters, type RunningHost, serverPlace } from './compute-place.ts';
 import type { StartMessage } from './compute-worker.ts';
 import { type BranchMoment, LocalRepository, type NewBranchSource } from './local/local-repository.ts';
@@ -156,12 +157,14 @@ class StorageThread {
   }
 
   async #openRepository(): Promise<LocalRepository> {
-    const { name, artefacts } = this.#options;
+    const { name, artefacts, pageCacheBudgetBytes } = this.#options;
     const server = this.#server;
     return LocalRepository.open({
       name,
       artefacts,
+      fetchTemplate: fetchBundledTemplate,
       ...host,
+      ...(pageCacheBudgetBytes !== null && { pageCacheBudgetBytes }),
       ...(server && { openServerPages: (id) => this.#serverPages(server, id) }),
       progress: (progress) => this.#tell({ kind: 'progress', progress }),
     });
