@@ -243,15 +243,17 @@ export class Pagelite implements PageliteTab {
     if (from === undefined) return { kind: 'new' };
     if (fromSide === 'local') return { kind: 'local', branch: from, at: momentOf(options) };
     const { id, branch } = await this.#serverBranch(from);
-    const lsn = (await this.#serverLsn(from, options)) ?? (branch.lsn === null ? null : parseLsn(branch.lsn));
-    return { kind: 'server', id, name: from, lsn };
+    const point = await this.#serverPoint(from, options);
+    if (point !== null) return { kind: 'server', name: from, ...point };
+    return { kind: 'server', id, name: from, lsn: branch.lsn === null ? null : parseLsn(branch.lsn) };
   }
 
   async #placeOf(branch: string, options: ConnectOptions): Promise<ComputeTarget> {
     const side = await sideOf(this.#names, branch, options.place);
     if (side === 'local') return { kind: 'local', branch, at: momentOf(options) };
     const { id } = await this.#serverBranch(branch);
-    return { kind: 'server', id, readOnlyAt: await this.#serverLsn(branch, options) };
+    const point = await this.#serverPoint(branch, options);
+    return { kind: 'server', id: point?.id ?? id, readOnlyAt: point?.lsn ?? null };
   }
 
   async #serverBranch(name: string): Promise<{ id: TenantTimelineId; branch: ServerBranch }> {
@@ -263,12 +265,17 @@ export class Pagelite implements PageliteTab {
     return { id: serverTimeline(status.tenantId, branch.timelineId), branch };
   }
 
-  /** Null: its end. */
-  async #serverLsn(branch: string, options: PointInTime): Promise<Lsn | null> {
+  /** A point of the branch's history is on the timeline that has it, which may be an ancestor's. Null: its end. */
+  async #serverPoint(branch: string, options: PointInTime): Promise<{ id: TenantTimelineId; lsn: Lsn } | null> {
     checkMoment(options);
-    if (options.lsn !== undefined) return parseLsn(options.lsn);
-    if (options.at === undefined) return null;
-    return parseLsn(await this.#needServer(branch).lsnAt(branch, options.at));
+    const { lsn, at } = options;
+    if (lsn === undefined && at === undefined) return null;
+    const server = this.#needServer(branch);
+    const [point, status] = await Promise.all([
+      server.point(branch, lsn === undefined ? { at: at as Date } : { lsn }),
+      server.status(),
+    ]);
+    return { id: serverTimeline(status.tenantId, point.timelineId), lsn: parseLsn(point.lsn) };
   }
 
   // Computes

@@ -12,6 +12,7 @@ import { messageOf, PageliteError } from '../../engine/errors.ts';
 import { nodeId, type TenantTimelineId } from '../../engine/model/ids.ts';
 import type {
   BranchHistory,
+  HistoryPoint,
   LayerSummary,
   MetricSample,
   NewServerBranch,
@@ -79,11 +80,10 @@ export class ServerClient {
     return this.#call('GET', `${branchPath(name)}/history`);
   }
 
-  /** The last LSN with everything that was committed until then. */
-  async lsnAt(name: string, at: Date): Promise<string> {
-    const query = new URLSearchParams({ at: at.toISOString() });
-    const { lsn } = await this.#call<{ lsn: string }>('GET', `${branchPath(name)}/lsn?${query}`);
-    return lsn;
+  /** A point of a branch's history, and the timeline that has it: before the branch began, that is an ancestor's. */
+  async point(name: string, at: { readonly lsn: string } | { readonly at: Date }): Promise<HistoryPoint> {
+    const query = new URLSearchParams('lsn' in at ? { lsn: at.lsn } : { at: at.at.toISOString() });
+    return this.#call('GET', `${branchPath(name)}/lsn?${query}`);
   }
 
   async layers(name: string): Promise<LayerSummary> {
