@@ -4,6 +4,7 @@
  * Started by connection.ts. `open` gets a port from which the storage worker's ComputeStart comes, so that the basebackup does not pass through the
  * page, and PGlite is loaded meanwhile. Then the page sends messages of PostgreSQL's wire protocol, and parses the answers itself.
  */
+import { protocol } from '@electric-sql/pglite';
 import { must } from '../engine/assert.ts';
 import { type ErrorJson, PageliteError } from '../engine/errors.ts';
 import type { ComputeBridge } from '../smgr-plugin/bridge/compute-bridge.ts';
@@ -40,8 +41,37 @@ export interface ExecAnswer {
 
 const syncByte = 0x53;
 const errorResponseByte = 0x45;
-const nothing = new Uint8Array(0);
+const parameterDescriptionByte = 0x74;
 const nothingRead = { pagesRead: 0, bytesRead: 0 };
+
+/** Messages that are run one after another, and what they were answered. */
+class Batch {
+  readonly #parts: Uint8Array[] = [];
+  #blob: Blob | undefined;
+  failed = false;
+
+  /** As one: a single part of the answer. */
+  async run(...messages: readonly Uint8Array[]): Promise<Uint8Array> {
+    const answers: Uint8Array[] = [];
+    for (const message of messages) {
+      const isSync = message[0] === syncByte;
+      if (this.failed && !isSync) continue;
+      const answer = opened().execProtocolRawSync(message).slice();
+      this.failed ||= !isSync && holdsError(answer);
+      answers.push(answer);
+      if (isSync) this.#blob = await opened()._getWrittenBlob();
+    }
+    const part = answers.length === 1 ? answers[0]! : join(answers);
+    this.#parts.push(part);
+    return part;
+  }
+
+  answer(): ExecAnswer {
+    const bytes = join(this.#parts);
+    const lengths = this.#parts.map(({ length }) => length);
+    return transfer({ bytes, lengths, ...(this.#blob && { blob: this.#blob }) }, [bytes.buffer]);
+  }
+}
 
 let compute: Compute | null = null;
 let bridge: ComputeBridge | null = null;
@@ -68,20 +98,24 @@ const methods = {
    * to /dev/blob comes with the Sync that ends it.
    */
   async exec(messages: readonly Uint8Array[]): Promise<ExecAnswer> {
-    const parts: Uint8Array[] = [];
-    let failed = false;
-    let blob: Blob | undefined;
-    for (const message of messages) {
-      const isSync = message[0] === syncByte;
-      const skipped: boolean = failed && !isSync;
-      const part: Uint8Array = skipped ? nothing : opened().execProtocolRawSync(message).slice();
-      failed ||= messages.length > 1 && holdsError(part);
-      parts.push(part);
-      if (isSync) blob = await opened()._getWrittenBlob();
-    }
-    const bytes = join(parts);
-    const answer = { bytes, lengths: parts.map(({ length }) => length), ...(blob && { blob }) };
-    return transfer(answer, [bytes.buffer]);
+    const batch = new Batch();
+    for (const message of messages) await batch.run(message);
+    return batch.answer();
+  },
+
+  /**
+   * A whole query in one call: Parse, then with the types that it turns out to want, Bind, Execute and Sync. Answers to Parse; to Describe of the
+   * statement; to Bind, Describe and Execute; to Sync. Values that do not fit their types are left to the page to be refused.
+   */
+  async query(parse: Uint8Array, values: readonly unknown[]): Promise<ExecAnswer> {
+    const { serialize } = protocol;
+    const batch = new Batch();
+    await batch.run(parse);
+    const described = await batch.run(serialize.describe({ type: 'S' }));
+    const bind = batch.failed ? null : bindMessage(described, values);
+    await batch.run(...(bind === null ? [] : [bind, serialize.describe({ type: 'P' }), serialize.execute({})]));
+    await batch.run(serialize.sync());
+    return batch.answer();
   },
 
   /** Why this compute cannot go on; null as long as it can. */
@@ -102,6 +136,11 @@ const methods = {
     return { cacheHits: opened().cacheCounters.hits, serverPages: pagesRead, serverBytes: bytesRead };
   },
 
+  /** After new types were made. */
+  async refreshArrayTypes(): Promise<void> {
+    await opened().refreshArrayTypes();
+  },
+
   async close(): Promise<void> {
     await compute?.close();
   },
@@ -119,6 +158,30 @@ function receiveStart(port: MessagePort): Promise<Started> {
       port.close();
     };
   });
+}
+
+/** Null if there are not as many values as the statement has parameters, or one is not of its type. */
+function bindMessage(described: Uint8Array, values: readonly unknown[]): Uint8Array | null {
+  const types = parameterTypes(described);
+  if (types.length !== values.length) return null;
+  const { serializers } = opened();
+  try {
+    const texts = values.map((value, i) => {
+      if (value === null || value === undefined) return null;
+      const serializer = serializers[types[i]!];
+      return serializer ? serializer(value) : String(value);
+    });
+    return protocol.serialize.bind({ values: texts });
+  } catch {
+    return null;
+  }
+}
+
+/** Of the ParameterDescription: type byte, u32 length, u16 count, then a u32 each. */
+function parameterTypes(described: Uint8Array): number[] {
+  const view = new DataView(described.buffer, described.byteOffset, described.byteLength);
+  if (described[0] !== parameterDescriptionByte) return [];
+  return Array.from({ length: view.getUint16(5) }, (_, i) => view.getUint32(7 + i * 4));
 }
 
 /** Whether one of the backend's messages is an ErrorResponse: a type byte and a length each. */

@@ -1,9 +1,10 @@
 /**
  * A PGlite in a worker as the page sees it: PGlite's whole interface over messages of PostgreSQL's wire protocol.
  *
- * PGlite's own base class makes queries out of such messages, six for one query. Here those whose answers nobody needs yet travel with the next:
- * Parse with Describe, and Bind, Describe, Execute and Sync together, so that a query is two hops to the worker. Answers are parsed here, so that errors
- * keep PostgreSQL's fields, and rows cross as bytes that are moved, not copied.
+ * PGlite's own base class makes queries out of such messages, six for one query, with a hop to the worker each. Here they travel together: the values go
+ * along with the first message, the worker does the rest of the query, and the answers wait here for the messages that would have asked for them. Where the
+ * page's own serializers have to see the values it is two hops: Parse with Describe, then Bind, Describe, Execute and Sync. Answers are parsed here, so
+ * that errors keep PostgreSQL's fields, and rows cross as bytes that are moved, not copied.
  *
  * Invariants
  * - messages reach PostgreSQL in the order in which they were given
@@ -15,6 +16,8 @@ import {
   messages,
   type PGliteInterface,
   protocol,
+  type QueryOptions,
+  type Results,
   type Transaction,
 } from '@electric-sql/pglite';
 import { PGliteWorker } from '@electric-sql/pglite/worker';
@@ -23,29 +26,28 @@ import type { BranchConnection, BranchPlace, PageCounters } from './api.ts';
 import type { PlaceCounters } from './compute-place.ts';
 import type { ComputeMethods, ExecAnswer } from './compute-worker.ts';
 import { Mutex } from './mutex.ts';
-import type { WorkerLink } from './worker-rpc.ts';
+import type { Remote, WorkerLink } from './worker-rpc.ts';
 
 type Message = ExecProtocolResult['messages'][number];
 type Notify = (payload: string) => void;
 
 /** What PGlite's base class has; the package exports only classes that extend it. */
-type Base = Pick<
-  PGliteWorker,
-  | 'query'
-  | 'sql'
-  | 'exec'
-  | 'transaction'
-  | 'describeQuery'
-  | 'runExclusive'
-  | 'refreshArrayTypes'
-  | '_initArrayTypes'
-  | 'serializers'
-  | 'parsers'
->;
+interface Base extends Pick<PGliteWorker, 'sql' | 'exec' | 'describeQuery' | 'runExclusive' | 'refreshArrayTypes'> {
+  serializers: PGliteWorker['serializers'];
+  parsers: PGliteWorker['parsers'];
+  query<T>(text: string, params?: unknown[], options?: QueryOptions): Promise<Results<T>>;
+  transaction<T>(run: (tx: Transaction) => Promise<T>): Promise<T>;
+  _initArrayTypes(options?: { force?: boolean }): Promise<void>;
+}
 const BasePGlite = Object.getPrototypeOf(PGliteWorker) as abstract new () => Base;
 
 /** First bytes of the wire protocol's messages. */
-const kind = { parse: 0x50, describe: 0x44, bind: 0x42, execute: 0x45, query: 0x51 } as const;
+const kind = { parse: 0x50, describe: 0x44, bind: 0x42, execute: 0x45, query: 0x51, sync: 0x53 } as const;
+
+/** Travels with a query's options through the base class to its first message. */
+const valuesOf = Symbol('values');
+type Valued = { readonly [valuesOf]?: readonly unknown[] };
+type OwnOptions = ExecProtocolOptions & Valued;
 
 /** What the base class sends after a message of its own, whatever the answer is. */
 const following: { readonly [first: number]: Uint8Array } = {
@@ -81,8 +83,12 @@ export class Connection extends BasePGlite implements AsyncDisposable {
   readonly #parser = new protocol.Parser();
   /** Given, and not yet sent. */
   #held: Uint8Array[] = [];
-  /** The answer to what was sent ahead of its turn, and which message that was. */
-  #ahead: { readonly to: number; readonly messages: Message[] } | null = null;
+  /** Answers to what was sent ahead of its turn, and to which messages. */
+  #ahead: { readonly to: number; readonly messages: Message[] }[] = [];
+  readonly #serializers: Base['serializers'];
+  /** The page has serializers of its own: they must see the values. */
+  #ownSerializers = false;
+  #isLearningTypes = false;
   #hasBlob = false;
   #writtenBlob: Blob | undefined;
   #reportEnd: (error: Error) => void = () => {};
@@ -99,6 +105,13 @@ export class Connection extends BasePGlite implements AsyncDisposable {
     this.ended = new Promise((resolve) => {
       this.#reportEnd = resolve;
     });
+    this.#serializers = new Proxy(this.serializers, {
+      set: (target, type, serializer) => {
+        this.#ownSerializers ||= !this.#isLearningTypes;
+        return Reflect.set(target, type, serializer);
+      },
+    });
+    this.serializers = this.#serializers;
     options.worker.ended.then((error) => this.fail(error));
   }
 
@@ -151,10 +164,41 @@ export class Connection extends BasePGlite implements AsyncDisposable {
     await onClosed();
   }
 
+  // Queries
+
+  override query<T>(text: string, params?: unknown[], options?: QueryOptions): Promise<Results<T>> {
+    return super.query<T>(text, params, this.#withValues(params, options));
+  }
+
+  override transaction<T>(run: (tx: Transaction) => Promise<T>): Promise<T> {
+    return super.transaction((tx) => {
+      const query: Transaction['query'] = (text, params, options) =>
+        tx.query(text, params, this.#withValues(params, options));
+      return run(Object.create(tx, { query: { value: query } }) as Transaction);
+    });
+  }
+
+  override async _initArrayTypes(options: { force?: boolean } = {}): Promise<void> {
+    this.#isLearningTypes = true;
+    try {
+      await super._initArrayTypes(options);
+      if (options.force) await this.#options.worker.call((remote) => remote.refreshArrayTypes());
+    } finally {
+      this.#isLearningTypes = false;
+    }
+  }
+
+  /** If the worker can do with them what this page would. */
+  #withValues(params: readonly unknown[] = [], options: QueryOptions = {}): QueryOptions & Valued {
+    const isOurs = !this.#ownSerializers && this.serializers === this.#serializers && !options.serializers;
+    return isOurs && params.every(isPlain) ? { ...options, [valuesOf]: params } : options;
+  }
+
   // Messages
 
   async execProtocolRaw(message: Uint8Array, _options: ExecProtocolOptions = {}): Promise<Uint8Array> {
-    const { bytes } = await this.#send([...this.#takeHeld(), message]);
+    const batch = [...this.#takeHeld(), message];
+    const { bytes } = await this.#ask((remote) => remote.exec(batch));
     return bytes;
   }
 
@@ -168,11 +212,13 @@ export class Connection extends BasePGlite implements AsyncDisposable {
   }
 
   /** The base class's own messages come with `syncToFs` false: only of those it is known what follows. */
-  async execProtocolStream(message: Uint8Array, options: ExecProtocolOptions = {}): Promise<Message[]> {
+  async execProtocolStream(message: Uint8Array, options: OwnOptions = {}): Promise<Message[]> {
     const first = message[0]!;
-    const ahead = this.#ahead;
-    this.#ahead = null;
-    if (ahead?.to === first) return this.#take(ahead.messages, options);
+    const ahead = this.#takeAhead(first);
+    if (ahead !== null) return this.#take(ahead, options);
+    const values = options[valuesOf];
+    if (first === kind.parse && values !== undefined)
+      return this.#take(await this.#wholeQuery(message, values), options);
     const isOwn = options.syncToFs === false;
     if (isOwn && (first === kind.bind || (first === kind.describe && this.#held.length > 0))) {
       this.#held.push(message);
@@ -180,18 +226,54 @@ export class Connection extends BasePGlite implements AsyncDisposable {
     }
     const next = isOwn ? following[first] : undefined;
     const batch = [...this.#takeHeld(), message];
-    const { bytes, lengths, blob } = await this.#send(next === undefined ? batch : [...batch, next]);
-    if (blob !== undefined) this.#writtenBlob = blob;
-    const end = next === undefined ? bytes.length : bytes.length - lengths.at(-1)!;
-    const answer = this.#parse(bytes.subarray(0, end));
-    if (next !== undefined) this.#ahead = { to: next[0]!, messages: this.#parse(bytes.subarray(end)) };
-    return this.#take(answer, options);
+    const all = next === undefined ? batch : [...batch, next];
+    const answer = await this.#ask((remote) => remote.exec(all));
+    const parts = this.#split(answer);
+    if (next !== undefined) this.#ahead = [{ to: next[0]!, messages: parts.pop()! }];
+    return this.#take(parts.flat(), options);
   }
 
-  async #send(batch: Uint8Array[]): Promise<ExecAnswer> {
+  /** The answer to Parse; what follows is ahead. */
+  async #wholeQuery(parse: Uint8Array, values: readonly unknown[]): Promise<Message[]> {
+    const answer = await this.#ask((remote) => remote.query(parse, values));
+    const [parsed, described, executed, synced] = this.#split(answer);
+    const isBound = answer.lengths[2]! > 0;
+    this.#ahead = [
+      { to: kind.describe, messages: described! },
+      // Without an answer, this page refuses the values itself, or PostgreSQL has.
+      ...(isBound
+        ? [
+            { to: kind.bind, messages: [] },
+            { to: kind.describe, messages: [] },
+            { to: kind.execute, messages: executed! },
+          ]
+        : []),
+      { to: kind.sync, messages: synced! },
+    ];
+    return parsed!;
+  }
+
+  #split({ bytes, lengths, blob }: ExecAnswer): Message[][] {
+    if (blob !== undefined) this.#writtenBlob = blob;
+    let end = 0;
+    return lengths.map((length) => {
+      end += length;
+      return this.#parse(bytes.subarray(end - length, end));
+    });
+  }
+
+  /** After an error what is between it and Sync is not asked for any more. */
+  #takeAhead(first: number): Message[] | null {
+    const index = this.#ahead.findIndex(({ to }) => to === first);
+    const found = index < 0 ? null : this.#ahead[index]!.messages;
+    this.#ahead = index < 0 ? [] : this.#ahead.slice(index + 1);
+    return found;
+  }
+
+  async #ask(call: (remote: Remote<ComputeMethods>) => Promise<ExecAnswer>): Promise<ExecAnswer> {
     if (this.#failure) throw this.#failure;
     try {
-      return await this.#options.worker.call((remote) => remote.exec(batch));
+      return await this.#options.worker.call(call);
     } catch (error) {
       await this.#learnFailure();
       throw this.#failure ?? error;
@@ -301,6 +383,15 @@ export class Connection extends BasePGlite implements AsyncDisposable {
     for (const listener of this.#listeners.get(channel) ?? []) queueMicrotask(() => listener(payload));
     for (const listener of this.#allListeners) queueMicrotask(() => listener(channel, payload));
   }
+}
+
+/** Whether it is the same on the other side of a worker: no class of the page's, with a `toString` or `toJSON` of its own. */
+function isPlain(value: unknown): boolean {
+  if (value === null || value === undefined) return true;
+  if (typeof value !== 'object') return typeof value !== 'function' && typeof value !== 'symbol';
+  if (Array.isArray(value)) return value.every((item) => typeof item !== 'object' || item === null);
+  const prototype: unknown = Object.getPrototypeOf(value);
+  return prototype === Date.prototype || prototype === Uint8Array.prototype;
 }
 
 /** As PostgreSQL folds an identifier. */

@@ -70,6 +70,45 @@ describe('a connection', () => {
     ]);
   });
 
+  it('asks serializers of the page, and objects that know how they are written', async () => {
+    const answer = await page.evaluate(async () => {
+      class Money {
+        readonly cents = 1250;
+        toString() {
+          return String(this.cents / 100);
+        }
+      }
+      const money = await pg.query('select $1::numeric as n', [new Money()]);
+      await pg.exec("create type mood as enum ('fine', 'tired')");
+      await pg.refreshArrayTypes();
+      const moods = await pg.query('select $1::mood[] as moods', [['tired', 'fine']]);
+      const few = await pg
+        .query('select $1::int + $2::int', [1])
+        .catch((error: Error & { code?: string }) => error.code);
+      const wrong = await pg
+        .query('select $1::int', [{ not: 'a number' }])
+        .catch((error: Error) => error instanceof Error);
+      const inside = await pg.transaction(async (tx) => [
+        (await tx.query('select $1::int as n', [5])).rows,
+        (await tx.sql`select ${6}::int as n`).rows,
+        tx.closed,
+      ]);
+      const original = pg.serializers[23]!;
+      pg.serializers[23] = (n: number) => String(n + 1);
+      const plusOne = await pg.query('select $1::int as n', [1]);
+      pg.serializers[23] = original;
+      return { money: money.rows, moods: moods.rows, few, wrong, inside, plusOne: plusOne.rows };
+    });
+    expect(answer).toMatchObject({
+      money: [{ n: '12.5' }],
+      moods: [{ moods: ['tired', 'fine'] }],
+      few: '08P01',
+      wrong: true,
+      inside: [[{ n: 5 }], [{ n: 6 }], false],
+      plusOne: [{ n: 2 }],
+    });
+  });
+
   it('gives the results of every statement of a script, and the settings it was opened with', async () => {
     const results = await page.evaluate(async () => {
       const results = await pg.exec(
