@@ -4,7 +4,7 @@
  *   its ancestor is            there it becomes
  *   none (a new database)      a timeline without ancestor, with all its layers
  *   a server timeline          a branch of that timeline: only the branch's own layers travel
- *   pulled from a server       the same: what was pulled does not go back
+ *   pulled from a server       the same: what was pulled does not go back, unless it is not there any more
  *   another branch of the tab  a branch of that one, of which the part below the branch point is pushed first, without a name
  *
  * What was pushed, and where to, is kept beside the timeline (`transfer.json`). A push that was cut off goes on where it was; a push of a branch that
@@ -106,7 +106,7 @@ class Push {
         });
         return { timelineId: target.id.timelineId, lsn: part.diskConsistentLsn };
       } catch (error) {
-        // An ancestor that was pushed before and is not there any more is pushed again.
+        // An ancestor that is not there any more is pushed again, or is in what was pulled.
         const isGone = isPageliteError(error, 'notFound') && error.data.timelineId === ancestor?.timelineId;
         if (!isGone || attempt > 1 || !(await this.#forgetAncestor(id, part))) throw error;
       }
@@ -171,8 +171,13 @@ class Push {
     return { timelineId: sent.timelineId, lsn };
   }
 
-  /** True if the ancestor is one that can be pushed again. */
+  /** True if the branch can do without what the server had: its ancestor is here, or everything was pulled. */
   async #forgetAncestor(id: TenantTimelineId, { ancestor }: IndexPart): Promise<boolean> {
+    const record = await this.#record(id);
+    if (record.pulledFrom !== null) {
+      await storeTransferRecord(this.#options.store, id, { ...record, pulledFrom: null });
+      return true;
+    }
     if (ancestor === null || !(await this.#isHere(id, ancestor.timelineId))) return false;
     await this.remember({ tenantId: id.tenantId, timelineId: ancestor.timelineId }, null);
     return true;

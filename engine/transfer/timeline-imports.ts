@@ -185,15 +185,7 @@ export class TimelineImports {
       const isThere = open.manifest.layers.every(({ name }) => target.layerNames.has(name));
       if (isThere) return { origin, lsn: lastRecordLsn, importId: open.importId };
     }
-    if (committed?.origin !== origin) {
-      throw new PageliteError(
-        'invalid',
-        `timeline ${id.timelineId} is there and is no earlier push of this: ${wayOut}`,
-        {
-          ...id,
-        },
-      );
-    }
+    if (committed?.origin !== origin) throw isTaken(id);
     if (committed.lsn !== lastRecordLsn) throw writtenSince(id, committed.lsn, lastRecordLsn);
     return committed;
   }
@@ -350,6 +342,11 @@ const keyOf = (id: TenantTimelineId): string => `${id.tenantId}/${id.timelineId}
 function layerNameOf(file: string): string {
   const dot = file.indexOf('.');
   return dot < 0 || file === indexFileName ? file : file.slice(0, dot);
+}
+
+function isTaken(id: TenantTimelineId): PageliteError {
+  const message = `timeline ${id.timelineId} is there and is no earlier push of this: ${wayOut}`;
+  return new PageliteError('invalid', message, { ...id });
 }
 
 function writtenSince(id: TenantTimelineId, lsn: Lsn, lastRecordLsn: Lsn): PageliteError {

@@ -73,6 +73,19 @@ describe('a pulled branch', () => {
     );
   });
 
+  it('is pushed back whole if the server has lost it', async () => {
+    const lost = await server.createTimeline();
+    await tab.exec('server', lost.timelineId, "create table t as select 'kept' as what");
+    const copy = await tab.storage.call('pull', lost.timelineId, null);
+    await server.call('DELETE', server.timelinePath(lost));
+    await tab.exec('tab', copy.timelineId, "insert into t values ('new')");
+    const { timelineId } = await tab.storage.call('push', copy.timelineId, 'whole', null);
+    expect(await tab.query('server', timelineId, 'select what from t order by 1')).toBe('kept\nnew');
+    expect(await server.get(server.timelinePath({ tenantId: server.tenantId, timelineId }))).toMatchObject({
+      json: { ancestor_timeline_id: null },
+    });
+  });
+
   it('works without the server', async () => {
     await tab.storage.call('goOffline');
     await server.stopPageserver('immediate');

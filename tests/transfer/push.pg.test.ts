@@ -6,8 +6,9 @@
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { TimelineId } from '../../engine/model/ids.ts';
+import type { Lsn } from '../../engine/model/lsn.ts';
 import { StorageProcesses } from '../support/storage-processes.ts';
-import { TabRig } from '../support/tab-rig.ts';
+import { currentLsn, TabRig } from '../support/tab-rig.ts';
 
 let server: StorageProcesses;
 let tab: TabRig;
@@ -25,23 +26,34 @@ const orders = `create table orders (id int primary key, what text);
   update orders set what = what || ' changed' where id % 7 = 0; delete from orders where id % 11 = 0;`;
 const count = 'select count(*), sum(length(what)) from orders';
 
-async function expectSame(local: TimelineId, there: TimelineId): Promise<void> {
+/** At its end, and at each LSN of its history that is given. */
+async function expectSame(local: TimelineId, there: TimelineId, history: readonly Lsn[] = []): Promise<void> {
   const { lastRecordLsn } = await tab.storage.call('status', 'server', there);
-  const ours = await tab.storage.call('contents', 'tab', local, lastRecordLsn);
-  expect(ours.size).toBeGreaterThan(500);
-  expect(await tab.storage.call('contents', 'server', there, lastRecordLsn)).toEqual(ours);
+  for (const lsn of [...history, lastRecordLsn]) {
+    const ours = await tab.storage.call('contents', 'tab', local, lsn);
+    expect(ours.size).toBeGreaterThan(500);
+    expect(await tab.storage.call('contents', 'server', there, lsn)).toEqual(ours);
+  }
 }
 
 describe('a database that began in the tab', () => {
   let local: TimelineId;
   let there: TimelineId;
+  let history: Lsn[];
 
   it('is on the server after a push, and a compute boots there', async () => {
     local = await tab.storage.call('createTimeline');
-    await tab.exec('tab', local, orders);
+    history = await tab.compute('tab', local, async (pg) => {
+      const lsns: Lsn[] = [];
+      for (const statement of orders.split(';')) {
+        await pg.exec(statement);
+        lsns.push(await currentLsn(pg));
+      }
+      return lsns;
+    });
     const pushed = await tab.storage.call('push', local, 'shop', null);
     there = pushed.timelineId;
-    await expectSame(local, there);
+    await expectSame(local, there, history);
     expect(await tab.storage.call('push', local, 'shop', null)).toEqual(pushed);
   });
 
@@ -51,7 +63,7 @@ describe('a database that began in the tab', () => {
     const again = await tab.storage.call('push', local, 'shop', null);
     expect(again.timelineId).toBe(there);
     expect((await tab.storage.call('bytesSent')) - before).toBeLessThan(1_000_000);
-    await expectSame(local, there);
+    await expectSame(local, there, history);
     const expected = await tab.query('tab', local, count);
     expect(await tab.query('server', there, count)).toBe(expected);
     await tab.exec('server', there, "insert into orders values (20001, 'on the server')");
