@@ -24,7 +24,7 @@ describe("a branch of a server on somebody's page without isolation", () => {
       await pg.exec('create table people (id int primary key, name text)');
       await pg.query('insert into people values ($1, $2)', [1, 'Ada']);
       // More WAL than one request takes, more pages than the cache and PostgreSQL's buffers hold.
-      await pg.exec('create table big as select g, repeat(md5(g::text), 60) as v from generate_series(1, 30000) g');
+      await pg.exec('create table big as select g, repeat(md5(g::text), 60) as v from generate_series(1, 12000) g');
       const { rows } = await pg.query('select count(*)::int as n, sum(length(v))::text as sum from big');
       const counters = await pg.pageCounters();
       await lite.close();
@@ -32,12 +32,12 @@ describe("a branch of a server on somebody's page without isolation", () => {
     });
     expect(answer.isolated).toBe(false);
     expect(answer.memory).toBe('undefined');
-    expect(answer.rows).toEqual([{ n: 30000, sum: String(30000 * 1920) }]);
+    expect(answer.rows).toEqual([{ n: 12000, sum: String(12000 * 1920) }]);
     expect(answer.counters.fromServer).toBeGreaterThan(300);
     expect(answer.counters.bytesFromServer).toBeGreaterThan(1_000_000);
     await rig.repository.ok('endpoint', 'start', 'main');
     const seen = 'select (select count(*)::int from people) as people, (select count(*)::int from big) as big';
-    expect(await rig.repository.sql('main', seen)).toEqual([{ people: 1, big: 30000 }]);
+    expect(await rig.repository.sql('main', seen)).toEqual([{ people: 1, big: 12000 }]);
     await rig.repository.ok('endpoint', 'stop', 'main');
   });
 
@@ -49,7 +49,7 @@ describe("a branch of a server on somebody's page without isolation", () => {
       await lite.close();
       return rows;
     });
-    expect(rows).toEqual([{ n: 30000, sum: String(30000 * 1920) }]);
+    expect(rows).toEqual([{ n: 12000, sum: String(12000 * 1920) }]);
   });
 
   it('is fenced by another writer, and says so', async () => {
@@ -95,6 +95,33 @@ describe("a branch of a server on somebody's page without isolation", () => {
     });
     expect(answer.lost).toMatch(/session of this page has ended.*connect again/);
     expect(answer.rows).toEqual([{ n: 1 }]);
+  });
+
+  it('does once what it was asked twice, when answers are lost on the way', async () => {
+    const context = await rig.context();
+    let lost = 0;
+    let count = 0;
+    // The server has done what it was asked; every third answer does not arrive.
+    await context.route(/\/api\/v1\/bridge\/./, async (route) => {
+      const response = await route.fetch();
+      if (++count % 3 !== 0) return route.fulfill({ response });
+      lost++;
+      return route.abort();
+    });
+    const page = await rig.tab(context, { page: 'plain' });
+    const rows = await page.evaluate(async () => {
+      const pg = await lite.connect('main', { pageCacheBytes: 2 * 1024 * 1024 });
+      await pg.exec('create table twice (n int)');
+      for (let n = 1; n <= 30; n++) await pg.query('insert into twice values ($1)', [n]);
+      await pg.exec('insert into twice select g from generate_series(31, 20000) g');
+      await pg.close();
+      const again = await lite.connect('main');
+      const { rows } = await again.query('select count(*)::int as n, sum(n)::int as sum from twice');
+      await lite.close();
+      return rows;
+    });
+    expect(lost).toBeGreaterThan(5);
+    expect(rows).toEqual([{ n: 20000, sum: (20000 * 20001) / 2 }]);
   });
 
   it("refuses a branch of the tab's own, and says which headers it needs", async () => {
