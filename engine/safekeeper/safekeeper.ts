@@ -8,11 +8,12 @@
  * - a timeline is opened once, when it is first asked for; one that is damaged fails its own callers, with an error that names the file
  * - a timeline that stopped (its medium failed) is opened anew at its next use; only a failed flush keeps it stopped, because what the
  *   medium then holds is not known before the process has started again
+ * - a proposer of a timeline that was deleted does not make it anew, empty: it is told. Known until the process ends
  */
 import { isPageliteError, PageliteError } from '../errors.ts';
 import type { NodeId, TenantTimelineId } from '../model/ids.ts';
 import type { Lsn } from '../model/lsn.ts';
-import type { ProposerGreeting } from '../protocol/proposer-acceptor.ts';
+import type { ProposerGreeting, ProposerId } from '../protocol/proposer-acceptor.ts';
 import { createChannelPair } from '../remote/channel-pair.ts';
 import type { Channel, Log, SafekeeperTimelineStatus, WalChunk, WalService } from '../services.ts';
 import { ProposerConnection } from './proposer-connection.ts';
@@ -26,12 +27,19 @@ export interface SafekeeperOptions {
   readonly log: Log;
 }
 
+/** Proposers of a timeline that are remembered: those that may still live, many times over. */
+const proposersMax = 16;
+
 export class Safekeeper implements WalService {
   readonly nodeId: NodeId;
   readonly #storage: SafekeeperStorage;
   readonly #log: Log;
   readonly #timelines = new Map<string, Promise<SafekeeperTimeline | null>>();
   readonly #loaded = new Set<SafekeeperTimeline>();
+  /** The latest proposers of each timeline, oldest first. */
+  readonly #proposers = new Map<string, Set<ProposerId>>();
+  /** The same of timelines that were deleted. */
+  readonly #deleted = new Map<string, ReadonlySet<ProposerId>>();
   #closed = false;
 
   constructor(options: SafekeeperOptions) {
@@ -77,12 +85,21 @@ export class Safekeeper implements WalService {
 
   /** Ends this timeline's connections and lets go of its files, so that whoever owns them may remove them. Its next use opens it anew. */
   async release(id: TenantTimelineId): Promise<void> {
-    const key = `${id.tenantId}/${id.timelineId}`;
+    const key = keyOf(id);
     const timeline = await this.#timelines.get(key)?.catch(() => null);
     this.#timelines.delete(key);
     if (timeline == null) return;
     this.#loaded.delete(timeline);
     await timeline.close();
+  }
+
+  /** Ends the timeline, and its proposers for good; then `removeFiles` is to remove what was stored of it. Again: does that again. */
+  async deleteTimeline(id: TenantTimelineId, removeFiles: () => Promise<void>): Promise<void> {
+    const key = keyOf(id);
+    this.#deleted.set(key, new Set([...(this.#deleted.get(key) ?? []), ...(this.#proposers.get(key) ?? [])]));
+    this.#proposers.delete(key);
+    await this.release(id);
+    await removeFiles();
   }
 
   /** Ends all connections; what was acknowledged, and how far it is committed, is on disk when it resolves. */
@@ -102,12 +119,24 @@ export class Safekeeper implements WalService {
 
   async #openOrCreate(greeting: ProposerGreeting): Promise<SafekeeperTimeline> {
     const id = greeting.timeline;
+    this.#checkNotDeleted(greeting);
     const existing = await this.#open(id);
     if (existing) return existing;
     // Another greeting may have been faster.
     const created = await this.#once(id, async () => (await this.#openStored(id)) ?? this.#create(greeting));
     if (created === null) throw notFound(id);
     return created;
+  }
+
+  /** A timeline of the same id that is pushed again has computes of its own. */
+  #checkNotDeleted({ timeline: id, proposerId }: ProposerGreeting): void {
+    const key = keyOf(id);
+    if (this.#deleted.get(key)?.has(proposerId)) {
+      const text = `timeline ${id.timelineId} was deleted: this compute cannot write to it any more`;
+      throw new PageliteError('notFound', text, { ...id, deleted: true });
+    }
+    const known = [...(this.#proposers.get(key) ?? [])].filter((other) => other !== proposerId);
+    this.#proposers.set(key, new Set([...known, proposerId].slice(-proposersMax)));
   }
 
   async #openStored(id: TenantTimelineId): Promise<SafekeeperTimeline | null> {
@@ -135,7 +164,7 @@ export class Safekeeper implements WalService {
     open: () => Promise<SafekeeperTimeline | null>,
   ): Promise<SafekeeperTimeline | null> {
     if (this.#closed) throw new PageliteError('closed', 'the safekeeper was closed', { ...id });
-    const key = `${id.tenantId}/${id.timelineId}`;
+    const key = keyOf(id);
     let stopped: SafekeeperTimeline | null = null;
     for (let opening = this.#timelines.get(key); opening !== undefined; opening = this.#timelines.get(key)) {
       const timeline = await opening;
@@ -162,6 +191,8 @@ export class Safekeeper implements WalService {
     if (this.#timelines.get(key) === opening) this.#timelines.delete(key);
   }
 }
+
+const keyOf = ({ tenantId, timelineId }: TenantTimelineId): string => `${tenantId}/${timelineId}`;
 
 function notFound(id: TenantTimelineId): PageliteError {
   return new PageliteError('notFound', `no timeline ${id.tenantId}/${id.timelineId} here`, { ...id });

@@ -141,8 +141,7 @@ export class EmbeddedStorage implements StorageApi {
     await this.pageserver.deleteTimeline(id).catch((error: unknown) => {
       if (!isPageliteError(error, 'notFound')) throw error;
     });
-    await this.safekeeper.release(id);
-    await this.safekeeperStorage.removeTimeline(id);
+    await this.safekeeper.deleteTimeline(id, () => this.safekeeperStorage.removeTimeline(id));
   }
 
   async getCommitLsn(id: TenantTimelineId): Promise<Lsn | null> {

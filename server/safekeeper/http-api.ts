@@ -57,8 +57,7 @@ export function safekeeperHttpApi({ safekeeper, storage, metrics, log }: Safekee
   });
   api.delete('/v1/tenant/:tenant/timeline/:timeline', async (c) => {
     const id = { tenantId: tenantId(c.req.param('tenant')), timelineId: timelineId(c.req.param('timeline')) };
-    await safekeeper.release(id);
-    await storage.removeTimeline(id);
+    await safekeeper.deleteTimeline(id, () => storage.removeTimeline(id));
     return c.json({});
   });
   api.get('/metrics', (c) => c.text(metrics.text(), 200, { 'content-type': 'text/plain; version=0.0.4' }));

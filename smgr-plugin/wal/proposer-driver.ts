@@ -62,6 +62,10 @@ const isRefusal = (error: unknown): error is PageliteError =>
 const isStorageFull = (error: unknown): error is PageliteError =>
   isPageliteError(error, 'unavailable') && error.data.storageFull === true;
 
+/** The safekeeper has deleted the timeline under this proposer. */
+const isDeleted = (error: unknown): error is PageliteError =>
+  isPageliteError(error, 'notFound') && error.data.deleted === true;
+
 /** One connection; a new one is a new object, so that events of an old one are told apart. */
 interface Link {
   readonly channel: Channel;
@@ -75,7 +79,7 @@ export class ProposerDriver {
   readonly #proposer: WalProposer;
   readonly #links: (Link | null)[];
   readonly #attempts: number[];
-  /** What each safekeeper refused its greeting with; null once it has not. */
+  /** What each safekeeper refused its greeting, or everything, with; null once it has not. */
   readonly #refusals: (PageliteError | null)[];
   readonly #closing = new AbortController();
   readonly #waiters = new CommitWaiters();
@@ -342,7 +346,7 @@ export class ProposerDriver {
     this.#step({ kind: 'disconnected', acceptor });
     this.#recoveryWakes[acceptor]?.();
     if (this.#ended) return;
-    if (isStorageFull(error) || (this.#elected && !link.answered && isRefusal(error))) {
+    if (isStorageFull(error) || isDeleted(error) || (this.#elected && !link.answered && isRefusal(error))) {
       this.#refusals[acceptor] = error;
       if (this.#giveUp(error)) return;
     }

@@ -332,6 +332,27 @@ describe('delete', () => {
     );
   });
 
+  it('ends a compute that nobody knows of, such as one in a tab, instead of letting it wait', async () => {
+    await server.ok('POST', '/api/v1/branches', { name: 'open', from: 'main' }, 201);
+    await rig.ok('endpoint', 'start', 'open', '--branch-name', 'open');
+    const client = await rig.connect('open');
+    await client.query('insert into t values (8)');
+    const open = await branch('open');
+    const { tenantId } = await server.ok<ServerStatus>('GET', '/api/v1/status');
+    const path = `/v1/tenant/${tenantId}/timeline/${open.timelineId}`;
+    const { safekeepers } = JSON.parse(readFileSync(join(rig.dir, 'config.json'), 'utf8'));
+    await server.ok('DELETE', path);
+    const removed = await fetch(`http://127.0.0.1:${safekeepers[0].httpPort}${path}`, { method: 'DELETE' });
+    expect(removed.status).toBe(200);
+    await expect(client.query('insert into t values (9)')).rejects.toThrow();
+    await expect
+      .poll(() => readFileSync(join(rig.dir, 'endpoints/open/compute.log'), 'utf8'), { timeout: 30_000 })
+      .toMatch(/was deleted: this compute cannot write to it any more/);
+    expect(await stored(open)).toEqual([false, false]);
+    await rig.run('endpoint', 'stop', 'open');
+    await server.ok('DELETE', '/api/v1/branches/open');
+  });
+
   it('that was cut off is finished by the next one', async () => {
     const doomed = await branch('mistake');
     const { tenantId } = await server.ok<ServerStatus>('GET', '/api/v1/status');
