@@ -87,6 +87,7 @@ export async function startConsole(repository: Repository, allowOrigins: readonl
   const running = runningPid(repository.consolePidFile);
   if (running !== null) {
     say(`console is already running, pid: ${running}`);
+    if (allowOrigins.length > 0) say('It takes --allow-origin only when it starts: pagelite stop, then start again');
     return consoleAddress(repository);
   }
   await mkdir(repository.consoleDir, { recursive: true });

@@ -1,10 +1,11 @@
 /**
  * The safekeeper's HTTP API, shaped like Neon's (safekeeper/src/http/routes.rs): for the CLI and operators. WAL does not pass here.
  *
- *   GET /v1/status                          {id}
- *   GET /v1/tenant/timeline                 [{tenant_id, timeline_id}]
- *   GET /v1/tenant/:t/timeline/:tl          term, term history, LSNs; 404 if it is not here, 500 naming the file if it is damaged
- *   GET /metrics                            Prometheus text
+ *   GET    /v1/status                       {id}
+ *   GET    /v1/tenant/timeline              [{tenant_id, timeline_id}]
+ *   GET    /v1/tenant/:t/timeline/:tl       term, term history, LSNs; 404 if it is not here, 500 naming the file if it is damaged
+ *   DELETE /v1/tenant/:t/timeline/:tl       its WAL goes, and its proposers end; {} also if it is not here
+ *   GET    /metrics                         Prometheus text
  */
 import { Hono } from 'hono';
 import { PageliteError } from '../../engine/errors.ts';

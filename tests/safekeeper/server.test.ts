@@ -40,9 +40,8 @@ afterEach(async () => {
   await rm(dir, { recursive: true });
 });
 
-/** Writes one record; returns the end of WAL. */
-async function commit(): Promise<Lsn> {
-  const driver = await ProposerDriver.elect({
+const elect = () =>
+  ProposerDriver.elect({
     id,
     services: [connectSafekeeper({ id: 7 as NodeId, host, port: server.ports.listen })],
     startLsnIfEmpty: startLsn,
@@ -51,6 +50,10 @@ async function commit(): Promise<Lsn> {
     random: nodeRandom,
     log: silentLog,
   });
+
+/** Writes one record; returns the end of WAL. */
+async function commit(): Promise<Lsn> {
+  const driver = await elect();
   const record = SyntheticWal.afterBoot(driver.startLsn).next(new Uint8Array(83));
   driver.append(record.startLsn, record.bytes);
   await driver.waitCommit(record.endLsn);
@@ -82,6 +85,38 @@ describe('HTTP', () => {
     expect(metrics).toContain(
       `safekeeper_flush_lsn{tenant_id="${id.tenantId}",timeline_id="${id.timelineId}"} 16777368`,
     );
+  });
+
+  it('deletes a timeline: its proposer ends with the reason, and a new one of the same id begins anew', async () => {
+    const path = `/v1/tenant/${id.tenantId}/timeline/${id.timelineId}`;
+    const remove = async () => (await fetch(`http://${host}:${server.ports.http}${path}`, { method: 'DELETE' })).status;
+    const driver = await elect();
+    const wal = SyntheticWal.afterBoot(driver.startLsn);
+    const first = wal.next(new Uint8Array(83));
+    driver.append(first.startLsn, first.bytes);
+    await driver.waitCommit(first.endLsn);
+    expect(await remove()).toBe(200);
+    const second = wal.next(new Uint8Array(83));
+    try {
+      driver.append(second.startLsn, second.bytes);
+    } catch (error) {
+      // It has heard of it already.
+      expect(error).toMatchObject({ kind: 'notFound' });
+    }
+    await expect(driver.waitCommit(second.endLsn)).rejects.toMatchObject({
+      kind: 'notFound',
+      message: expect.stringMatching(/was deleted: this compute cannot write to it any more/),
+    });
+    expect((await get(path)).status).toBe(404);
+    expect(await readdir(join(dir, id.tenantId))).toEqual([]);
+    // Again, and what was never there: a deletion that was cut off is repeated.
+    expect(await remove()).toBe(200);
+    // As of a branch that is pushed once more.
+    const again = await elect();
+    expect(again.startLsn).toBe(startLsn);
+    again.close();
+    await commit();
+    expect(await remove()).toBe(200);
   });
 
   it('says clearly what is not there, malformed or damaged', async () => {
