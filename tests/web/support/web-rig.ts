@@ -23,6 +23,8 @@ import { chromiumPath } from './chromium.ts';
 
 const chromiumArgs = ['--no-sandbox', '--disable-quic', '--disable-background-networking'];
 const localhost = '127.0.0.1';
+/** Of a wait in a page: a machine with more to do than cores is slow, not wrong. */
+const waitTimeoutMs = 100_000;
 
 /** What a page of the rig has in its global scope. */
 export interface TabGlobals {
@@ -103,7 +105,9 @@ export class WebRig {
   /** A context of the browser that the tests of one file share: storage of its own. */
   async context(): Promise<BrowserContext> {
     this.#browser ??= await this.#keep(chromium.launch({ executablePath: chromiumPath(), args: chromiumArgs }));
-    return this.#browser.newContext();
+    const context = await this.#browser.newContext();
+    context.setDefaultTimeout(waitTimeoutMs);
+    return context;
   }
 
   /** A browser that a test may kill. */
