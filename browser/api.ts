@@ -65,6 +65,8 @@ export interface NewBranch extends PointInTime {
 export interface ConnectOptions extends PointInTime {
   /** When the same name is in the tab and on the server. */
   readonly place?: 'server' | 'local';
+  /** To write to a server branch that an endpoint of the server writes to: that one is fenced, and ends. Without it such a branch is refused. */
+  readonly takeOver?: boolean;
   /** PostgreSQL settings, such as `work_mem`. */
   readonly settings?: Readonly<Record<string, string>>;
   /** Memory for pages beside PostgreSQL's shared buffers. */

@@ -63,6 +63,8 @@ export class Pagelite implements PageliteTab {
     const server = options.server === undefined ? null : new ServerClient(options.server);
     const lite = new Pagelite(server, options);
     try {
+      // Asked early; whoever needs it hears of a failure.
+      server?.status().catch(() => {});
       const artefacts = await loadPGliteArtefacts();
       const storage = {
         server: server?.url ?? null,
@@ -251,8 +253,9 @@ export class Pagelite implements PageliteTab {
   async #placeOf(branch: string, options: ConnectOptions): Promise<ComputeTarget> {
     const side = await sideOf(this.#names, branch, options.place);
     if (side === 'local') return { kind: 'local', branch, at: momentOf(options) };
-    const { id } = await this.#serverBranch(branch);
+    const { id, branch: known } = await this.#serverBranch(branch);
     const point = await this.#serverPoint(branch, options);
+    if (point === null && !options.takeOver) checkNobodyWrites(known);
     return { kind: 'server', id: point?.id ?? id, readOnlyAt: point?.lsn ?? null };
   }
 
@@ -299,6 +302,15 @@ export class Pagelite implements PageliteTab {
 
 function newComputeWorker(): WorkerLink<ComputeMethods> {
   return new WorkerLink(startComputeWorker(), 'compute');
+}
+
+/** Connecting fences an endpoint, whose clients would be thrown out; another tab that writes is not known to the server. */
+function checkNobodyWrites({ name, endpoints }: ServerBranch): void {
+  const writer = endpoints.find(({ status, readOnlyLsn }) => status === 'running' && readOnlyLsn === null);
+  if (!writer) return;
+  const ways = 'make a branch of it, read it with { lsn } or { at }, or end that endpoint with { takeOver: true }';
+  const text = `endpoint "${writer.name}" of the server writes to branch "${name}": ${ways}`;
+  throw new PageliteError('invalid', text, { branch: name, endpoint: writer.name });
 }
 
 function checkMoment({ lsn, at }: PointInTime): void {

@@ -73,6 +73,8 @@ class StorageThread {
   constructor(options: StorageOptions, tell: (event: StorageEvent) => void) {
     this.#options = options;
     this.#server = options.server === null ? null : new ServerClient(options.server);
+    // Asked early; whoever needs it hears of a failure.
+    this.#server?.status().catch(() => {});
     this.#tell = tell;
     this.#transfers = new BranchTransfers({ server: this.#server, repository: () => this.repository(), host });
   }

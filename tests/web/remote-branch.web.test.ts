@@ -163,6 +163,30 @@ describe('a branch of a server in a tab', () => {
     expect(told.refused).toBe(told.message);
   });
 
+  it('does not end an endpoint of the server unless it is told to', async () => {
+    await rig.repository.ok('endpoint', 'start', 'main');
+    const page = await rig.tab(await rig.context());
+    const answer = await page.evaluate(async () => {
+      const refused = await lite.connect('main').catch((e: Error & { kind?: string }) => `${e.kind}: ${e.message}`);
+      const main = (await lite.branches()).find(({ name }) => name === 'main')!;
+      const reader = await lite.connect('main', { lsn: main.lsn! });
+      const { rows } = await reader.query('select 1 as one');
+      await reader.close();
+      return { refused, rows };
+    });
+    expect(answer.refused).toMatch(/^invalid: endpoint "main" of the server writes to branch "main".*takeOver/);
+    expect(answer.rows).toEqual([{ one: 1 }]);
+    await rig.repository.sql('main', 'create table still_here ()');
+    const taken = await page.evaluate(async () => {
+      const pg = await lite.connect('main', { takeOver: true });
+      await pg.exec('create table taken_over ()');
+      await lite.close();
+      return pg.place;
+    });
+    expect(taken).toBe('server');
+    await rig.repository.run('endpoint', 'stop', 'main');
+  });
+
   it('refuses a second writer in the same tab, and reads the past beside it', async () => {
     const page = await rig.tab(await rig.context());
     const answer = await page.evaluate(async () => {
