@@ -9,7 +9,7 @@
  * - a bug in here poisons the compute: every later call throws it
  * - a read-only compute refuses to write, and nothing that PostgreSQL writes by itself there leaves it
  */
-import { PGlite, type PGliteOptions } from '@electric-sql/pglite';
+import { PGlite, type PGliteOptions, protocol } from '@electric-sql/pglite';
 import { assert, must } from '../engine/assert.ts';
 import { computeStartParams } from '../engine/basebackup/compute-params.ts';
 import { messageOf, type PageliteError } from '../engine/errors.ts';
@@ -19,6 +19,7 @@ import { BackendAbi } from './backend-abi.ts';
 import type { ComputeBridge } from './bridge/compute-bridge.ts';
 import type { ComputeStart } from './bridge/io-host.ts';
 import { SyncBridge } from './bridge/sync-bridge.ts';
+import { withDetail } from './error-detail.ts';
 import type { CacheCounters } from './pages/page-cache.ts';
 import { PageStore } from './pages/page-store.ts';
 import { MemorySpill, type SpillStore } from './pages/spill-store.ts';
@@ -88,12 +89,43 @@ export class Compute extends PGlite {
   override execProtocolRawSync(message: Uint8Array): Uint8Array {
     this.#storage.throwIfFailed();
     if (mayCommit(message, this.#inBlock)) this.#storage.expectCommit();
-    const answer = super.execProtocolRawSync(message);
+    const { errorCount } = this.#storage;
+    let answer = super.execProtocolRawSync(message);
     // A PANIC of the backend is swallowed by PGlite; why it panicked is known here.
     this.#storage.throwIfFailed();
+    // To PostgreSQL it was an "I/O error".
+    if (this.#storage.errorCount !== errorCount) answer = withDetail(answer, this.#storage.reason?.message ?? '');
     // ReadyForQuery ends with the state of the transaction; 'I': there is none.
     if (answer.length >= 6 && answer[answer.length - 6] === 0x5a) this.#inBlock = answer[answer.length - 1] !== 0x49;
     return answer;
+  }
+
+  override execProtocol(...args: Parameters<PGlite['execProtocol']>): ReturnType<PGlite['execProtocol']> {
+    return this.#explained(() => super.execProtocol(...args));
+  }
+
+  override execProtocolStream(
+    ...args: Parameters<PGlite['execProtocolStream']>
+  ): ReturnType<PGlite['execProtocolStream']> {
+    return this.#explained(() => super.execProtocolStream(...args));
+  }
+
+  /** PGlite has parsed an error before its answer could be completed here: it gets its detail afterwards. */
+  async #explained<T>(work: () => Promise<T>): Promise<T> {
+    const { errorCount } = this.#storage;
+    try {
+      return await work();
+    } catch (error) {
+      const { reason } = this.#storage;
+      if (
+        this.#storage.errorCount !== errorCount &&
+        reason !== null &&
+        error instanceof protocol.messages.DatabaseError
+      ) {
+        (error as { detail: string | undefined }).detail ??= reason.message;
+      }
+      throw error;
+    }
   }
 
   /** One hop to the I/O host and back, for benchmarks. */
@@ -218,6 +250,11 @@ class ComputeStorage implements Filesystem {
     return this.#mounted?.failure ?? this.#mounted?.lastError ?? null;
   }
 
+  /** Reads that have failed. */
+  get errorCount(): number {
+    return this.#mounted?.errorCount ?? 0;
+  }
+
   throwIfFailed(): void {
     if (!this.#closed) this.#mounted?.throwIfFailed();
   }
@@ -301,6 +338,7 @@ class MountedStorage {
   readonly #fs: PageliteFs;
   /** The last error of a read. */
   lastError: PageliteError | null = null;
+  errorCount = 0;
   /** A broken invariant in here. PGlite swallows what is thrown through PostgreSQL, so it is kept. */
   #bug: unknown = null;
 
@@ -413,6 +451,7 @@ class MountedStorage {
 
   #failed(error: unknown, path: string): void {
     this.lastError = error as PageliteError;
+    this.errorCount++;
     this.#log?.error('storage failed', { path, error: messageOf(error), ...this.lastError.data });
   }
 }

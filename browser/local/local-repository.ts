@@ -378,8 +378,7 @@ export class LocalRepository {
   async #removeTimeline(id: TenantTimelineId): Promise<void> {
     const { pageserver, safekeeper, safekeeperStorage } = this.#parts;
     await pageserver.deleteTimeline(id);
-    await safekeeper.release(id);
-    await safekeeperStorage.deleteTimeline(id);
+    await safekeeper.deleteTimeline(id, () => safekeeperStorage.deleteTimeline(id));
     await this.#retainPages();
   }
 

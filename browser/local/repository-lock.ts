@@ -11,8 +11,12 @@ export class RepositoryLock {
     this.#release = release;
   }
 
-  /** Throws `invalid` if another tab has it, and keeps it. */
+  /** Throws `invalid` if another tab has it, and keeps it, or if this page is not one to which the browser gives locks. */
   static acquire(name: string): Promise<RepositoryLock> {
+    if (navigator.locks === undefined) {
+      const text = 'a page has branches of its own only in a secure context: serve it by HTTPS, or from localhost';
+      return Promise.reject(new PageliteError('invalid', text, { repository: name }));
+    }
     return new Promise((resolve, reject) => {
       const signal = AbortSignal.timeout(lockWaitMs);
       const held = navigator.locks.request(`pagelite-${name}`, { signal }, () => {

@@ -11,7 +11,7 @@ import { isPageliteError, messageOf } from '../../engine/errors.ts';
 import type { Log, ObjectStore, TenantTemplate } from '../../engine/services.ts';
 import type { Progress } from '../api.ts';
 
-/** Version of @electric-sql/pglite, as in package.json (tests/tidy of the browser compare them). */
+/** Version of @electric-sql/pglite, tests/tidy-browser.test.ts compares it with what is installed. */
 export const pgliteVersion = '0.5.16';
 export const templateKey = `template-${pgliteVersion}-${templateVersion}.bin`;
 

@@ -7,6 +7,7 @@
 import { afterAll, beforeAll, describe, expect, it, onTestFailed } from 'vitest';
 import type { BranchInfo } from '../../browser/api.ts';
 import { databaseName } from '../../browser/stores/database.ts';
+import { parseLsn } from '../../engine/model/lsn.ts';
 import { SeededRandom } from '../support/seeded-random.ts';
 import { Chromium, type TabWorker } from './local/chromium.ts';
 import type { OpenRepository } from './local/repository-worker.ts';
@@ -39,7 +40,7 @@ const makeTable = 'create table t (id int primary key, v text)';
 
 describe('a local branch', () => {
   it('is all there after a reload, and so are its branches', async () => {
-    const tab = await openTab({ name: 'reload', limits: smallLayers });
+    const tab = await openTab({ name: 'reload', limits: smallLayers, ownTemplate: true });
     const main = await tab.call<BranchInfo>('create', 'main', { kind: 'new' });
     expect(main).toMatchObject({ place: 'local', ancestor: null, broken: null });
     const compute = await tab.call<number>('connect', 'main', 'end');
@@ -71,8 +72,7 @@ describe('a local branch', () => {
       ),
     ).toEqual([{ n: 5000, later: 100 }]);
     expect(await count(tab, await tab.call<number>('connect', 'feature/a', 'end'))).toBe(4000);
-    const [high, low] = lsn.split('/') as [string, string];
-    const past = { lsn: Number.parseInt(high, 16) * 2 ** 32 + Number.parseInt(low, 16) };
+    const past = { lsn: parseLsn(lsn) };
     const readOnly = await tab.call<number>('connect', 'main', past);
     expect(await tab.call('query', readOnly, `select count(*)::int as n from t where v = 'later'`)).toEqual([{ n: 0 }]);
     await expect(tab.call('query', readOnly, 'delete from t')).rejects.toThrow(/read-only/);
@@ -164,8 +164,7 @@ describe('a tab that is killed', () => {
     const tab = await openTab({ name, limits: smallLayers });
     // Also a reader, before any compute has taken the branch over.
     const [{ lsn }] = (await tab.call<BranchInfo[]>('branches')) as [BranchInfo];
-    const [high, low] = lsn!.split('/') as [string, string];
-    const end = { lsn: Number.parseInt(high, 16) * 2 ** 32 + Number.parseInt(low, 16) };
+    const end = { lsn: parseLsn(lsn!) };
     const reader = await tab.call<number>('connect', 'main', end);
     expect(await count(tab, reader)).toBeGreaterThanOrEqual(known);
     const compute = await tab.call<number>('connect', 'main', 'end');
@@ -208,8 +207,7 @@ describe('an origin without room', () => {
     // To write is refused with the same reason; to read is not.
     await expect(tab.call('connect', 'main', 'end')).rejects.toMatchObject({ data: { storageFull: true } });
     const [{ lsn }] = (await tab.call<BranchInfo[]>('branches')) as [BranchInfo];
-    const [high, low] = lsn!.split('/') as [string, string];
-    const end = { lsn: Number.parseInt(high, 16) * 2 ** 32 + Number.parseInt(low, 16) };
+    const end = { lsn: parseLsn(lsn!) };
     expect(await count(tab, await tab.call<number>('connect', 'main', end))).toBe(acknowledged);
     await chromium.setQuota(tab, null);
     compute = await tab.call<number>('connect', 'main', 'end');

@@ -10,8 +10,10 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { type BrowserContext, type CDPSession, chromium, type Page } from 'playwright-core';
-import { createServer, type ViteDevServer } from 'vite';
+import { createServer, type Plugin, type ViteDevServer } from 'vite';
+import { encodeTemplate } from '../../../engine/basebackup/tenant-template.ts';
 import { PageliteError } from '../../../engine/errors.ts';
+import { testTemplate } from '../../support/test-template.ts';
 import { chromiumPath } from '../support/chromium.ts';
 
 const here = dirname(fileURLToPath(import.meta.url));
@@ -55,6 +57,7 @@ export class Chromium {
       resolve: { alias: { vitest: join(here, 'suite.ts') } },
       optimizeDeps: { noDiscovery: true, include: [] },
       worker: { format: 'es' },
+      plugins: [templatePlugin()],
       server: { host: '127.0.0.1', port: 0, hmr: false, ws: false, watch: null, headers: isolation },
     });
     await vite.listen();
@@ -110,6 +113,18 @@ export class Chromium {
     await this.#vite.close();
     await rm(this.#folder, { recursive: true, force: true });
   }
+}
+
+/** The tenant template at /template.bin: initdb takes seconds in each repository that makes its own. */
+function templatePlugin(): Plugin {
+  return {
+    name: 'pagelite-template',
+    configureServer({ middlewares }) {
+      middlewares.use('/template.bin', (_request, response, next) => {
+        testTemplate().then((template) => response.end(encodeTemplate(template)), next);
+      });
+    },
+  };
 }
 
 export function tabWorker(page: Page): TabWorker {

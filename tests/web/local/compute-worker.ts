@@ -9,7 +9,16 @@ serveCalls({
   async start(start: ComputeStart, pageCacheBytes?: number) {
     pg = await openCompute(start, pageCacheBytes === undefined ? {} : { pageCacheBytes });
   },
-  query: async (sql: string, params?: unknown[]) => (await pg.query(sql, params)).rows,
+  async query(sql: string, params?: unknown[]) {
+    try {
+      return (await pg.query(sql, params)).rows;
+    } catch (error) {
+      // An error of PostgreSQL's, with the storage's reason for it.
+      const { message, detail } = error as { message: string; detail?: string };
+      if (detail === undefined) throw error;
+      throw new Error(`${message}: ${detail}`);
+    }
+  },
   /** Statements a second. `$1` is the number of the statement. */
   async rate(sql: string, count: number) {
     const params = sql.includes('$1');

@@ -21,6 +21,8 @@ export interface OpenRepository
   readonly name: string;
   /** Address of a console server. */
   readonly server?: string;
+  /** Makes its own template with initdb. */
+  readonly ownTemplate?: boolean;
 }
 
 interface Compute {
@@ -65,11 +67,14 @@ async function disconnect(compute: number): Promise<void> {
 }
 
 serveCalls({
-  async open({ server, ...options }: OpenRepository) {
+  async open({ server, ownTemplate, ...options }: OpenRepository) {
     repository = await LocalRepository.open({
       ...options,
       ...host,
       ...(server !== undefined && { openServerPages: serverPages(server) }),
+      ...(ownTemplate !== true && {
+        fetchTemplate: async () => new Uint8Array(await (await fetch('/template.bin')).arrayBuffer()),
+      }),
     });
   },
   create: (name: string, from: NewBranchSource) => repository.createBranch(name, from),
