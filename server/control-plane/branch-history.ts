@@ -4,7 +4,7 @@
  *
  * Invariant: LSNs rise along the history, from the start of the first ancestor to the end of the branch; a timeline answers for its part only.
  */
-import { PageliteError } from '../../engine/errors.ts';
+import { isPageliteError, PageliteError } from '../../engine/errors.ts';
 import type { TenantTimelineId } from '../../engine/model/ids.ts';
 import { formatLsn, type Lsn } from '../../engine/model/lsn.ts';
 import type { BranchHistory } from '../../engine/protocol/control-api.ts';
@@ -25,9 +25,11 @@ const ancestorsMax = 100;
 export async function historyOf(storage: StorageApi, id: TenantTimelineId): Promise<BranchHistory> {
   const parts: CommitHistory[] = [];
   for (const { timeline, until } of await lineage(storage, id)) {
-    const read = storage.commitHistory(timeline, until, commitsMax);
-    // The branch itself must be readable; an ancestor that is damaged ends the history.
-    const part = parts.length === 0 ? await read : await read.catch(() => null);
+    const part = await storage.commitHistory(timeline, until, commitsMax).catch((error: unknown) => {
+      // The branch itself must be readable; an ancestor that is damaged ends the history.
+      if (parts.length === 0 || !isPageliteError(error, 'corrupt')) throw error;
+      return null;
+    });
     if (part === null) break;
     parts.unshift(part);
   }

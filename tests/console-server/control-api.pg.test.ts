@@ -366,6 +366,51 @@ describe('delete', () => {
 });
 
 describe('the rest', () => {
+  it("the pageserver's own history of a timeline, within its bounds", async () => {
+    const { tenantId } = await server.ok<ServerStatus>('GET', '/api/v1/status');
+    const { timelineId } = await branch('main-before');
+    const path = `/v1/tenant/${tenantId}/timeline/${timelineId}/commit_history`;
+    const all = await server.ok<{ commits: { lsn: string; timestamp: string }[] }>('GET', path);
+    expect(all.commits.length).toBeGreaterThan(5);
+    const until = all.commits[3]!.lsn;
+    expect(await server.ok('GET', `${path}?until_lsn=${until}`)).toMatchObject({
+      end: { lsn: until, timestamp: all.commits[3]!.timestamp },
+      commits: all.commits.slice(0, 4),
+    });
+    expect(await server.ok('GET', `${path}?count_max=2`)).toMatchObject({
+      commits: [all.commits[0], all.commits.at(-1)],
+    });
+    for (const query of ['count_max=0', 'count_max=1001', 'count_max=x', 'until_lsn=zz']) {
+      expect((await server.ask('GET', `${path}?${query}`)).status).toBe(400);
+    }
+  });
+
+  it('a damaged ancestor: what needs it names the file, the rest goes on', async () => {
+    const { tenantId } = await server.ok<ServerStatus>('GET', '/api/v1/status');
+    const parent = await branch('main-before');
+    const child = await branch('main');
+    const index = join(rig.dir, 'pageserver_1/tenants', tenantId, 'timelines', parent.timelineId, 'index_part.json');
+    await rig.ok('stop');
+    const whole = readFileSync(index);
+    writeFileSync(index, whole.subarray(0, whole.length - 5));
+    await rig.ok('start');
+    expect((await branch('main-before')).broken).toMatch(/index_part\.json/);
+    expect(await server.ask('GET', '/api/v1/branches/main-before/history')).toMatchObject({
+      status: 500,
+      body: { kind: 'corrupt', msg: expect.stringMatching(/index_part\.json/) },
+    });
+    expect((await server.ok<ServerBranch[]>('GET', '/api/v1/branches')).length).toBeGreaterThan(3);
+    expect(child.ancestor!.timelineId).toBe(parent.timelineId);
+    expect(await server.ask('GET', '/api/v1/branches/main/history')).toMatchObject({
+      status: 500,
+      body: { kind: 'corrupt', msg: expect.stringMatching(/index_part\.json/) },
+    });
+    await rig.ok('stop');
+    writeFileSync(index, whole);
+    await rig.ok('start');
+    expect((await branch('main-before')).broken).toBeNull();
+  });
+
   it('metrics of both servers', async () => {
     const samples = await server.ok<MetricSample[]>('GET', '/api/v1/metrics');
     expect(new Set(samples.map(({ node }) => node))).toEqual(new Set(['pageserver', 'safekeeper 1']));
