@@ -1,5 +1,11 @@
 /** The SQL editor: CodeMirror with PostgreSQL's dialect, completion from the branch's schema, and a mark where PostgreSQL found an error. */
-import { autocompletion, closeBrackets, closeBracketsKeymap, completionKeymap } from '@codemirror/autocomplete';
+import {
+  autocompletion,
+  closeBrackets,
+  closeBracketsKeymap,
+  closeCompletion,
+  completionKeymap,
+} from '@codemirror/autocomplete';
 import { defaultKeymap, history, historyKeymap } from '@codemirror/commands';
 import { PostgreSQL, sql } from '@codemirror/lang-sql';
 import { bracketMatching, HighlightStyle, indentOnInput, syntaxHighlighting } from '@codemirror/language';
@@ -65,7 +71,8 @@ export function createEditor(
   const language = new Compartment();
   const dialect = (schema: Readonly<Record<string, readonly string[]>>) =>
     sql({ dialect: PostgreSQL, schema: schema as Record<string, string[]>, upperCaseKeywords: false });
-  const run = () => {
+  const run = (view: EditorView) => {
+    closeCompletion(view);
     options.onRun();
     return true;
   };
@@ -80,7 +87,7 @@ export function createEditor(
         indentOnInput(),
         bracketMatching(),
         closeBrackets(),
-        autocompletion(),
+        autocompletion({ icons: false }),
         language.of(dialect({})),
         syntaxHighlighting(colours),
         theme,

@@ -40,7 +40,7 @@ async function createBranch(name: string, place: 'server' | 'local', from = 'ser
 
 /** Starts it; its outcome is waited for by who knows it. */
 async function run(sql: string): Promise<void> {
-  await page.locator('.cm-content').click();
+  await page.locator('.cm-content').focus();
   await page.keyboard.press('Control+a');
   await page.keyboard.insertText(sql);
   await page.keyboard.press('Control+Enter');
