@@ -102,7 +102,8 @@ export class ImageCreation {
     await this.#retry(() =>
       index.update((part) => ({
         ...part,
-        imagedLsn: lsn,
+        // Layers from elsewhere may have come meanwhile, with images of their own.
+        imagedLsn: Math.max(part.imagedLsn, lsn) as Lsn,
         layers: [...part.layers, ...layers.map(({ name, size }) => ({ name, size }))],
       })),
     );

@@ -186,7 +186,8 @@ export class RunningTimeline {
       ...part,
       diskConsistentLsn,
       prevRecordLsn,
-      imagedLsn: part.imagedLsn < base ? part.imagedLsn : (Math.max(part.imagedLsn, piece.imagedLsn) as Lsn),
+      // Where they have images, none are made here: those of one LSN must not overlap.
+      imagedLsn: Math.max(part.imagedLsn, piece.imagedLsn) as Lsn,
       layers: [...part.layers, ...layers],
     }));
     timeline.extend(
@@ -195,7 +196,7 @@ export class RunningTimeline {
       layers.map(({ name, size }) => this.#layerFile(name, size)),
     );
     this.#onFed(diskConsistentLsn);
-    this.#images.kick();
+    this.#onFlushed();
   }
 
   flush(): Promise<void> {

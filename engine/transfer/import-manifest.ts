@@ -135,7 +135,9 @@ function checkLayer({ name, size, crc32c }: ManifestLayer, manifest: ImportManif
     throw invalid(`layer ${name} of ${size} bytes, at most ${importLayerBytesMax} are possible`);
   }
   if (!Number.isInteger(crc32c) || crc32c < 0 || crc32c > 0xffffffff) throw invalid(`layer ${name} has no checksum`);
-  const { base, startLsn, diskConsistentLsn } = manifest;
+  const { base, startLsn, diskConsistentLsn, imagedLsn } = manifest;
+  // The receiver makes images of its own above imagedLsn.
+  if (desc.kind === 'image' && desc.lsnStart > imagedLsn) throw invalid(`image layer ${name} is above imaged_lsn`);
   const first = base !== null ? base + 1 : desc.kind === 'delta' ? startLsn + 1 : startLsn;
   if (desc.lsnStart < first || desc.lsnEnd > diskConsistentLsn + 1) {
     throw invalid(`layer ${name} is outside of ${formatLsn(first)} to ${formatLsn(diskConsistentLsn)}`);

@@ -92,8 +92,8 @@ export class TimelineImports {
     return this.#inTurn(id, async () => {
       const { store, clock, random } = this.#host;
       const target = this.#host.find(id);
-      const record = await this.#loadRecord(id);
-      const committed = target === null ? null : this.#checkOwn(id, target, record, manifest);
+      const record = await this.#loadFinished(id, target);
+      const committed = target === null ? null : checkOwn(id, target, record, manifest);
       if ((committed?.lsn ?? null) !== manifest.base) return { kind: 'at', lsn: committed?.lsn ?? null };
       if (committed?.lsn === manifest.diskConsistentLsn) return { kind: 'at', lsn: committed.lsn };
       this.#checkAncestor(id, manifest);
@@ -122,10 +122,10 @@ export class TimelineImports {
 
   commit(id: TenantTimelineId, importId: string): Promise<void> {
     return this.#inTurn(id, async () => {
-      const { store } = this.#host;
-      const before = await this.#loadRecord(id);
+      const target = this.#host.find(id);
+      const before = await this.#loadFinished(id, target);
       // Its answer was lost.
-      if (before.committed?.importId === importId && this.#host.find(id) !== null) return;
+      if (before.committed?.importId === importId && target !== null) return;
       const { manifest, layers } = await this.#find(id, importId);
       const missing = layers.missing();
       if (missing.length > 0) {
@@ -134,10 +134,9 @@ export class TimelineImports {
         });
       }
       await this.#makeCurrent(id, manifest);
-      const committed = { origin: manifest.origin, lsn: manifest.diskConsistentLsn, importId };
-      await store.put(importFile(id), encodeImportRecord({ committed, open: null }));
-      this.#open.delete(keyOf(id));
-      this.#host.log.info('imported', { ...id, lsn: formatLsn(committed.lsn), layers: manifest.layers.length });
+      await this.#finish(id, importId, manifest);
+      const { diskConsistentLsn: lsn } = manifest;
+      this.#host.log.info('imported', { ...id, lsn: formatLsn(lsn), layers: manifest.layers.length });
     });
   }
 
@@ -172,24 +171,6 @@ export class TimelineImports {
 
   // Begin
 
-  /** Up to where the timeline has the manifest's history. Throws if it is another's, or was written since. */
-  #checkOwn(
-    id: TenantTimelineId,
-    target: ImportTarget,
-    { committed, open }: ImportRecord,
-    { origin }: ImportManifest,
-  ): NonNullable<ImportRecord['committed']> {
-    const { lastRecordLsn } = target;
-    if (open?.manifest.origin === origin && open.manifest.diskConsistentLsn === lastRecordLsn) {
-      // The index was stored, and then the crash came; or it brings nothing.
-      const isThere = open.manifest.layers.every(({ name }) => target.layerNames.has(name));
-      if (isThere) return { origin, lsn: lastRecordLsn, importId: open.importId };
-    }
-    if (committed?.origin !== origin) throw isTaken(id);
-    if (committed.lsn !== lastRecordLsn) throw writtenSince(id, committed.lsn, lastRecordLsn);
-    return committed;
-  }
-
   #checkAncestor({ tenantId }: TenantTimelineId, { ancestor }: ImportManifest): void {
     if (ancestor === null || this.#host.find({ tenantId, timelineId: ancestor.timelineId }) !== null) return;
     const message = `the ancestor, timeline ${ancestor.timelineId} of tenant ${tenantId}, does not exist`;
@@ -215,33 +196,39 @@ export class TimelineImports {
       const same = known.get(layer.name);
       if (same !== undefined && same.size === layer.size && same.crc32c === layer.crc32c) wanted.add(layer.name);
     }
-    await this.#removeFiles(id, target, (name) => !wanted.has(name));
+    await this.#removeFiles(id, target, before, (name) => !wanted.has(name));
   }
 
-  /** Of the files that no index names, layers and parts that `isDoomed`. */
+  /**
+   * Parts and layers of imports of which the `isDoomed` are not wanted. Layers of a timeline that is there only if an import has brought them, and the
+   * index does not name them: others it may just be writing.
+   */
   async #removeFiles(
     id: TenantTimelineId,
     target: ImportTarget | null,
+    brought: ImportManifest | null,
     isDoomed: (layerName: string) => boolean,
   ): Promise<void> {
     const { store } = this.#host;
     const folder = timelineFolder(id);
+    const ofImport = new Set(brought?.layers.map(({ name }) => name));
     for (const { key } of await store.list(folder)) {
       const file = key.slice(folder.length);
       const name = layerNameOf(file);
-      if (parseLayerName(name) === null || (file === name && target?.layerNames.has(name))) continue;
-      if (isDoomed(name)) await store.delete(key);
+      if (parseLayerName(name) === null || !isDoomed(name)) continue;
+      const isPart = file !== name;
+      const isOurs = target === null || (ofImport.has(name) && !target.layerNames.has(name));
+      if (isPart || isOurs) await store.delete(key);
     }
   }
 
   async #giveUp(id: TenantTimelineId): Promise<void> {
     const { store } = this.#host;
-    const { committed } = await this.#loadRecord(id);
-    const target = this.#host.find(id);
+    const { committed, open } = await this.#loadRecord(id);
     this.#open.delete(keyOf(id));
+    await this.#removeFiles(id, this.#host.find(id), open?.manifest ?? null, () => true);
     if (committed === null) await store.delete(importFile(id));
     else await store.put(importFile(id), encodeImportRecord({ committed, open: null }));
-    await this.#removeFiles(id, target, () => true);
   }
 
   // Commit
@@ -254,10 +241,7 @@ export class TimelineImports {
       await this.#host.create(id, part);
       return;
     }
-    const { base, diskConsistentLsn } = manifest;
-    const isThere = manifest.layers.every(({ name }) => target.layerNames.has(name));
-    // The index was stored, and then the crash came.
-    if (isThere && target.lastRecordLsn === diskConsistentLsn) return;
+    const { base } = manifest;
     if (base === null || target.lastRecordLsn !== base)
       throw writtenSince(id, base ?? invalidLsn, target.lastRecordLsn);
     await target.whileUnsettled(async () => {
@@ -270,6 +254,23 @@ export class TimelineImports {
     const { wal, clock, random, log } = this.#host;
     const fenced = await fenceWal(id, { services: wal, clock, random, log });
     if (fenced.hasWal) throw hasWal(id, exists);
+  }
+
+  /** The index names what was brought: the record says so, and what is left of its parts goes. */
+  async #finish(id: TenantTimelineId, importId: string, manifest: ImportManifest): Promise<ImportRecord> {
+    const committed = { origin: manifest.origin, lsn: manifest.diskConsistentLsn, importId };
+    await this.#removeFiles(id, this.#host.find(id), null, () => true);
+    await this.#host.store.put(importFile(id), encodeImportRecord({ committed, open: null }));
+    this.#open.delete(keyOf(id));
+    return { committed, open: null };
+  }
+
+  /** The record. Where the crash came after the index was stored, the rest is done first. */
+  async #loadFinished(id: TenantTimelineId, target: ImportTarget | null): Promise<ImportRecord> {
+    const record = await this.#loadRecord(id);
+    const { open } = record;
+    if (target === null || open === null || !isCurrent(target, open.manifest)) return record;
+    return this.#finish(id, open.importId, open.manifest);
   }
 
   // State
@@ -342,6 +343,26 @@ const keyOf = (id: TenantTimelineId): string => `${id.tenantId}/${id.timelineId}
 function layerNameOf(file: string): string {
   const dot = file.indexOf('.');
   return dot < 0 || file === indexFileName ? file : file.slice(0, dot);
+}
+
+/** The timeline has all of it. */
+function isCurrent(
+  { layerNames, lastRecordLsn }: ImportTarget,
+  { layers, diskConsistentLsn }: ImportManifest,
+): boolean {
+  return lastRecordLsn >= diskConsistentLsn && layers.every(({ name }) => layerNames.has(name));
+}
+
+/** Up to where the timeline has the manifest's history. Throws if it is another's, or was written since. */
+function checkOwn(
+  id: TenantTimelineId,
+  { lastRecordLsn }: ImportTarget,
+  { committed }: ImportRecord,
+  { origin }: ImportManifest,
+): NonNullable<ImportRecord['committed']> {
+  if (committed?.origin !== origin) throw isTaken(id);
+  if (committed.lsn !== lastRecordLsn) throw writtenSince(id, committed.lsn, lastRecordLsn);
+  return committed;
 }
 
 function isTaken(id: TenantTimelineId): PageliteError {
