@@ -295,6 +295,7 @@ export class LocalRepository {
     const { options, pageserver, branches, redo } = this.#parts;
     await this.#removeUnnamed();
     await this.#settleAll();
+    await this.#trimAll();
     if (branches.branches.length > 0) redo.warm();
     const { clock, log } = options;
     const timelines = () => branches.branches.map(timelineOf);
@@ -529,6 +530,22 @@ export class LocalRepository {
         options.log.warn('the end of a branch is not settled', { branch: record.name, error: messageOf(error) }),
       );
     await Promise.all(branches.branches.map(settle));
+  }
+
+  /**
+   * WAL that is in layers is read by nobody any more, and takes as much room again. Before any compute: one that is running may look back, at a
+   * transaction that it has prepared.
+   */
+  async #trimAll(): Promise<void> {
+    const { branches, pageserver, safekeeper, options } = this.#parts;
+    const trim = async (record: BranchRecord) => {
+      const id = timelineOf(record);
+      const { diskConsistentLsn } = await (await pageserver.openPages(id)).getStatus();
+      await safekeeper.trim(id, diskConsistentLsn);
+    };
+    const warn = (record: BranchRecord) => (error: unknown) =>
+      options.log.warn('the WAL of a branch is not given up', { branch: record.name, error: messageOf(error) });
+    await Promise.all(branches.branches.map((record) => trim(record).catch(warn(record))));
   }
 }
 

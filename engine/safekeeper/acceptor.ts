@@ -12,7 +12,7 @@
  * - WAL below commitLsn is never cut off
  * - flushLsn and commitLsn are record boundaries; what is not a valid record is refused before it is written
  */
-import { unreachable } from '../assert.ts';
+import { assert, unreachable } from '../assert.ts';
 import { PageliteError } from '../errors.ts';
 import { walSegmentSize } from '../limits.ts';
 import type { NodeId } from '../model/ids.ts';
@@ -85,6 +85,13 @@ export class Acceptor {
   /** Where the next append must begin: flushLsn and the beginning of a record that is not whole yet. */
   get writeLsn(): Lsn {
     return this.#scan.position;
+  }
+
+  /** WAL below `lsn`, the end of a committed record, is held no longer. */
+  raiseStart(lsn: Lsn): ControlState {
+    assert(lsn >= this.#control.startLsn && lsn <= this.#control.commitLsn, 'only committed WAL is given up');
+    this.#setControl({ startLsn: lsn });
+    return this.#control;
   }
 
   step(session: ProposerSession, message: ProposerMessage): AcceptorStep {

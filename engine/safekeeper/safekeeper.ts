@@ -83,6 +83,14 @@ export class Safekeeper implements WalService {
     return [...this.#loaded].filter((timeline) => !timeline.ended);
   }
 
+  /** See SafekeeperTimeline.trim. Does nothing to a timeline that is not here, or is not committed up to `lsn`. */
+  async trim(id: TenantTimelineId, lsn: Lsn): Promise<void> {
+    const timeline = await this.#open(id);
+    if (timeline !== null && timeline.startLsn > 0 && lsn > timeline.startLsn && lsn <= timeline.commitLsn) {
+      await timeline.trim(lsn);
+    }
+  }
+
   /** Ends this timeline's connections and lets go of its files, so that whoever owns them may remove them. Its next use opens it anew. */
   async release(id: TenantTimelineId): Promise<void> {
     const key = keyOf(id);

@@ -10,7 +10,7 @@
  * - WAL is durable before a control file that counts on it; a flush mark is lowered, durably, before WAL is cut off
  * - after a failed write nothing more is accepted: connections end, and the next use opens the timeline anew from what is on disk
  */
-import { AssertionError } from '../assert.ts';
+import { AssertionError, assert } from '../assert.ts';
 import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
 import { commitLsnLagBytesMax } from '../limits.ts';
 import type { NodeId, TenantTimelineId } from '../model/ids.ts';
@@ -71,6 +71,8 @@ export class SafekeeperTimeline {
   #savedCommitLsn: Lsn;
   #ended: PageliteError | null = null;
   #flushFailed = false;
+  /** Up to where WAL is to be given up; 0 if nothing is. */
+  #trimLsn = 0;
   #closing: Promise<void> | null = null;
 
   private constructor(
@@ -192,6 +194,20 @@ export class SafekeeperTimeline {
     this.#work();
   }
 
+  /**
+   * Gives up the WAL segments that lie wholly below `lsn`, the end of a committed record: for an owner who knows that all readers are past it. A crash
+   * leaves all of them, or a log that begins at `lsn`.
+   */
+  async trim(lsn: Lsn): Promise<void> {
+    assert(lsn <= this.#commitLsn, 'only committed WAL is given up');
+    this.#trimLsn = lsn;
+    while (this.#trimLsn > 0 && !this.#ended) {
+      this.#work();
+      await this.#working;
+    }
+    if (this.#ended) throw this.#ended;
+  }
+
   /** Resolves when flushLsn or commitLsn have moved, or the timeline has ended, or the signal fires. */
   changed(signal: AbortSignal): Promise<void> {
     if (this.#ended || signal.aborted) return Promise.resolve();
@@ -248,9 +264,19 @@ export class SafekeeperTimeline {
       const lag = this.#commitLsn - this.#savedCommitLsn;
       if (lag > commitLsnLagBytesMax || (lag > 0 && this.#targets.size === 0))
         await this.#saveControl(this.#acceptor.control);
+      if (this.#trimLsn > 0) await this.#dropTrimmed();
     } catch (error) {
       this.#fail(error);
     }
+  }
+
+  async #dropTrimmed(): Promise<void> {
+    const lsn = this.#trimLsn as Lsn;
+    if (lsn > this.#wal.startLsn && this.#wal.hasSegmentBelow(lsn)) {
+      await this.#saveControl(this.#acceptor.raiseStart(lsn));
+      await this.#wal.dropBefore(lsn);
+    }
+    this.#trimLsn = 0;
   }
 
   /** Undefined if all of it was done within the call, as a storage does that syncs in its caller's thread: a commit has nothing to wait for then. */

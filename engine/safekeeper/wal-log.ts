@@ -179,6 +179,23 @@ export class WalLog {
     this.#writeLsn = lsn;
   }
 
+  /** Whether a segment lies wholly below `lsn`. */
+  hasSegmentBelow(lsn: Lsn): boolean {
+    for (const start of this.#names.keys()) if (start + walSegmentSize <= lsn) return true;
+    return false;
+  }
+
+  /** The log begins at `lsn`: segments wholly below it are removed. That it does must be durable already. */
+  async dropBefore(lsn: Lsn): Promise<void> {
+    assert(lsn >= this.#startLsn && lsn <= this.#writeLsn, `drop before ${formatLsn(lsn)}`);
+    this.#startLsn = lsn;
+    for (const start of [...this.#names.keys()]) {
+      if (start + walSegmentSize > lsn) continue;
+      this.#full.delete(start);
+      await this.#removeSegment(start);
+    }
+  }
+
   /** Up to `lengthMax` bytes at `lsn`, below writeLsn; at least one. Never past the end of a segment unless it comes from memory. */
   readCached(lsn: Lsn, lengthMax: number): Uint8Array | null {
     return this.#tail.read(lsn, lengthMax);
@@ -281,6 +298,11 @@ export class WalLog {
       if (start === null) continue;
       if (startLsn === invalidLsn) {
         // A segment without a log to belong to: what is in it was never promised to anybody.
+        await this.#segments.remove(name);
+        continue;
+      }
+      if (start + walSegmentSize <= startLsn) {
+        // Given up, and a crash came between.
         await this.#segments.remove(name);
         continue;
       }

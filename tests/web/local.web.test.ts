@@ -36,6 +36,21 @@ async function closeTab(tab: TabWorker): Promise<void> {
 const count = async (tab: TabWorker, compute: number, table = 't') =>
   (await tab.call<{ n: number }[]>('query', compute, `select count(*)::int as n from ${table}`))[0]!.n;
 
+/** Of all WAL in the database. */
+function walBytes(tab: TabWorker, name: string): Promise<number> {
+  return tab.page.evaluate(async (database) => {
+    const wait = <T>(request: IDBRequest<T>) =>
+      new Promise<T>((resolve, reject) => {
+        request.onsuccess = () => resolve(request.result);
+        request.onerror = () => reject(request.error);
+      });
+    const open = await wait(indexedDB.open(database));
+    const records = (await wait(open.transaction('wal').objectStore('wal').getAll())) as { bytes: Uint8Array }[];
+    open.close();
+    return records.reduce((sum, { bytes }) => sum + bytes.length, 0);
+  }, databaseName(name));
+}
+
 const makeTable = 'create table t (id int primary key, v text)';
 
 describe('a local branch', () => {
@@ -115,6 +130,30 @@ describe('a local branch', () => {
     const again = await openTab({ name: 'reset' });
     expect((await again.call<BranchInfo[]>('branches')).map(({ name }) => name)).toEqual(['main']);
     await closeTab(again);
+  });
+
+  it('gives up WAL that is in layers at the next load', async () => {
+    const name = 'trimmed';
+    const tab = await openTab({ name });
+    await tab.call('create', 'main', { kind: 'new' });
+    const compute = await tab.call<number>('connect', 'main', 'end');
+    await tab.call('query', compute, makeTable);
+    await tab.call('query', compute, 'alter table t alter v set storage plain');
+    for (let i = 0; i < 20; i++) {
+      await tab.call(
+        'query',
+        compute,
+        `insert into t select i, repeat(md5(i::text), 200) from generate_series(${i * 300}, ${i * 300 + 299}) i`,
+      );
+    }
+    await tab.call('flush', 'main');
+    const before = await walBytes(tab, name);
+    expect(before).toBeGreaterThan(32 * 1024 * 1024);
+    await tab.page.reload();
+    await tab.call('open', { name });
+    expect(await walBytes(tab, name)).toBeLessThan(before - 16 * 1024 * 1024);
+    expect(await count(tab, await tab.call<number>('connect', 'main', 'end'))).toBe(6000);
+    await closeTab(tab);
   });
 
   it('is for one tab at a time, and the other hears so', async () => {
