@@ -2,7 +2,8 @@
  * R1, W1. Entry of a compute's worker: one PGlite on one branch. This thread may block in `Atomics.wait` on its pages and its commits, as no page may.
  *
  * Started by connection.ts. `open` gets a port from which the storage worker's ComputeStart comes, so that the basebackup does not pass through the
- * page, and PGlite is loaded meanwhile. Then the page sends messages of PostgreSQL's wire protocol, and parses the answers itself.
+ * page, and PGlite is loaded meanwhile. Then the page sends messages of PostgreSQL's wire protocol, and parses the answers itself. After `close` it may be
+ * opened again: the next connection then needs no script from a network that may be away.
  */
 import { protocol } from '@electric-sql/pglite';
 import { must } from '../engine/assert.ts';
@@ -142,7 +143,9 @@ const methods = {
   },
 
   async close(): Promise<void> {
-    await compute?.close();
+    const closing = compute;
+    [compute, bridge] = [null, null];
+    await closing?.close();
   },
 };
 

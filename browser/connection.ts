@@ -63,7 +63,7 @@ export interface ConnectionOptions {
   readonly worker: WorkerLink<ComputeMethods>;
   /** From the storage worker; null once the compute is closed there. */
   readonly counters: () => Promise<PlaceCounters | null>;
-  /** After the worker has closed its PGlite, or has ended. */
+  /** After the worker has closed its PGlite and may open another one, or has ended. */
   readonly onClosed: () => Promise<void>;
 }
 
@@ -153,15 +153,18 @@ export class Connection extends BasePGlite implements AsyncDisposable {
 
   async #close(): Promise<void> {
     const { worker, onClosed } = this.#options;
+    let problem: unknown = null;
     if (this.#failure === null) {
       // After what is under way; a query that was asked just now is in the queue a turn later.
       await new Promise((resolve) => setTimeout(resolve));
-      await this.#transactions.run(() => worker.call((remote) => remote.close()));
-      worker.terminate(new PageliteError('closed', 'the connection was closed'));
-    } else {
-      worker.terminate(this.#failure as PageliteError);
+      const closing = this.#transactions.run(() => worker.call((remote) => remote.close()));
+      problem = await closing.then(() => null).catch((error: unknown) => error);
     }
+    // A worker that did not close in order is not opened again.
+    if (this.#failure !== null || problem !== null) worker.terminate();
+    this.#failure ??= new PageliteError('closed', 'the connection was closed');
     await onClosed();
+    if (problem !== null) throw problem;
   }
 
   // Queries

@@ -46,7 +46,9 @@ export class Pagelite implements PageliteTab {
   readonly #storage: WorkerLink<StorageMethods>;
   readonly #progress: ((progress: Progress) => void) | undefined;
   readonly #connections = new Map<number, Connection>();
-  /** Started before anybody asks for it: loading PGlite's code takes a moment. */
+  /** Failures of computes that are still being opened. */
+  readonly #earlyFailures = new Map<number, PageliteError>();
+  /** Started before anybody asks for it: loading PGlite's code takes a moment, and may take a network that is not there later. */
   #spare: WorkerLink<ComputeMethods> | null;
   #nextTransfer = 1;
   #closing: Promise<void> | null = null;
@@ -125,9 +127,11 @@ export class Pagelite implements PageliteTab {
         readOnlyLsn: opened.readOnlyLsn,
         worker,
         counters: () => this.#storage.call((remote) => remote.counters(compute)),
-        onClosed: () => this.#closed(compute),
+        onClosed: () => this.#closed(compute, worker),
       });
       this.#connections.set(compute, connection);
+      const failed = this.#earlyFailures.get(compute);
+      if (failed) connection.fail(failed);
       this.#storage.ended.then((error) => connection.fail(error));
       try {
         await booting;
@@ -135,6 +139,7 @@ export class Pagelite implements PageliteTab {
         connection.fail(error as Error);
         throw error;
       }
+      if (this.#closing === null) this.#spare ??= newComputeWorker();
       // The first in the queue; whoever asks waits behind it.
       void connection._initArrayTypes().catch(() => {});
       return asBranchConnection(connection);
@@ -284,18 +289,31 @@ export class Pagelite implements PageliteTab {
   // Computes
 
   #takeSpare(): WorkerLink<ComputeMethods> {
-    const spare = this.#spare ?? newComputeWorker();
+    const spare = this.#spare;
     this.#spare = null;
-    return spare;
+    return spare === null || spare.hasEnded ? newComputeWorker() : spare;
   }
 
   #hear(event: StorageEvent): void {
-    if (event.kind === 'progress') this.#progress?.(event.progress);
-    else this.#connections.get(event.compute)?.fail(PageliteError.fromJSON(event.error));
+    if (event.kind === 'progress') {
+      this.#progress?.(event.progress);
+      return;
+    }
+    const error = PageliteError.fromJSON(event.error);
+    const connection = this.#connections.get(event.compute);
+    if (connection) connection.fail(error);
+    else this.#earlyFailures.set(event.compute, error);
   }
 
-  async #closed(compute: number): Promise<void> {
+  async #closed(compute: number, worker: WorkerLink<ComputeMethods>): Promise<void> {
+    if (this.#closing !== null) worker.terminate();
+    else if (!worker.hasEnded) {
+      // The one that has run before surely has its script.
+      this.#spare?.terminate();
+      this.#spare = worker;
+    }
     this.#connections.delete(compute);
+    this.#earlyFailures.delete(compute);
     await this.#storage.call((remote) => remote.closeCompute(compute)).catch(() => {});
   }
 }

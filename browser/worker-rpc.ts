@@ -36,34 +36,49 @@ export function serve(methods: object): void {
 export class WorkerLink<Methods> {
   readonly #worker: Worker;
   readonly #remote: Comlink.Remote<Methods>;
-  #end: (error: PageliteError) => void = () => {};
+  readonly #waiting = new Set<(error: PageliteError) => void>();
+  #error: PageliteError | null = null;
+  #reportEnd: (error: PageliteError) => void = () => {};
   /** Resolves once the worker does not answer any more. */
   readonly ended: Promise<PageliteError>;
-  readonly #rejected: Promise<never>;
 
   constructor(worker: Worker, name: string) {
     this.#worker = worker;
     this.#remote = Comlink.wrap<Methods>(worker);
     this.ended = new Promise((resolve) => {
-      this.#end = resolve;
+      this.#reportEnd = resolve;
     });
-    this.#rejected = this.ended.then((error) => Promise.reject(error));
-    this.#rejected.catch(() => {});
     worker.addEventListener('error', (event) => {
       const reason = event.message || 'its script cannot be loaded';
-      this.#end(
-        new PageliteError('unavailable', `the ${name} worker has failed: ${reason}`, { script: event.filename }),
-      );
-      worker.terminate();
+      const text = `the ${name} worker has failed: ${reason}`;
+      this.terminate(new PageliteError('unavailable', text, { script: event.filename }));
     });
   }
 
-  call<T>(run: (remote: Comlink.Remote<Methods>) => Promise<T>): Promise<T> {
-    return Promise.race([run(this.#remote), this.#rejected]);
+  get hasEnded(): boolean {
+    return this.#error !== null;
+  }
+
+  async call<T>(run: (remote: Comlink.Remote<Methods>) => Promise<T>): Promise<T> {
+    if (this.#error) throw this.#error;
+    let reject: (error: PageliteError) => void = () => {};
+    // One for each call: a promise that lives as long as the worker would keep every call that was ever raced with it.
+    const ended = new Promise<never>((_, rejects) => {
+      reject = rejects;
+    });
+    this.#waiting.add(reject);
+    try {
+      return await Promise.race([run(this.#remote), ended]);
+    } finally {
+      this.#waiting.delete(reject);
+    }
   }
 
   terminate(error: PageliteError = new PageliteError('closed', 'it was closed')): void {
-    this.#end(error);
     this.#worker.terminate();
+    if (this.#error) return;
+    this.#error = error;
+    for (const reject of this.#waiting) reject(error);
+    this.#reportEnd(error);
   }
 }

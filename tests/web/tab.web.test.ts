@@ -170,6 +170,9 @@ describe('a tab with a server', () => {
     await rig.stopConsole();
     const away = await page.evaluate(async () => {
       const branches = (await lite.branches()).map(({ name }) => name);
+      const first = await lite.connect('own');
+      await first.close();
+      // Not even a worker's script can be fetched.
       const pg = await lite.connect('own');
       const { rows } = await pg.query('select 1 as one');
       await pg.close();
