@@ -26,8 +26,9 @@ export class ConsoleClient {
     this.#dir = dir;
   }
 
+  /** A repository of before there was a console has the default one until that is taken. */
   get port(): number {
-    return JSON.parse(readFileSync(join(this.#dir, 'config.json'), 'utf8')).console.port;
+    return JSON.parse(readFileSync(join(this.#dir, 'config.json'), 'utf8')).console?.port ?? 9899;
   }
 
   get pidFile(): string {
