@@ -428,7 +428,8 @@ export class LocalRepository {
         broken: status.stopped,
       };
     } catch (error) {
-      if (!isPageliteError(error, 'corrupt') && !isPageliteError(error, 'notFound')) throw error;
+      // One that is damaged, or whose storage fails, does not keep the others from being listed.
+      if (!isPageliteError(error) || error.kind === 'closed') throw error;
       return { ...known, ancestor: null, startLsn: null, lsn: null, layerBytes: null, broken: error.message };
     }
   }

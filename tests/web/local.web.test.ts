@@ -248,6 +248,9 @@ describe('an origin without room', () => {
     const [{ lsn }] = (await tab.call<BranchInfo[]>('branches')) as [BranchInfo];
     const end = { lsn: parseLsn(lsn!) };
     expect(await count(tab, await tab.call<number>('connect', 'main', end))).toBe(acknowledged);
+    // Nor is there room for another database, of which nothing stays.
+    await expect(tab.call('create', 'second', { kind: 'new' })).rejects.toMatchObject({ data: { storageFull: true } });
+    expect((await tab.call<BranchInfo[]>('branches')).map(({ name }) => name)).toEqual(['main']);
     await chromium.setQuota(tab, null);
     compute = await tab.call<number>('connect', 'main', 'end');
     expect(await count(tab, compute)).toBe(acknowledged);
