@@ -19,12 +19,5 @@ serveCalls({
       throw new Error(`${message}: ${detail}`);
     }
   },
-  /** Statements a second. `$1` is the number of the statement. */
-  async rate(sql: string, count: number) {
-    const params = sql.includes('$1');
-    const start = performance.now();
-    for (let i = 1; i <= count; i++) await pg.query(sql, params ? [i] : []);
-    return (count * 1000) / (performance.now() - start);
-  },
   close: () => pg.close(),
 });

@@ -97,7 +97,6 @@ serveCalls({
       postMessage({ acknowledged: id });
     }
   },
-  rate: (compute: number, sql: string, count: number) => computes.get(compute)!.call('rate', sql, count),
   disconnect,
   async close() {
     for (const compute of [...computes.keys()]) await disconnect(compute);

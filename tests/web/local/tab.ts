@@ -4,7 +4,6 @@ import type { CallAnswer } from './calls.ts';
 const modules: Record<string, () => Worker> = {
   contracts: () => new Worker(new URL('./contracts-worker.ts', import.meta.url), { type: 'module' }),
   repository: () => new Worker(new URL('./repository-worker.ts', import.meta.url), { type: 'module' }),
-  idb: () => new Worker(new URL('./pglite-idb-worker.ts', import.meta.url), { type: 'module' }),
 };
 
 const name = new URLSearchParams(location.search).get('worker') ?? '';
