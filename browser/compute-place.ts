@@ -7,6 +7,7 @@
  *   local, hybrid    in the storage worker       shared memory
  */
 import { PageliteError } from '../engine/errors.ts';
+import { pageSize } from '../engine/limits.ts';
 import type { TenantTimelineId } from '../engine/model/ids.ts';
 import { formatLsn, type Lsn } from '../engine/model/lsn.ts';
 import type { Clock, Log, Random } from '../engine/services.ts';
@@ -114,7 +115,7 @@ function placeWithoutMemory(server: ServerClient, id: TenantTimelineId, readOnly
       const session = await XhrSession.open(server.url, open, onFailed);
       const { start, url } = session;
       startBytes = session.startBytes;
-      for (const { pages } of start.prewarm) startPages += pages.length / 8192;
+      for (const { pages } of start.prewarm) startPages += pages.length / pageSize;
       return { start, bridgeUrl: url, close: () => session.close() };
     },
     // The rest is counted by the compute, which reads without this worker.

@@ -1,4 +1,5 @@
 /** A PageService that counts the pages it has given: what a connection's `pageCounters` shows. */
+import { pageSize } from '../engine/limits.ts';
 import type { TenantTimelineId } from '../engine/model/ids.ts';
 import type { Key } from '../engine/model/key.ts';
 import type { Lsn } from '../engine/model/lsn.ts';
@@ -48,7 +49,7 @@ export class CountedPages implements PageService {
 
   async getBasebackup(lsn: Lsn | null, signal?: AbortSignal): Promise<Basebackup> {
     const basebackup = await this.#pages.getBasebackup(lsn, signal);
-    for (const { pages } of basebackup.prewarm) this.#counters.pages += pages.length / 8192;
+    for (const { pages } of basebackup.prewarm) this.#counters.pages += pages.length / pageSize;
     return basebackup;
   }
 
