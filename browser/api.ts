@@ -10,6 +10,9 @@
  * LSNs are text, such as `0/16B5A50`. Every rejection is a PageliteError or an error of PostgreSQL's.
  */
 import type { PGliteInterface } from '@electric-sql/pglite';
+import type { BranchHistory, HistoryPoint } from '../engine/protocol/control-api.ts';
+
+export type { BranchHistory, HistoryPoint };
 
 export type BranchPlace = 'server' | 'local' | 'hybrid';
 
@@ -92,8 +95,15 @@ export interface BranchConnection extends PGliteInterface {
   readonly place: BranchPlace;
   /** Read-only connections stand at this LSN; null for writing. */
   readonly readOnlyLsn: string | null;
+  /** By type: how values become JavaScript's. Those of arrays are learned from the database. */
+  readonly parsers: Readonly<Record<number | string, (text: string, type: number) => unknown>>;
   pageCounters(): Promise<PageCounters>;
-  /** Resolves if it ends without `close`: fenced by another writer, its storage gone. */
+  /**
+   * Ends it at once, in the midst of a statement too: what waits is rejected with `cancelled`, what was not committed is not there. A statement that was
+   * about to commit may have done so. The branch can be connected to again.
+   */
+  terminate(): Promise<void>;
+  /** Resolves if it ends without `close`: terminated, fenced by another writer, its storage gone. */
   readonly ended: Promise<Error>;
 }
 
@@ -135,6 +145,10 @@ export interface PageliteTab {
   /** Back to the head of the branch it came from. */
   reset(branch: string, place?: 'server' | 'local'): Promise<BranchInfo>;
   delete(branch: string, place?: 'server' | 'local'): Promise<void>;
+  /** When it was committed to. Before it began, that is the history of the branch it came from; of a branch in the tab, as far as the tab has that. */
+  history(branch: string, place?: 'server' | 'local'): Promise<BranchHistory>;
+  /** A moment of a branch's history: the last LSN with everything committed until then, and the branch that has it. */
+  pointAt(branch: string, at: Date, place?: 'server' | 'local'): Promise<HistoryPoint>;
   layers(branch: string, place?: 'server' | 'local'): Promise<StorageLayers>;
   /** What the tab's repository takes, and may take, of this origin's storage. */
   storage(): Promise<{ readonly usedBytes: number; readonly quotaBytes: number; readonly cachedPages: number }>;

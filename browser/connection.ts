@@ -147,6 +147,17 @@ export class Connection extends BasePGlite implements AsyncDisposable {
     return this.#closing;
   }
 
+  async terminate(): Promise<void> {
+    const error = new PageliteError('cancelled', 'the connection was ended while it was working', {
+      branch: this.branch,
+    });
+    this.fail(error);
+    // A close that waits for what is under way.
+    this.#failure ??= error;
+    this.#options.worker.terminate(error);
+    await this.#closing?.catch(() => {});
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }

@@ -14,8 +14,10 @@ import { type Lsn, parseLsn } from '../engine/model/lsn.ts';
 import type { ServerBranch } from '../engine/protocol/control-api.ts';
 import type {
   BranchConnection,
+  BranchHistory,
   BranchInfo,
   ConnectOptions,
+  HistoryPoint,
   NewBranch,
   OpenOptions,
   PageliteTab,
@@ -173,7 +175,7 @@ export class Pagelite implements PageliteTab {
 
   async reset(branch: string, place?: Side): Promise<BranchInfo> {
     const side = await sideOf(this.#names, branch, place);
-    if (side === 'local') return this.#storage.call((remote) => remote.resetLocalBranch(branch, null));
+    if (side === 'local') return this.#storage.call((remote) => remote.resetLocalBranch(branch));
     return serverBranchInfo(await this.#needServer(branch).resetBranch(branch, {}));
   }
 
@@ -181,6 +183,18 @@ export class Pagelite implements PageliteTab {
     const side = await sideOf(this.#names, branch, place);
     if (side === 'local') return this.#storage.call((remote) => remote.deleteLocalBranch(branch));
     await this.#needServer(branch).deleteBranch(branch);
+  }
+
+  async history(branch: string, place?: Side): Promise<BranchHistory> {
+    const side = await sideOf(this.#names, branch, place);
+    if (side === 'server') return this.#needServer(branch).history(branch);
+    return this.#storage.call((remote) => remote.localHistory(branch));
+  }
+
+  async pointAt(branch: string, at: Date, place?: Side): Promise<HistoryPoint> {
+    const side = await sideOf(this.#names, branch, place);
+    if (side === 'server') return this.#needServer(branch).point(branch, { at });
+    return this.#storage.call((remote) => remote.localPointAt(branch, at.getTime()));
   }
 
   async layers(branch: string, place?: Side): Promise<StorageLayers> {

@@ -11,7 +11,7 @@
 import { must } from '../engine/assert.ts';
 import { isPageliteError, messageOf, PageliteError } from '../engine/errors.ts';
 import type { TenantTimelineId } from '../engine/model/ids.ts';
-import { formatLsn, type Lsn } from '../engine/model/lsn.ts';
+import { formatLsn, type Lsn, parseLsn } from '../engine/model/lsn.ts';
 import type { ComputeStart } from '../smgr-plugin/bridge/io-host.ts';
 import type { BranchInfo, BranchPlace, Progress, StorageLayers } from './api.ts';
 import { browserClock, browserRandom, createLog } from './browser-host.ts';
@@ -152,6 +152,15 @@ class StorageThread {
     this.#transferring.get(transfer)?.abort(new PageliteError('cancelled', 'it was cancelled'));
   }
 
+  /** A hybrid branch goes to the end of the server's: what was acknowledged there, which its pageserver may have yet to ingest. */
+  async resetLocalBranch(name: string): Promise<BranchInfo> {
+    const repository = await this.repository();
+    const origin = repository.serverOrigin(name);
+    const onServer = origin === null ? [] : await (this.#server?.branches() ?? []);
+    const lsn = onServer.find(({ timelineId }) => timelineId === origin)?.lsn ?? null;
+    return repository.resetBranch(name, lsn === null ? null : parseLsn(lsn));
+  }
+
   async close(): Promise<void> {
     for (const transfer of this.#transferring.keys()) this.cancelTransfer(transfer);
     for (const compute of [...this.#computes.keys()]) await this.closeCompute(compute);
@@ -235,9 +244,10 @@ const methods = {
   localBranch: async (name: string) => (await opened().repository()).branch(name),
   createLocalBranch: async (name: string, from: NewBranchSource) =>
     (await opened().repository()).createBranch(name, from),
-  resetLocalBranch: async (name: string, serverLsn: Lsn | null) =>
-    (await opened().repository()).resetBranch(name, serverLsn),
+  resetLocalBranch: (name: string) => opened().resetLocalBranch(name),
   deleteLocalBranch: async (name: string) => (await opened().repository()).deleteBranch(name),
+  localHistory: async (name: string) => (await opened().repository()).history(name),
+  localPointAt: async (name: string, timestampMs: number) => (await opened().repository()).pointAt(name, timestampMs),
   localLayers: async (name: string): Promise<StorageLayers> => {
     const { inMemory, files } = await (await opened().repository()).layers(name);
     const text = ({ startLsn, endLsn }: { startLsn: Lsn; endLsn: Lsn }) => ({

@@ -27,23 +27,16 @@ export function formatTime(date: Date, precise = false): string {
   return precise ? `${day} ${time}.${String(date.getMilliseconds()).padStart(3, '0')}` : `${day} ${time}`;
 }
 
-export interface Cell {
-  readonly text: string;
-  readonly kind: 'null' | 'number' | 'text';
-}
-
-/** A value as PGlite's parsers give it. */
-export function formatCell(value: unknown): Cell {
-  if (value === null || value === undefined) return { text: 'NULL', kind: 'null' };
-  if (typeof value === 'number' || typeof value === 'bigint') return { text: String(value), kind: 'number' };
-  if (typeof value === 'boolean') return { text: value ? 'true' : 'false', kind: 'text' };
-  if (value instanceof Date) return { text: value.toISOString().replace('T', ' ').replace('Z', '+00'), kind: 'text' };
-  if (value instanceof Uint8Array) {
-    const hex = [...value.subarray(0, 64)].map((byte) => byte.toString(16).padStart(2, '0')).join('');
-    return { text: `\\x${hex}${value.length > 64 ? `… (${value.length} bytes)` : ''}`, kind: 'text' };
-  }
-  if (typeof value === 'object') return { text: JSON.stringify(value), kind: 'text' };
-  return { text: String(value), kind: 'text' };
+/**
+ * Rows as spreadsheets take them from the clipboard: tabs between values, quoted where one has a tab, a line end or a quote of its own. NULL is
+ * empty, an empty text is quoted.
+ */
+export function tabSeparated(rows: Iterable<readonly (string | null)[]>): string {
+  const cell = (value: string | null): string => {
+    if (value === null) return '';
+    return value === '' || /[\t\r\n"]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value;
+  };
+  return Array.from(rows, (row) => row.map(cell).join('\t')).join('\n');
 }
 
 /** An LSN `1/16B5A50` as a number. */

@@ -1,10 +1,25 @@
-/** One run of the editor's text: what came back, how long it took and where its pages came from. */
+/**
+ * One run of the editor's text: what came back, how long it took and where its pages came from.
+ *
+ * Values are shown as PostgreSQL writes them: a JavaScript Date would lose microseconds, and a number its digits.
+ */
 import type { BranchConnection, PageCounters } from '../api.ts';
 
+export interface Column {
+  readonly name: string;
+  readonly isNumber: boolean;
+}
+
+/** PostgreSQL's text of each value; null is NULL. */
+export type Row = readonly (string | null)[];
+
 export interface ResultSet {
-  readonly columns: readonly string[];
-  readonly rows: readonly (readonly unknown[])[];
-  readonly affected: number | null;
+  readonly columns: readonly Column[];
+  readonly rows: readonly Row[];
+  /** Such as `INSERT`; empty if PostgreSQL gave none. */
+  readonly command: string;
+  /** Rows that it tells of. */
+  readonly count: number | null;
 }
 
 export interface QueryError {
@@ -26,16 +41,17 @@ export interface QueryRun {
 
 /** `from` is where `text` begins in the editor. Never rejects: what goes wrong is part of the run. */
 export async function runQuery(pg: BranchConnection, text: string, from: number): Promise<QueryRun> {
-  const before = await pg.pageCounters();
+  const before = await pg.pageCounters().catch(() => noPages);
   const start = performance.now();
   let sets: ResultSet[] = [];
   let error: QueryError | null = null;
   try {
-    const results = await pg.exec(text, { rowMode: 'array' });
-    sets = results.map(({ fields, rows, affectedRows }) => ({
-      columns: fields.map(({ name }) => name),
-      rows: rows as unknown as unknown[][],
-      affected: affectedRows ?? null,
+    const results = await pg.exec(text, { rowMode: 'array', parsers: textParsers(pg) });
+    sets = results.map(({ fields, rows, command = '', rowCount = null }) => ({
+      columns: fields.map(({ name, dataTypeID }) => ({ name, isNumber: numberTypes.has(dataTypeID) })),
+      rows: rows as unknown as Row[],
+      command,
+      count: rowCount,
     }));
   } catch (cause) {
     error = queryError(cause, text, from);
@@ -44,6 +60,15 @@ export async function runQuery(pg: BranchConnection, text: string, from: number)
   const after = await pg.pageCounters().catch(() => before);
   return { sets, error, tookMs, pages: difference(before, after) };
 }
+
+const noPages: PageCounters = { fromCache: 0, fromTab: 0, fromServer: 0, bytesFromServer: 0 };
+
+/** int8, int2, int4, oid, float4, float8, money, numeric. */
+const numberTypes: ReadonlySet<number> = new Set([20, 21, 23, 26, 700, 701, 790, 1700]);
+
+/** Leave every value the text that it came as, in place of PGlite's parsers. */
+const textParsers = (pg: BranchConnection): Record<number, (text: string) => string> =>
+  Object.fromEntries(Object.keys(pg.parsers).map((type) => [type, (text: string) => text]));
 
 function difference(before: PageCounters, after: PageCounters): PageCounters {
   return {

@@ -23,7 +23,8 @@ export interface OpenBranch {
 
 export type Opening =
   | { readonly kind: 'none' }
-  | { readonly kind: 'opening'; readonly branch: BranchInfo }
+  /** `after`: the branch that is open yet, as a statement runs on it. */
+  | { readonly kind: 'opening'; readonly branch: BranchInfo; readonly after: OpenBranch | null }
   | { readonly kind: 'open'; readonly open: OpenBranch }
   | { readonly kind: 'failed'; readonly branch: BranchInfo; readonly error: string };
 
@@ -102,12 +103,14 @@ export class ConsoleState {
   /** `write`: even where an endpoint runs, which it fences. */
   async openBranch(branch: BranchInfo, options: { at?: Date; lsn?: string; write?: boolean } = {}): Promise<void> {
     const turn = ++this.#turn;
-    await this.#closeOpen();
-    this.opening = { kind: 'opening', branch };
+    await this.#closeOpen(branch);
+    if (turn !== this.#turn) return;
+    this.opening = { kind: 'opening', branch, after: null };
     try {
       const writer = branch.place === 'server' && !options.write ? this.writerOf(branch) : null;
       const moment = momentOf(branch, options, writer);
-      const connection = await this.lite.connect(branch.name, { place: sideOf(branch), ...moment });
+      const takeOver = options.write === true;
+      const connection = await this.lite.connect(branch.name, { place: sideOf(branch), takeOver, ...moment });
       if (turn !== this.#turn) {
         await connection.close();
         return;
@@ -129,9 +132,20 @@ export class ConsoleState {
   }
 
   async closeBranch(): Promise<void> {
-    this.#turn++;
-    await this.#closeOpen();
-    this.opening = { kind: 'none' };
+    const turn = ++this.#turn;
+    await this.#closeOpen(null);
+    if (turn === this.#turn) this.opening = { kind: 'none' };
+  }
+
+  /** Ends the statement that runs, and with it the session, as nothing else reaches a PostgreSQL that is busy in a worker; and opens the branch again. */
+  async stop(): Promise<void> {
+    const { open, opening } = this;
+    if (opening.kind === 'opening') await opening.after?.connection.terminate();
+    if (open === null) return;
+    const { branch, at } = open;
+    this.opening = { kind: 'opening', branch, after: null };
+    await open.connection.terminate();
+    await this.openBranch(branch, at === null ? {} : { lsn: at.lsn, ...(at.time && { at: at.time }) });
   }
 
   async createBranch(name: string, options: NewBranch): Promise<BranchInfo> {
@@ -202,16 +216,21 @@ export class ConsoleState {
   }
 
   async #closeIf({ timelineId }: BranchInfo): Promise<void> {
-    if (this.open?.branch.timelineId === timelineId) await this.closeBranch();
+    const { opening } = this;
+    const current = opening.kind === 'open' ? opening.open.branch : opening.kind === 'none' ? null : opening.branch;
+    if (current?.timelineId === timelineId) await this.closeBranch();
   }
 
-  async #closeOpen(): Promise<void> {
-    const { open } = this;
-    if (open && !open.connection.closed) await open.connection.close().catch(() => {});
+  /** Waits for what is under way on it, and says so: `next` opens after it. */
+  async #closeOpen(next: BranchInfo | null): Promise<void> {
+    const after = this.opening.kind === 'opening' ? this.opening.after : this.open;
+    if (after === null) return;
+    if (next) this.opening = { kind: 'opening', branch: next, after };
+    await after.connection.close().catch(() => {});
   }
 }
 
-const sideOf = ({ place }: BranchInfo): 'server' | 'local' => (place === 'server' ? 'server' : 'local');
+export const sideOf = ({ place }: BranchInfo): 'server' | 'local' => (place === 'server' ? 'server' : 'local');
 
 function momentOf(
   branch: BranchInfo,

@@ -22,6 +22,7 @@ import {
   timelineId,
 } from '../../engine/model/ids.ts';
 import { formatLsn, type Lsn } from '../../engine/model/lsn.ts';
+import type { BranchHistory, HistoryPoint } from '../../engine/protocol/control-api.ts';
 import { PostgresRedo } from '../../engine/redo/postgres-redo.ts';
 import { Safekeeper } from '../../engine/safekeeper/safekeeper.ts';
 import type {
@@ -33,6 +34,7 @@ import type {
   TimelineStatus,
   WalService,
 } from '../../engine/services.ts';
+import { historyOfLineage, type LineagePart, partWith } from '../../engine/timeline/branch-history.ts';
 import { type LayerInfo, Pageserver, type PageserverLimits } from '../../engine/timeline/pageserver.ts';
 import { ProposerDriver } from '../../smgr-plugin/wal/proposer-driver.ts';
 import type { BranchInfo, BranchPlace, Progress } from '../api.ts';
@@ -43,6 +45,7 @@ import { PageCache } from '../stores/page-cache.ts';
 import { BranchList, type BranchOrigin, type BranchRecord, type PushedState, timelineOf } from './branch-list.ts';
 import { flushWhenIdle } from './idle-flush.ts';
 import { LazyRedo } from './lazy-redo.ts';
+import { localLineage } from './local-history.ts';
 import { RepositoryLock } from './repository-lock.ts';
 import { tabLimits } from './tab-limits.ts';
 import { loadTabTemplate, type TemplateSource } from './tab-template.ts';
@@ -261,6 +264,27 @@ export class LocalRepository {
   async lsnOf(branch: string, at: BranchMoment): Promise<Lsn> {
     const id = this.timelineOf(branch);
     return at === 'end' ? this.#endLsn(id) : this.#momentOf(branch, id, at);
+  }
+
+  /** As far back as the tab has it. */
+  async history(branch: string): Promise<BranchHistory> {
+    return historyOfLineage(this.#parts.pageserver, await this.#lineage(this.timelineOf(branch)));
+  }
+
+  /** Which branch has a moment of this one's history, and at which LSN. Throws `invalid` for one that is not in it. */
+  async pointAt(branch: string, timestampMs: number): Promise<HistoryPoint> {
+    const { pageserver, branches } = this.#parts;
+    const lineage = await this.#lineage(this.timelineOf(branch));
+    const { timeline } = (await partWith(pageserver, lineage, { timestampMs })) ?? lineage.at(-1)!;
+    const { timelineId } = timeline;
+    const name = branches.nameOf(timelineId) ?? timelineId;
+    return { timelineId, branch: name, lsn: formatLsn(await this.#momentOf(name, timeline, { timestampMs })) };
+  }
+
+  /** The server's timeline that a hybrid branch began on; null if it began in this tab. */
+  serverOrigin(branch: string): string | null {
+    const { origin } = this.#parts.branches.get(branch);
+    return origin?.place === 'server' ? origin.timelineId : null;
   }
 
   async storage(): Promise<{ usedBytes: number; quotaBytes: number; cachedPages: number }> {
@@ -488,6 +512,10 @@ export class LocalRepository {
     const older =
       answer.kind === 'past' ? 'has no commits that are as old as' : 'has no commits with a time, asked for';
     throw new PageliteError('invalid', `branch "${branch}" ${older} ${when}: ${span}`, { branch, timestamp: when });
+  }
+
+  async #lineage(id: TenantTimelineId): Promise<LineagePart[]> {
+    return localLineage(this.#parts.pageserver, id, await this.#endLsn(id));
   }
 
   /** Up to where everything that was acknowledged is. */

@@ -3,10 +3,10 @@ import { InvalidArgumentError } from 'commander';
 import { isPageliteError, messageOf } from '../../engine/errors.ts';
 import { type TenantId, type TimelineId, tenantId, timelineId } from '../../engine/model/ids.ts';
 import { formatLsn, type Lsn, parseLsn } from '../../engine/model/lsn.ts';
+import { parseTimestamp } from '../../engine/model/timestamp.ts';
 import { parseOrigin } from '../console/config.ts';
 import { Repository, repositoryDir } from '../control-plane/repository.ts';
 import { HttpStorage } from '../control-plane/storage-clients.ts';
-import { parseTimestamp } from '../control-plane/timestamp.ts';
 
 export interface Terminal {
   out(line: string): void;

@@ -6,6 +6,7 @@ import { z } from 'zod';
 import { PageliteError } from '../../engine/errors.ts';
 import { type TenantId, type TenantTimelineId, timelineId } from '../../engine/model/ids.ts';
 import { formatLsn, type Lsn, parseLsn } from '../../engine/model/lsn.ts';
+import { parseTimestamp } from '../../engine/model/timestamp.ts';
 import type {
   HistoryPoint,
   MetricSample,
@@ -24,7 +25,6 @@ import { listEndpoints, statusOf, timelineOf } from '../control-plane/endpoints.
 import type { Repository } from '../control-plane/repository.ts';
 import type { TimelineInfo } from '../control-plane/storage-api.ts';
 import type { HttpStorage } from '../control-plane/storage-clients.ts';
-import { parseTimestamp } from '../control-plane/timestamp.ts';
 import { answerError, answerNotFound, readBody, readQuery } from '../process/http-errors.ts';
 import { parseMetrics } from './parse-metrics.ts';
 

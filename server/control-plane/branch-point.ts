@@ -5,7 +5,7 @@
  */
 import { PageliteError } from '../../engine/errors.ts';
 import { formatLsn, type Lsn } from '../../engine/model/lsn.ts';
-import { formatTimestamp } from './timestamp.ts';
+import { formatTimestamp } from '../../engine/model/timestamp.ts';
 
 export interface BranchExtent {
   /** The branch's name, for messages. */

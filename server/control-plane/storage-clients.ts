@@ -9,13 +9,13 @@ import { z } from 'zod';
 import { type ErrorKind, errorKinds, isPageliteError, messageOf, PageliteError } from '../../engine/errors.ts';
 import { type TenantId, type TenantTimelineId, type TimelineId, tenantId, timelineId } from '../../engine/model/ids.ts';
 import { formatLsn, type Lsn, parseLsn } from '../../engine/model/lsn.ts';
+import { formatTimestamp } from '../../engine/model/timestamp.ts';
 import type { LayerSummary } from '../../engine/protocol/control-api.ts';
 import { forPidHeader } from '../process/http-errors.ts';
 import { runningPid } from '../process/pid-file.ts';
 import type { TimestampAnswer } from './branch-point.ts';
 import { localhost, type NodeConfig, type Repository } from './repository.ts';
 import type { CommitHistory, StorageApi, TimelineInfo } from './storage-api.ts';
-import { formatTimestamp } from './timestamp.ts';
 
 /** Longer than anything a server waits for by itself. */
 const requestTimeoutMs = 90_000;

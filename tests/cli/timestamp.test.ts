@@ -1,7 +1,7 @@
 /** Times as people and PostgreSQL write them are read to the microsecond; anything else is refused, not guessed. */
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { formatTimestamp, parseTimestamp } from '../../server/control-plane/timestamp.ts';
+import { formatTimestamp, parseTimestamp } from '../../engine/model/timestamp.ts';
 
 const noon = Date.UTC(2026, 0, 31, 12);
 

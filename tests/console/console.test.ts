@@ -5,7 +5,7 @@
 import { describe, expect, it } from 'vitest';
 import type { BranchInfo, StorageLayers } from '../../browser/api.ts';
 import { diffObjects, type SchemaObject } from '../../browser/console/diff.ts';
-import { formatBytes, formatCell, formatMs, lsnNumber, lsnText } from '../../browser/console/format.ts';
+import { formatBytes, formatMs, lsnNumber, lsnText, tabSeparated } from '../../browser/console/format.ts';
 import { layerBoxes } from '../../browser/console/layer-picture.ts';
 import { treeRows } from '../../browser/console/tree.ts';
 
@@ -117,17 +117,15 @@ describe('the picture of layers', () => {
 });
 
 describe('what is shown', () => {
-  it.each([
-    [null, 'NULL', 'null'],
-    [42, '42', 'number'],
-    [12345678901234567890n, '12345678901234567890', 'number'],
-    [true, 'true', 'text'],
-    [new Date('2026-01-31T12:00:00.123Z'), '2026-01-31 12:00:00.123+00', 'text'],
-    [new Uint8Array([0xde, 0xad]), '\\xdead', 'text'],
-    [{ a: [1, 2] }, '{"a":[1,2]}', 'text'],
-    ['', '', 'text'],
-  ])('%s as %s', (value, text, kind) => {
-    expect(formatCell(value)).toEqual({ text, kind });
+  it('rows for the clipboard: a value with tabs or line ends stays one, NULL differs from an empty text', () => {
+    const rows = [
+      ['id', 'a "name"'],
+      ['1', null],
+      ['', 'two\nlines\tand a tab'],
+      ['"', 'plain'],
+    ];
+    const lines = ['id\t"a ""name"""', '1\t', '""\t"two\nlines\tand a tab"', '""""\tplain'];
+    expect(tabSeparated(rows)).toBe(lines.join('\n'));
   });
 
   it('sizes and times in units that fit', () => {

@@ -1,7 +1,7 @@
 /**
  * pg_wal in a compute: a commit is one wait for the quorum, WAL streams while a transaction runs, and old WAL costs no memory.
  */
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { EmbeddedRig } from '../support/embedded-rig.ts';
 
 describe('WAL of a compute', () => {
@@ -17,8 +17,14 @@ describe('WAL of a compute', () => {
     await compute.pg.exec('create table t(id int, pad text)');
     expect(await rig.storage.call('commitLsn', timeline)).toBe(await compute.lsn());
     await compute.pg.exec("begin; insert into t select g, repeat('x', 500) from generate_series(1, 20000) g");
-    // The transaction is not committed, but PostgreSQL's WAL buffers are smaller than it is.
-    expect((await rig.storage.call('commitLsn', timeline)) - compute.bootLsn).toBeGreaterThan(5_000_000);
+    // The transaction is not committed, but PostgreSQL's WAL buffers are smaller than it is: what left them is on its way.
+    await vi.waitFor(
+      async () => {
+        const written = (await rig.storage.call('commitLsn', timeline)) - compute.bootLsn;
+        expect(written).toBeGreaterThan(5_000_000);
+      },
+      { timeout: 20_000 },
+    );
     await compute.pg.exec('commit');
     expect(await rig.storage.call('commitLsn', timeline)).toBe(await compute.lsn());
     await compute.close();

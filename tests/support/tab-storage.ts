@@ -163,7 +163,9 @@ async function openTab({ artefacts, server }: TabData): Promise<TabMethods> {
     },
     async branchOfServer(from, lsn) {
       const id = newId(server.tenantId);
-      await pageserver.createTimeline(id, { timelineId: from, lsn });
+      // As a tab does: the server's end of a branch is what was acknowledged, which its pageserver may have yet to ingest.
+      const committed = await serverWal.getStatus({ tenantId: server.tenantId, timelineId: from });
+      await pageserver.createTimeline(id, { timelineId: from, lsn: lsn ?? committed?.commitLsn ?? null });
       return id.timelineId;
     },
     async startHost(place, timeline) {

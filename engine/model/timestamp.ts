@@ -3,7 +3,7 @@
  *
  * A time is a number of milliseconds since the Unix epoch, with a fraction; a JavaScript number holds today's to a quarter of a microsecond.
  */
-import { PageliteError } from '../../engine/errors.ts';
+import { PageliteError } from '../errors.ts';
 
 const shape = /^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2})(:\d{2})?(?:\.(\d{1,9}))?)?\s*(Z|[+-]\d{2}(?::?\d{2})?)?$/i;
 
