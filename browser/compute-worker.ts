@@ -76,6 +76,8 @@ class Batch {
 
 let compute: Compute | null = null;
 let bridge: ComputeBridge | null = null;
+/** The page learns them itself, for what it parses; here they are for values. */
+let hasArrayTypes = false;
 const opened = (): Compute => must(compute, 'the compute is open');
 
 const methods = {
@@ -91,7 +93,9 @@ const methods = {
         memory === null ? new XhrBridge(must(bridgeUrl, 'the server runs the I/O host')) : new SyncBridge(memory);
       return bridge;
     };
-    compute = await openCompute({ readOnly, start }, { ...options, openBridge, log: createLog('compute') });
+    const log = createLog('compute');
+    hasArrayTypes = false;
+    compute = await openCompute({ readOnly, start }, { ...options, openBridge, log, lateArrayTypes: true });
   },
 
   /**
@@ -111,6 +115,8 @@ const methods = {
   async query(parse: Uint8Array, values: readonly unknown[]): Promise<ExecAnswer> {
     const { serialize } = protocol;
     const batch = new Batch();
+    // In a transaction that has failed they cannot be had; the query is refused for the same reason.
+    if (!hasArrayTypes && values.some(Array.isArray)) await methods.refreshArrayTypes().catch(() => {});
     await batch.run(parse);
     const described = await batch.run(serialize.describe({ type: 'S' }));
     const bind = batch.failed ? null : bindMessage(described, values);
@@ -137,9 +143,10 @@ const methods = {
     return { cacheHits: opened().cacheCounters.hits, serverPages: pagesRead, serverBytes: bytesRead };
   },
 
-  /** After new types were made. */
+  /** After new types were made, and before the first value that is an array. */
   async refreshArrayTypes(): Promise<void> {
     await opened().refreshArrayTypes();
+    hasArrayTypes = true;
   },
 
   async close(): Promise<void> {

@@ -62,22 +62,22 @@ export class Pagelite implements PageliteTab {
     this.#spare = newComputeWorker();
   }
 
-  /** Does not wait for the server. Rejects if the browser has not what it takes, or PGlite's files cannot be had. */
+  /** Waits for nothing: neither for the server nor for PGlite's files, which are asked for. Rejects if the browser has not what it takes. */
   static async open(options: OpenOptions = {}): Promise<Pagelite> {
     const server = options.server === undefined ? null : new ServerClient(options.server);
     const lite = new Pagelite(server, options);
     try {
       // Asked early; whoever needs it hears of a failure.
       server?.status().catch(() => {});
-      const artefacts = await loadPGliteArtefacts();
+      loadPGliteArtefacts().catch(() => {});
       const storage = {
         server: server?.url ?? null,
         name: options.name ?? repositoryNameDefault,
         pageCacheBudgetBytes: options.pageCacheBudgetBytes ?? null,
-        artefacts,
       };
       const tell = proxy((event: StorageEvent) => lite.#hear(event));
-      await lite.#storage.call((remote) => remote.open(storage, tell));
+      // A worker that has failed rejects every call after this one, too.
+      lite.#storage.call((remote) => remote.open(storage, tell, proxy(loadPGliteArtefacts))).catch(() => {});
       return lite;
     } catch (error) {
       lite.#terminate();
@@ -112,11 +112,13 @@ export class Pagelite implements PageliteTab {
     try {
       const place = await this.#placeOf(branch, options);
       const readOnly = options.lsn !== undefined || options.at !== undefined;
-      const artefacts = await loadPGliteArtefacts();
-      const computeOptions = { artefacts, ...computeOptionsOf(options) };
-      const booting = worker.call((remote) =>
-        remote.open({ readOnly, options: computeOptions }, transfer(port.port2, [port.port2])),
-      );
+      const boot = async () => {
+        const computeOptions = { artefacts: await loadPGliteArtefacts(), ...computeOptionsOf(options) };
+        await worker.call((remote) =>
+          remote.open({ readOnly, options: computeOptions }, transfer(port.port2, [port.port2])),
+        );
+      };
+      const booting = boot();
       // Both ends are told of a failure; the storage's is the reason.
       booting.catch(() => {});
       const opened = await this.#storage.call((remote) =>

@@ -30,8 +30,10 @@ export interface StorageOptions {
   readonly server: string | null;
   readonly name: string;
   readonly pageCacheBudgetBytes: number | null;
-  readonly artefacts: PGliteArtefacts;
 }
+
+/** From the page, which shares them with every worker. */
+export type LoadArtefacts = () => Promise<PGliteArtefacts>;
 
 /** What to open. */
 export type ComputeTarget =
@@ -60,6 +62,7 @@ class StorageThread {
   readonly #options: StorageOptions;
   readonly #server: ServerClient | null;
   readonly #tell: (event: StorageEvent) => void;
+  readonly #loadArtefacts: LoadArtefacts;
   readonly #computes = new Map<number, RunningCompute>();
   /** Timelines that are open for writing, or are being opened. */
   readonly #written = new Set<string>();
@@ -70,8 +73,9 @@ class StorageThread {
   #repository: Promise<LocalRepository> | null = null;
   #nextCompute = 1;
 
-  constructor(options: StorageOptions, tell: (event: StorageEvent) => void) {
+  constructor(options: StorageOptions, tell: (event: StorageEvent) => void, loadArtefacts: LoadArtefacts) {
     this.#options = options;
+    this.#loadArtefacts = loadArtefacts;
     this.#server = options.server === null ? null : new ServerClient(options.server);
     // Asked early; whoever needs it hears of a failure.
     this.#server?.status().catch(() => {});
@@ -168,11 +172,11 @@ class StorageThread {
   }
 
   async #openRepository(): Promise<LocalRepository> {
-    const { name, artefacts, pageCacheBudgetBytes } = this.#options;
+    const { name, pageCacheBudgetBytes } = this.#options;
     const server = this.#server;
     return LocalRepository.open({
       name,
-      artefacts,
+      artefacts: this.#loadArtefacts,
       fetchTemplate: fetchBundledTemplate,
       ...host,
       ...(pageCacheBudgetBytes !== null && { pageCacheBudgetBytes }),
@@ -231,8 +235,8 @@ let thread: StorageThread | null = null;
 const opened = (): StorageThread => must(thread, 'the storage is open');
 
 const methods = {
-  open(options: StorageOptions, tell: (event: StorageEvent) => void): void {
-    thread = new StorageThread(options, tell);
+  open(options: StorageOptions, tell: (event: StorageEvent) => void, loadArtefacts: LoadArtefacts): void {
+    thread = new StorageThread(options, tell, loadArtefacts);
   },
   openCompute: (at: ComputeTarget, port: MessagePort) => opened().openCompute(at, port),
   closeCompute: (compute: number) => opened().closeCompute(compute),

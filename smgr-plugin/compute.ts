@@ -50,6 +50,8 @@ export interface ComputeOptions {
   /** Lines of PostgreSQL's own log. */
   readonly onServerLog?: (line: string) => void;
   readonly pglite?: Pick<PGliteOptions, 'parsers' | 'serializers' | 'debug' | 'initialMemory'>;
+  /** For who sends messages of the wire protocol and parses the answers: the database's array types are learned by `refreshArrayTypes`, not at boot. */
+  readonly lateArrayTypes?: boolean;
 }
 
 /**
@@ -65,16 +67,18 @@ const readOnlySettings = ['default_transaction_read_only=on'];
 
 export class Compute extends PGlite {
   readonly #storage: ComputeStorage;
+  readonly #lateArrayTypes: boolean;
   #inBlock = false;
 
-  private constructor(storage: ComputeStorage, options: PGliteOptions) {
+  private constructor(storage: ComputeStorage, options: PGliteOptions, lateArrayTypes: boolean) {
     super(options);
     this.#storage = storage;
+    this.#lateArrayTypes = lateArrayTypes;
   }
 
   /** Use `openCompute`. */
-  static async open(storage: ComputeStorage, options: PGliteOptions): Promise<Compute> {
-    const compute = new Compute(storage, options);
+  static async open(storage: ComputeStorage, options: PGliteOptions, lateArrayTypes = false): Promise<Compute> {
+    const compute = new Compute(storage, options, lateArrayTypes);
     try {
       await compute.waitReady;
       storage.mounted.booted();
@@ -84,6 +88,10 @@ export class Compute extends PGlite {
       storage.close();
       throw reason ?? error;
     }
+  }
+
+  override async _initArrayTypes(options: { force?: boolean } = {}): Promise<void> {
+    if (!this.#lateArrayTypes || options.force) await super._initArrayTypes(options);
   }
 
   override execProtocolRawSync(message: Uint8Array): Uint8Array {
@@ -206,7 +214,7 @@ export async function openCompute(start: ComputeStart | ComingStart, options: Co
     ...(options.settings ?? []),
     ...fixedSettings,
   ];
-  return Compute.open(storage, {
+  const pgliteOptions: PGliteOptions = {
     ...options.artefacts,
     ...options.pglite,
     ...(options.extensions === undefined ? {} : { extensions: options.extensions }),
@@ -214,7 +222,8 @@ export async function openCompute(start: ComputeStart | ComingStart, options: Co
     ...(options.username === undefined ? {} : { username: options.username }),
     startParams: computeStartParams(settings),
     fs: storage,
-  });
+  };
+  return Compute.open(storage, pgliteOptions, options.lateArrayTypes);
 }
 
 type Filesystem = NonNullable<PGliteOptions['fs']>;

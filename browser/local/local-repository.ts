@@ -48,7 +48,7 @@ import { LazyRedo } from './lazy-redo.ts';
 import { localLineage } from './local-history.ts';
 import { RepositoryLock } from './repository-lock.ts';
 import { tabLimits } from './tab-limits.ts';
-import { loadTabTemplate, type TemplateSource } from './tab-template.ts';
+import { type LoadArtefacts, loadTabTemplate } from './tab-template.ts';
 import { yieldTurn } from './yield-turn.ts';
 
 export interface LocalRepositoryOptions {
@@ -61,7 +61,7 @@ export interface LocalRepositoryOptions {
   readonly log: Log;
   readonly progress?: (progress: Progress) => void;
   /** PGlite's own files where the host has loaded them already. */
-  readonly artefacts?: TemplateSource['artefacts'];
+  readonly artefacts?: LoadArtefacts;
   /** The encoded tenant template from elsewhere: spares initdb. */
   readonly fetchTemplate?: () => Promise<Uint8Array | null>;
   readonly limits?: Partial<PageserverLimits>;
@@ -94,6 +94,8 @@ export interface OpenPlace {
   readonly mode: 'primary' | { readonly readOnlyAt: Lsn };
 }
 
+/** A compute has booted by then, or is slow for reasons of its own. */
+const redoWarmDelayMs = 2000;
 /** The only safekeeper of a tab. */
 const tabSafekeeper = nodeId(1);
 
@@ -251,9 +253,19 @@ export class LocalRepository {
     const { pageserver, safekeeper, branches } = this.#parts;
     const id = timelineOf(branches.get(branch));
     const pages = await pageserver.openPages(id);
-    this.#parts.redo.warm();
+    void this.#warmRedo();
     const mode = at === 'end' ? 'primary' : { readOnlyAt: await this.#momentOf(branch, id, at) };
     return { id, pages, wal: [safekeeper], mode };
+  }
+
+  /** Once a compute has started: redo's PGlite starts in this thread, which the compute's first pages would wait for. */
+  async #warmRedo(): Promise<void> {
+    const { options, redo } = this.#parts;
+    const isOpen = await options.clock.sleep(redoWarmDelayMs, this.#closing.signal).then(
+      () => true,
+      () => false,
+    );
+    if (isOpen) redo.warm();
   }
 
   layers(branch: string): Promise<LayerInfo> {
@@ -316,11 +328,10 @@ export class LocalRepository {
   // Opening
 
   async #begin(): Promise<void> {
-    const { options, pageserver, branches, redo } = this.#parts;
+    const { options, pageserver, branches } = this.#parts;
     await this.#removeUnnamed();
     await this.#settleAll();
     await this.#trimAll();
-    if (branches.branches.length > 0) redo.warm();
     const { clock, log } = options;
     const timelines = () => branches.branches.map(timelineOf);
     this.#flushing = flushWhenIdle({ pageserver, timelines, clock, log, signal: this.#closing.signal });
@@ -600,7 +611,8 @@ async function openParts(options: LocalRepositoryOptions, lock: RepositoryLock, 
     }),
   );
   const redo = new LazyRedo(
-    async () => PostgresRedo.create({ template: await template(), ...(artefacts && { artefacts }), log }),
+    async () =>
+      PostgresRedo.create({ template: await template(), ...(artefacts && { artefacts: await artefacts() }), log }),
     log,
   );
   const pageserver = await Pageserver.open({

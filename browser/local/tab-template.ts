@@ -15,9 +15,12 @@ import type { Progress } from '../api.ts';
 export const pgliteVersion = '0.5.16';
 export const templateKey = `template-${pgliteVersion}-${templateVersion}.bin`;
 
+/** PGlite's own files where the host has loaded them already. */
+export type LoadArtefacts = () => Promise<NonNullable<Parameters<typeof createTenantTemplate>[0]>>;
+
 export interface TemplateSource {
   readonly store: ObjectStore;
-  readonly artefacts: Parameters<typeof createTenantTemplate>[0];
+  readonly artefacts: LoadArtefacts | undefined;
   /** The encoded template from elsewhere, null if there is none: then initdb makes it. */
   readonly fetchTemplate?: (() => Promise<Uint8Array | null>) | undefined;
   readonly log: Log;
@@ -54,7 +57,7 @@ async function fetched({ store, fetchTemplate, log }: TemplateSource): Promise<T
 
 async function made({ store, artefacts, progress }: TemplateSource): Promise<TenantTemplate> {
   progress({ text: 'Making the template of new databases with initdb (once)' });
-  const template = await createTenantTemplate(artefacts ?? {});
+  const template = await createTenantTemplate((await artefacts?.()) ?? {});
   await store.put(templateKey, encodeTemplate(template));
   return template;
 }

@@ -1,8 +1,11 @@
 /** A Chromium with a profile on disk, in which pages of the benchmarks are run one after another. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { type BrowserContext, chromium } from 'playwright-core';
 
 const chromiumPath = process.env.PAGELITE_CHROMIUM ?? '/usr/bin/chromium';
 const args = ['--no-sandbox', '--disable-quic', '--disable-background-networking'];
+/** A browser that has just been started is busy with itself on every core. */
+const settleMs = 2000;
 /** Loading half a gigabyte into IndexedDB takes minutes. */
 const pageTimeoutMs = 900_000;
 
@@ -16,6 +19,7 @@ export class ChromiumTab {
   static async open(profile: string): Promise<ChromiumTab> {
     const context = await chromium.launchPersistentContext(profile, { executablePath: chromiumPath, args });
     context.setDefaultTimeout(pageTimeoutMs);
+    await sleep(settleMs);
     return new ChromiumTab(context);
   }
 
