@@ -31,6 +31,8 @@ export interface OpenOptions {
   readonly name?: string;
   /** Bytes that pages of server branches may take in IndexedDB. */
   readonly pageCacheBudgetBytes?: number;
+  /** Asks the browser, when a branch is made in the tab, not to give its storage up when the disk is full; default true. Firefox asks its user. */
+  readonly persist?: boolean;
   readonly progress?: (progress: Progress) => void;
 }
 

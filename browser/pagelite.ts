@@ -52,12 +52,14 @@ export class Pagelite implements PageliteTab {
   readonly #earlyFailures = new Map<number, PageliteError>();
   /** Started before anybody asks for it: loading PGlite's code takes a moment, and may take a network that is not there later. */
   #spare: WorkerLink<ComputeMethods> | null;
+  #wantsPersistence: boolean;
   #nextTransfer = 1;
   #closing: Promise<void> | null = null;
 
   private constructor(server: ServerClient | null, options: OpenOptions) {
     this.#server = server;
     this.#progress = options.progress;
+    this.#wantsPersistence = options.persist ?? true;
     this.#storage = new WorkerLink(startStorageWorker(), 'storage');
     this.#spare = newComputeWorker();
   }
@@ -103,6 +105,7 @@ export class Pagelite implements PageliteTab {
     const place = options.place ?? (fromSide === 'local' || this.#server === null ? 'local' : 'server');
     if (place === 'server') return this.#branchOnServer(name, options, fromSide);
     const source = await this.#localSource(options, fromSide);
+    this.#askToKeep();
     return this.#storage.call((remote) => remote.createLocalBranch(name, source));
   }
 
@@ -158,6 +161,7 @@ export class Pagelite implements PageliteTab {
   }
 
   pull(branch: string, options: PullOptions = {}): Promise<BranchInfo> {
+    this.#askToKeep();
     return this.#transfer('pull', branch, options);
   }
 
@@ -228,6 +232,15 @@ export class Pagelite implements PageliteTab {
     this.#storage.terminate();
     this.#spare?.terminate();
     this.#spare = null;
+  }
+
+  /** Once; the browser decides, and without its word the data is there until it needs the room. */
+  #askToKeep(): void {
+    if (!this.#wantsPersistence) return;
+    this.#wantsPersistence = false;
+    // Of windows only, and these types are a worker's.
+    const storage = navigator.storage as (StorageManager & { persist?(): Promise<boolean> }) | undefined;
+    storage?.persist?.().catch(() => {});
   }
 
   // Names

@@ -29,7 +29,8 @@ const hostFree: [pattern: RegExp, instead: string][] = [
   [/\bBuffer\b/, 'Uint8Array and DataView'],
   [/\bprocess\./, 'an argument from the host'],
   [/\brequire\(/, 'import'],
-  [/\bDate\b(?!\s*\|)/, 'Clock'],
+  // A Date of a given time, and Date.parse of a text with a zone, are the same everywhere.
+  [/\bDate\.now\b|\bDate\(\s*\)|\bnew Date\b(?!\()/, 'Clock'],
   [/\bMath\.random\b/, 'Random'],
   [/\bcrypto\./, 'Random'],
   [/\bset(Timeout|Interval|Immediate)\b/, 'Clock.sleep'],

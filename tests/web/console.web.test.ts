@@ -280,6 +280,19 @@ describe('the console', () => {
     await row('server:doomed').waitFor({ state: 'detached' });
   });
 
+  it('says so when the branch that is open was reset elsewhere', async () => {
+    await createBranch('moving', 'server');
+    await run('create table m (id int); select 1 as done');
+    await page.getByRole('tab', { name: '2: 1 row' }).waitFor();
+    await rig.repository.ok('timeline', 'reset', '--branch-name', 'moving');
+    await page.waitForSelector('text=was reset elsewhere: you are still on what it was, now "moving_old_');
+    await page.getByRole('button', { name: 'Open moving' }).click();
+    await page.waitForSelector('text=was reset elsewhere', { state: 'detached' });
+    await ready();
+    await run('select to_regclass($$m$$) as table');
+    await page.getByRole('gridcell', { name: 'NULL' }).waitFor();
+  });
+
   it('refuses to delete what others need, and says why', async () => {
     await row('server:main').focus();
     await page.keyboard.press('Delete');
