@@ -1,4 +1,5 @@
-// The bundle for pages without a build of their own: `dist/browser-bundle/pagelite.js`, its two workers and PGlite's files, all in one folder.
+// The bundle for pages without a build of their own: `dist/browser-bundle/pagelite.js`, its two workers and PGlite's files, all in one folder; and the
+// service worker for hosts whose headers nobody can set.
 // Built from the compiled modules, as an npm user's bundler builds them.
 import { defineConfig } from 'vite';
 
@@ -22,7 +23,7 @@ export default defineConfig({
     modulePreload: false,
     chunkSizeWarningLimit: 2000,
     rollupOptions: {
-      input: { pagelite: 'dist/browser/pagelite.js' },
+      input: { pagelite: 'dist/browser/pagelite.js', 'isolation-worker': 'dist/browser/isolation-worker.js' },
       preserveEntrySignatures: 'strict',
       // The page takes PGlite's types and protocol; PGlite itself is the workers'.
       treeshake: { moduleSideEffects: (id) => !id.includes('@electric-sql/pglite') },

@@ -136,6 +136,6 @@ const modeOf = (readOnlyAt: Lsn | null): IoHostOptions['mode'] => (readOnlyAt ==
 function notIsolated(branch: string): PageliteError {
   const headers =
     'Cross-Origin-Opener-Policy: same-origin and Cross-Origin-Embedder-Policy: require-corp (or credentialless)';
-  const text = `branch "${branch}" is in this tab and needs shared memory, which this page has not: serve it with ${headers}`;
+  const text = `branch "${branch}" is in this tab and needs shared memory, which this page has not: serve it with ${headers}, or call isolatePage() where you cannot`;
   return new PageliteError('invalid', text, { branch });
 }

@@ -39,6 +39,7 @@ import { proxy, transfer, WorkerLink } from './worker-rpc.ts';
 
 export { type ErrorData, type ErrorKind, PageliteError } from '../engine/errors.ts';
 export type * from './api.ts';
+export { isolatePage } from './isolate-page.ts';
 
 const repositoryNameDefault = 'pagelite';
 const branchNameDefault = 'main';

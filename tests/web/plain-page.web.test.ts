@@ -5,6 +5,7 @@
  * What must hold: the same as with shared memory. A commit is acknowledged when it is durable; the server going away and coming back costs no acknowledged
  * commit, and is told; a branch of the tab's own is refused with the way out.
  */
+import { readFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { BranchConnection } from '../../browser/api.ts';
 import { WebRig } from './support/web-rig.ts';
@@ -131,6 +132,47 @@ describe("a branch of a server on somebody's page without isolation", () => {
       return lite.connect('mine').catch((error: Error & { kind?: string }) => `${error.kind}: ${error.message}`);
     });
     expect(told).toMatch(/^invalid: .*Cross-Origin-Opener-Policy: same-origin and Cross-Origin-Embedder-Policy/);
+  });
+});
+
+describe("somebody's page that isolates itself with the service worker", () => {
+  const isolate = (workerUrl: string) => pagelite.isolatePage(workerUrl).catch((error: Error) => error.message);
+
+  it('has branches of its own, also after a reload', async () => {
+    rig.documents.set('/isolation-worker.js', readFileSync('dist/browser-bundle/isolation-worker.js', 'utf8'));
+    const page = await rig.tab(await rig.context(), { page: 'plain' });
+    const reloaded = page.waitForEvent('load');
+    // The page is gone before it resolves.
+    await page.evaluate(isolate, '/isolation-worker.js').catch(() => {});
+    await reloaded;
+    for (const reload of [false, true]) {
+      if (reload) await page.reload();
+      await rig.load(page);
+      const answer = await page.evaluate(async () => {
+        await pagelite.isolatePage('/isolation-worker.js');
+        const isNew = !(await lite.branches()).some(({ name }) => name === 'mine');
+        if (isNew) await lite.branch('mine', { place: 'local' });
+        const pg = await lite.connect('mine');
+        await pg.exec('create table if not exists n (i int); insert into n values (1)');
+        const { rows } = await pg.query<{ n: number }>('select count(*)::int as n from n');
+        await lite.close();
+        return { isolated: crossOriginIsolated, ...rows[0] };
+      });
+      expect(answer).toEqual({ isolated: true, n: reload ? 2 : 1 });
+    }
+  });
+
+  it('is told why it is not isolated: no such worker, or one of another folder', async () => {
+    const page = await rig.tab(await rig.context(), { page: 'plain' });
+    expect(await page.evaluate(isolate, `${rig.server}/pagelite/isolation-worker.js`)).toMatch(
+      /^this page cannot be isolated: .*Have its server send Cross-Origin-Opener-Policy/,
+    );
+    rig.documents.set('/folder/isolation-worker.js', rig.documents.get('/isolation-worker.js')!);
+    const reloaded = page.waitForEvent('load');
+    await page.evaluate(isolate, '/folder/isolation-worker.js').catch(() => {});
+    await reloaded;
+    await rig.load(page);
+    expect(await page.evaluate(isolate, '/folder/isolation-worker.js')).toMatch(/not in the scope of/);
   });
 });
 

@@ -12,7 +12,7 @@ import { createServer, type Server } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type Browser, type BrowserContext, chromium, type Page } from 'playwright-core';
-import type { OpenOptions, Pagelite, PageliteError } from '../../../browser/pagelite.ts';
+import type { isolatePage, OpenOptions, Pagelite, PageliteError } from '../../../browser/pagelite.ts';
 import { type ConsoleServer, serveConsole } from '../../../server/console/console-server.ts';
 import { Repository } from '../../../server/control-plane/repository.ts';
 import { silentLog } from '../../../server/process/node-host.ts';
@@ -28,7 +28,7 @@ const waitTimeoutMs = 100_000;
 
 /** What a page of the rig has in its global scope. */
 export interface TabGlobals {
-  pagelite: { Pagelite: typeof Pagelite; PageliteError: typeof PageliteError };
+  pagelite: { Pagelite: typeof Pagelite; PageliteError: typeof PageliteError; isolatePage: typeof isolatePage };
   lite: Pagelite;
 }
 declare global {
@@ -199,7 +199,7 @@ function somebodysPages(documents: ReadonlyMap<string, string>): Server {
     const { pathname } = new URL(request.url ?? '/', 'http://localhost');
     const isolated = pathname === '/isolated';
     response.writeHead(200, {
-      'content-type': 'text/html',
+      'content-type': pathname.endsWith('.js') ? 'text/javascript' : 'text/html',
       ...(isolated && {
         'cross-origin-opener-policy': 'same-origin',
         'cross-origin-embedder-policy': 'require-corp',
