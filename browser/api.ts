@@ -9,7 +9,7 @@
  *
  * LSNs are text, such as `0/16B5A50`. Every rejection is a PageliteError or an error of PostgreSQL's.
  */
-import type { PGliteInterface } from '@electric-sql/pglite';
+import type { Extensions, PGliteInterface, PGliteInterfaceExtensions } from '@electric-sql/pglite';
 import type { BranchHistory, HistoryPoint } from '../engine/protocol/control-api.ts';
 
 export type { BranchHistory, HistoryPoint };
@@ -67,11 +67,13 @@ export interface NewBranch extends PointInTime {
   readonly place?: 'server' | 'local';
 }
 
-export interface ConnectOptions extends PointInTime {
+export interface ConnectOptions<E extends Extensions = Extensions> extends PointInTime {
   /** When the same name is in the tab and on the server. */
   readonly place?: 'server' | 'local';
   /** To write to a server branch that an endpoint of the server writes to: that one is fenced, and ends. Without it such a branch is refused. */
   readonly takeOver?: boolean;
+  /** PGlite's own option, such as `live` or an extension that is not one of PostgreSQL's contrib modules: those are there without it. */
+  readonly extensions?: E;
   /** PostgreSQL settings, such as `work_mem`. */
   readonly settings?: Readonly<Record<string, string>>;
   /** Memory for pages beside PostgreSQL's shared buffers. */
@@ -139,7 +141,10 @@ export interface PageliteTab {
   branches(): Promise<BranchInfo[]>;
   /** Makes a branch; nothing is copied. */
   branch(name: string, options?: NewBranch): Promise<BranchInfo>;
-  connect(branch: string, options?: ConnectOptions): Promise<BranchConnection>;
+  connect<E extends Extensions = Record<string, never>>(
+    branch: string,
+    options?: ConnectOptions<E>,
+  ): Promise<BranchConnection & PGliteInterfaceExtensions<E>>;
   /** Sends a local or hybrid branch to the server as a timeline of its own. Again: goes on where it was cut off, or sends what is new. */
   push(branch: string, options?: PushOptions): Promise<BranchInfo>;
   /** Takes a server branch here, with all its pages, so that it works offline. */

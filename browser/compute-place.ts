@@ -14,7 +14,8 @@ import type { Clock, Log, Random } from '../engine/services.ts';
 import { type ComputeStart, IoHost, type IoHostOptions } from '../smgr-plugin/bridge/io-host.ts';
 import type { BranchPlace } from './api.ts';
 import { XhrSession } from './bridge/xhr-session.ts';
-import type { BranchMoment, LocalRepository } from './local/local-repository.ts';
+import type { BranchMoment } from './local/branch-moments.ts';
+import type { LocalRepository } from './local/local-repository.ts';
 import type { ServerClient } from './net/server-client.ts';
 import { CountedPages, newReadCounters, type ReadCounters } from './page-counters.ts';
 

@@ -5,15 +5,18 @@
  * page, and PGlite is loaded meanwhile. Then the page sends messages of PostgreSQL's wire protocol, and parses the answers itself. After `close` it may be
  * opened again: the next connection then needs no script from a network that may be away.
  */
-import { protocol } from '@electric-sql/pglite';
+import { type Extensions, protocol } from '@electric-sql/pglite';
 import { must } from '../engine/assert.ts';
-import { type ErrorJson, PageliteError } from '../engine/errors.ts';
+import { type ErrorJson, messageOf, PageliteError } from '../engine/errors.ts';
 import type { ComputeBridge } from '../smgr-plugin/bridge/compute-bridge.ts';
 import type { ComputeStart } from '../smgr-plugin/bridge/io-host.ts';
 import { SyncBridge } from '../smgr-plugin/bridge/sync-bridge.ts';
 import { type Compute, type ComputeOptions, openCompute } from '../smgr-plugin/compute.ts';
+import { installContrib } from '../smgr-plugin/contrib-files.ts';
 import { XhrBridge } from './bridge/xhr-bridge.ts';
 import { createLog } from './browser-host.ts';
+import { fetchContrib, mentionsExtension } from './contrib.ts';
+import type { ExtensionBundle } from './page-extensions.ts';
 import { serve, transfer } from './worker-rpc.ts';
 
 /** What comes over the port: once. */
@@ -24,6 +27,7 @@ export type StartMessage =
 export interface ComputeOpen {
   readonly readOnly: boolean;
   readonly options: Pick<ComputeOptions, 'artefacts' | 'settings' | 'pageCacheBytes' | 'username' | 'database'>;
+  readonly extensions: readonly ExtensionBundle[];
 }
 
 export interface ComputeReads {
@@ -78,10 +82,13 @@ let compute: Compute | null = null;
 let bridge: ComputeBridge | null = null;
 /** The page learns them itself, for what it parses; here they are for values. */
 let hasArrayTypes = false;
+/** Contrib modules: not looked at yet, needed by nothing so far, or there (or not to be had). */
+let contrib: 'unknown' | 'unused' | 'settled' = 'unknown';
+const log = createLog('compute');
 const opened = (): Compute => must(compute, 'the compute is open');
 
 const methods = {
-  async open({ readOnly, options }: ComputeOpen, port: MessagePort): Promise<void> {
+  async open({ readOnly, options, extensions }: ComputeOpen, port: MessagePort): Promise<void> {
     const received = receiveStart(port);
     let bridgeUrl: string | null = null;
     const start = received.then((message) => {
@@ -93,9 +100,12 @@ const methods = {
         memory === null ? new XhrBridge(must(bridgeUrl, 'the server runs the I/O host')) : new SyncBridge(memory);
       return bridge;
     };
-    const log = createLog('compute');
     hasArrayTypes = false;
-    compute = await openCompute({ readOnly, start }, { ...options, openBridge, log, lateArrayTypes: true });
+    contrib = 'unknown';
+    compute = await openCompute(
+      { readOnly, start },
+      { ...options, extensions: extensionsOf(extensions), openBridge, log, lateArrayTypes: true },
+    );
   },
 
   /**
@@ -103,6 +113,7 @@ const methods = {
    * to /dev/blob comes with the Sync that ends it.
    */
   async exec(messages: readonly Uint8Array[]): Promise<ExecAnswer> {
+    await needContrib(messages);
     const batch = new Batch();
     for (const message of messages) await batch.run(message);
     return batch.answer();
@@ -113,6 +124,7 @@ const methods = {
    * statement; to Bind, Describe and Execute; to Sync. Values that do not fit their types are left to the page to be refused.
    */
   async query(parse: Uint8Array, values: readonly unknown[]): Promise<ExecAnswer> {
+    await needContrib([parse]);
     const { serialize } = protocol;
     const batch = new Batch();
     // In a transaction that has failed they cannot be had; the query is refused for the same reason.
@@ -157,6 +169,32 @@ const methods = {
 };
 
 export type ComputeMethods = typeof methods;
+
+const extensionsOf = (bundles: readonly ExtensionBundle[]): Extensions =>
+  Object.fromEntries(
+    bundles.map(({ name, url, ...settings }) => [
+      name,
+      { name, setup: async () => ({ bundlePath: new URL(url), ...settings }) },
+    ]),
+  );
+
+/** Puts the contrib modules' files in place if the database has extensions, or one of the messages may make one. */
+async function needContrib(messages: readonly Uint8Array[]): Promise<void> {
+  if (contrib === 'settled') return;
+  if (contrib === 'unknown') {
+    contrib = 'unused';
+    const { rows } = await opened().query("select 1 from pg_catalog.pg_extension where extname <> 'plpgsql' limit 1");
+    if (rows.length === 0 && !messages.some(mentionsExtension)) return;
+  } else if (!messages.some(mentionsExtension)) return;
+  contrib = 'settled';
+  try {
+    installContrib(opened(), (await fetchContrib()) ?? []);
+  } catch (error) {
+    // What needs one is told by PostgreSQL that it is not there.
+    contrib = 'unused';
+    log.warn('the contrib modules cannot be fetched', { error: messageOf(error) });
+  }
+}
 
 type Started = Exclude<StartMessage, { error: unknown }>;
 

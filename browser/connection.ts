@@ -13,8 +13,10 @@
 import {
   type ExecProtocolOptions,
   type ExecProtocolResult,
+  type Extensions,
   messages,
   type PGliteInterface,
+  type PGliteInterfaceExtensions,
   protocol,
   type QueryOptions,
   type Results,
@@ -26,6 +28,7 @@ import type { BranchConnection, BranchPlace, PageCounters } from './api.ts';
 import type { PlaceCounters } from './compute-place.ts';
 import type { ComputeMethods, ExecAnswer } from './compute-worker.ts';
 import { Mutex } from './mutex.ts';
+import type { ReadyExtensions } from './page-extensions.ts';
 import type { Remote, WorkerLink } from './worker-rpc.ts';
 
 type Message = ExecProtocolResult['messages'][number];
@@ -94,6 +97,7 @@ export class Connection extends BasePGlite implements AsyncDisposable {
   #reportEnd: (error: Error) => void = () => {};
   #failure: Error | null = null;
   #closing: Promise<void> | null = null;
+  #extensions: ReadyExtensions | undefined;
   #lastCounters: PageCounters = { fromCache: 0, fromTab: 0, fromServer: 0, bytesFromServer: 0 };
 
   constructor(options: ConnectionOptions) {
@@ -113,6 +117,13 @@ export class Connection extends BasePGlite implements AsyncDisposable {
     });
     this.serializers = this.#serializers;
     options.worker.ended.then((error) => this.fail(error));
+  }
+
+  /** PostgreSQL runs. What is asked from now on waits behind the array types. */
+  async begin(extensions: ReadyExtensions | undefined): Promise<void> {
+    void this._initArrayTypes().catch(() => {});
+    this.#extensions = extensions;
+    await extensions?.begin();
   }
 
   get closed(): boolean {
@@ -166,10 +177,15 @@ export class Connection extends BasePGlite implements AsyncDisposable {
     const { worker, onClosed } = this.#options;
     let problem: unknown = null;
     if (this.#failure === null) {
+      await this.#extensions?.end().catch((error: unknown) => {
+        problem = error;
+      });
       // After what is under way; a query that was asked just now is in the queue a turn later.
       await new Promise((resolve) => setTimeout(resolve));
       const closing = this.#transactions.run(() => worker.call((remote) => remote.close()));
-      problem = await closing.then(() => null).catch((error: unknown) => error);
+      await closing.catch((error: unknown) => {
+        problem = error;
+      });
     }
     // A worker that did not close in order is not opened again.
     if (this.#failure !== null || problem !== null) worker.terminate();
@@ -413,6 +429,8 @@ function channelName(channel: string): string {
   return channel.startsWith('"') && channel.endsWith('"') ? channel.slice(1, -1) : channel.toLowerCase();
 }
 
-/** The type checker's word that a Connection is what the API promises: the base class has the rest. */
-export const asBranchConnection = (connection: Connection): BranchConnection =>
-  connection as Connection & PGliteInterface;
+/** The type checker's word that a Connection is what the API promises: the base class and its extensions have the rest. */
+export const asBranchConnection = <E extends Extensions>(
+  connection: Connection,
+): BranchConnection & PGliteInterfaceExtensions<E> =>
+  connection as unknown as Connection & PGliteInterface & PGliteInterfaceExtensions<E>;

@@ -8,6 +8,7 @@
  * - a commit that has resolved is durable: on a quorum of the server's safekeepers, or in IndexedDB
  * - a name that is in the tab and on the server is never guessed: the call says `place`, or is `invalid`
  */
+import type { Extensions, PGliteInterfaceExtensions } from '@electric-sql/pglite';
 import { isPageliteError, PageliteError } from '../engine/errors.ts';
 import type { TenantTimelineId } from '../engine/model/ids.ts';
 import { type Lsn, parseLsn } from '../engine/model/lsn.ts';
@@ -30,8 +31,10 @@ import type {
 import { type NameSources, noServer, type Side, serverBranchInfo, serverTimeline, sideOf } from './branch-names.ts';
 import type { ComputeMethods } from './compute-worker.ts';
 import { asBranchConnection, Connection } from './connection.ts';
-import type { BranchMoment, NewBranchSource } from './local/local-repository.ts';
+import type { BranchMoment } from './local/branch-moments.ts';
+import type { NewBranchSource } from './local/local-repository.ts';
 import { ServerClient } from './net/server-client.ts';
+import { setUpExtensions } from './page-extensions.ts';
 import { loadPGliteArtefacts } from './pglite-artefacts.ts';
 import { startComputeWorker, startStorageWorker } from './start-worker.ts';
 import type { ComputeTarget, StorageEvent, StorageMethods } from './storage-worker.ts';
@@ -110,17 +113,23 @@ export class Pagelite implements PageliteTab {
     return this.#storage.call((remote) => remote.createLocalBranch(name, source));
   }
 
-  async connect(branch: string, options: ConnectOptions = {}): Promise<BranchConnection> {
+  async connect<E extends Extensions = Record<string, never>>(
+    branch: string,
+    options: ConnectOptions<E> = {},
+  ): Promise<BranchConnection & PGliteInterfaceExtensions<E>> {
     const worker = this.#takeSpare();
     const port = new MessageChannel();
+    const made = newDeferred<Connection>();
     try {
       const place = await this.#placeOf(branch, options);
       const readOnly = options.lsn !== undefined || options.at !== undefined;
       const boot = async () => {
         const computeOptions = { artefacts: await loadPGliteArtefacts(), ...computeOptionsOf(options) };
-        await worker.call((remote) =>
-          remote.open({ readOnly, options: computeOptions }, transfer(port.port2, [port.port2])),
-        );
+        // Extensions are made for an object; without any, PGlite loads while the storage is being opened.
+        const ready = options.extensions && (await setUpExtensions(await made.promise, options.extensions));
+        const open = { readOnly, options: computeOptions, extensions: ready?.bundles ?? [] };
+        await worker.call((remote) => remote.open(open, transfer(port.port2, [port.port2])));
+        return ready;
       };
       const booting = boot();
       // Both ends are told of a failure; the storage's is the reason.
@@ -137,21 +146,22 @@ export class Pagelite implements PageliteTab {
         counters: () => this.#storage.call((remote) => remote.counters(compute)),
         onClosed: () => this.#closed(compute, worker),
       });
+      made.resolve(connection);
       this.#connections.set(compute, connection);
       const failed = this.#earlyFailures.get(compute);
       if (failed) connection.fail(failed);
       this.#storage.ended.then((error) => connection.fail(error));
       try {
-        await booting;
+        const extensions = await booting;
+        await connection.begin(extensions);
       } catch (error) {
         connection.fail(error as Error);
         throw error;
       }
       if (this.#closing === null) this.#spare ??= newComputeWorker();
-      // The first in the queue; whoever asks waits behind it.
-      void connection._initArrayTypes().catch(() => {});
-      return asBranchConnection(connection);
+      return asBranchConnection<E>(connection);
     } catch (error) {
+      made.reject(error);
       worker.terminate();
       throw error;
     }
@@ -346,6 +356,19 @@ export class Pagelite implements PageliteTab {
     this.#earlyFailures.delete(compute);
     await this.#storage.call((remote) => remote.closeCompute(compute)).catch(() => {});
   }
+}
+
+function newDeferred<T>(): {
+  readonly promise: Promise<T>;
+  resolve(value: T): void;
+  reject(reason: unknown): void;
+} {
+  let settle: { resolve: (value: T) => void; reject: (reason: unknown) => void } | undefined;
+  const promise = new Promise<T>((resolve, reject) => {
+    settle = { resolve, reject };
+  });
+  promise.catch(() => {});
+  return { promise, ...settle! };
 }
 
 function newComputeWorker(): WorkerLink<ComputeMethods> {

@@ -15,10 +15,12 @@ import { formatLsn, type Lsn, parseLsn } from '../engine/model/lsn.ts';
 import type { ComputeStart } from '../smgr-plugin/bridge/io-host.ts';
 import type { BranchInfo, BranchPlace, Progress, StorageLayers } from './api.ts';
 import { browserClock, browserRandom, createLog } from './browser-host.ts';
-import { fetchBundledTemplate } from './bundled-template.ts';
+import { fetchBundled } from './bundled-files.ts';
 import { type ComputePlace, localPlace, type PlaceCounters, type RunningHost, serverPlace } from './compute-place.ts';
 import type { StartMessage } from './compute-worker.ts';
-import { type BranchMoment, LocalRepository, type NewBranchSource } from './local/local-repository.ts';
+import type { BranchMoment } from './local/branch-moments.ts';
+import { LocalRepository, type NewBranchSource } from './local/local-repository.ts';
+import { templateKey } from './local/tab-template.ts';
 import { ServerClient } from './net/server-client.ts';
 import { CountedPages, newReadCounters } from './page-counters.ts';
 import type { PGliteArtefacts } from './pglite-artefacts.ts';
@@ -177,7 +179,7 @@ class StorageThread {
     return LocalRepository.open({
       name,
       artefacts: this.#loadArtefacts,
-      fetchTemplate: fetchBundledTemplate,
+      fetchTemplate: () => fetchBundled(templateKey),
       ...host,
       ...(pageCacheBudgetBytes !== null && { pageCacheBudgetBytes }),
       ...(server && { openServerPages: (id) => this.#serverPages(server, id) }),

@@ -34,19 +34,19 @@ import type {
   TimelineStatus,
   WalService,
 } from '../../engine/services.ts';
-import { historyOfLineage, type LineagePart, partWith } from '../../engine/timeline/branch-history.ts';
+import { historyOfLineage, partWith } from '../../engine/timeline/branch-history.ts';
 import { type LayerInfo, Pageserver, type PageserverLimits } from '../../engine/timeline/pageserver.ts';
-import { ProposerDriver } from '../../smgr-plugin/wal/proposer-driver.ts';
 import type { BranchInfo, BranchPlace, Progress } from '../api.ts';
 import { openTabDatabase, type TabDatabase } from '../stores/database.ts';
 import { IdbObjectStore } from '../stores/idb-object-store.ts';
 import { IdbSafekeeperStorage } from '../stores/idb-safekeeper-storage.ts';
 import { PageCache } from '../stores/page-cache.ts';
 import { BranchList, type BranchOrigin, type BranchRecord, type PushedState, timelineOf } from './branch-list.ts';
+import { type BranchMoment, BranchMoments } from './branch-moments.ts';
 import { flushWhenIdle } from './idle-flush.ts';
 import { LazyRedo } from './lazy-redo.ts';
-import { localLineage } from './local-history.ts';
 import { RepositoryLock } from './repository-lock.ts';
+import { settleAll, trimAll } from './settle.ts';
 import { tabLimits } from './tab-limits.ts';
 import { type LoadArtefacts, loadTabTemplate } from './tab-template.ts';
 import { yieldTurn } from './yield-turn.ts';
@@ -71,9 +71,6 @@ export interface LocalRepositoryOptions {
   /** How long an answer of the server is waited for. */
   readonly serverTimeLimitMs?: number;
 }
-
-/** A moment of a branch: its end, an LSN of it, or all that was committed until a time. */
-export type BranchMoment = 'end' | { readonly lsn: Lsn } | { readonly timestampMs: number };
 
 export type NewBranchSource =
   | { readonly kind: 'new' }
@@ -109,6 +106,7 @@ interface Parts {
   readonly safekeeper: Safekeeper;
   readonly redo: LazyRedo;
   readonly pageserver: Pageserver;
+  readonly moments: BranchMoments;
   readonly pageCache: PageCache;
 }
 
@@ -254,7 +252,7 @@ export class LocalRepository {
     const id = timelineOf(branches.get(branch));
     const pages = await pageserver.openPages(id);
     void this.#warmRedo();
-    const mode = at === 'end' ? 'primary' : { readOnlyAt: await this.#momentOf(branch, id, at) };
+    const mode = at === 'end' ? 'primary' : { readOnlyAt: await this.#parts.moments.lsnOf(branch, id, at) };
     return { id, pages, wal: [safekeeper], mode };
   }
 
@@ -275,22 +273,24 @@ export class LocalRepository {
   /** The LSN of a moment of a branch. Throws `invalid` if it does not have it. */
   async lsnOf(branch: string, at: BranchMoment): Promise<Lsn> {
     const id = this.timelineOf(branch);
-    return at === 'end' ? this.#endLsn(id) : this.#momentOf(branch, id, at);
+    const { moments } = this.#parts;
+    return at === 'end' ? moments.endLsn(id) : moments.lsnOf(branch, id, at);
   }
 
   /** As far back as the tab has it. */
   async history(branch: string): Promise<BranchHistory> {
-    return historyOfLineage(this.#parts.pageserver, await this.#lineage(this.timelineOf(branch)));
+    const { pageserver, moments } = this.#parts;
+    return historyOfLineage(pageserver, await moments.lineage(this.timelineOf(branch)));
   }
 
   /** Which branch has a moment of this one's history, and at which LSN. Throws `invalid` for one that is not in it. */
   async pointAt(branch: string, timestampMs: number): Promise<HistoryPoint> {
-    const { pageserver, branches } = this.#parts;
-    const lineage = await this.#lineage(this.timelineOf(branch));
+    const { pageserver, branches, moments } = this.#parts;
+    const lineage = await moments.lineage(this.timelineOf(branch));
     const { timeline } = (await partWith(pageserver, lineage, { timestampMs })) ?? lineage.at(-1)!;
     const { timelineId } = timeline;
     const name = branches.nameOf(timelineId) ?? timelineId;
-    return { timelineId, branch: name, lsn: formatLsn(await this.#momentOf(name, timeline, { timestampMs })) };
+    return { timelineId, branch: name, lsn: formatLsn(await moments.lsnOf(name, timeline, { timestampMs })) };
   }
 
   /** The server's timeline that a hybrid branch began on; null if it began in this tab. */
@@ -330,8 +330,8 @@ export class LocalRepository {
   async #begin(): Promise<void> {
     const { options, pageserver, branches } = this.#parts;
     await this.#removeUnnamed();
-    await this.#settleAll();
-    await this.#trimAll();
+    await settleAll(this.#parts, options, this.#closing.signal);
+    await trimAll(this.#parts, options.log);
     const { clock, log } = options;
     const timelines = () => branches.branches.map(timelineOf);
     this.#flushing = flushWhenIdle({ pageserver, timelines, clock, log, signal: this.#closing.signal });
@@ -458,7 +458,7 @@ export class LocalRepository {
         ...known,
         ancestor: this.#ancestorOf(origin, status),
         startLsn: formatLsn(status.startLsn),
-        lsn: formatLsn(await this.#endLsn(id)),
+        lsn: formatLsn(await this.#parts.moments.endLsn(id)),
         layerBytes: status.layerBytes,
         broken: status.stopped,
       };
@@ -501,92 +501,6 @@ export class LocalRepository {
       timelineId: timelineId(origin.timelineId),
     });
   }
-
-  async #momentOf(branch: string, id: TenantTimelineId, at: Exclude<BranchMoment, 'end'>): Promise<Lsn> {
-    const { pageserver, options } = this.#parts;
-    const { startLsn } = await (await pageserver.openPages(id)).getStatus();
-    const endLsn = await this.#endLsn(id);
-    const span = `it goes from ${formatLsn(startLsn)} to ${formatLsn(endLsn)}`;
-    if ('lsn' in at) {
-      if (at.lsn >= startLsn && at.lsn <= endLsn) return at.lsn;
-      throw new PageliteError('invalid', `branch "${branch}" has no LSN ${formatLsn(at.lsn)}: ${span}`, {
-        branch,
-        lsn: formatLsn(at.lsn),
-      });
-    }
-    const when = new Date(at.timestampMs).toISOString();
-    if (at.timestampMs > options.clock.now())
-      throw new PageliteError('invalid', `${when} is in the future`, { timestamp: when });
-    await pageserver.catchUp(id, endLsn);
-    const answer = await pageserver.findLsnByTimestamp(id, at.timestampMs);
-    if (answer.kind === 'present' || answer.kind === 'future') return answer.lsn;
-    const older =
-      answer.kind === 'past' ? 'has no commits that are as old as' : 'has no commits with a time, asked for';
-    throw new PageliteError('invalid', `branch "${branch}" ${older} ${when}: ${span}`, { branch, timestamp: when });
-  }
-
-  async #lineage(id: TenantTimelineId): Promise<LineagePart[]> {
-    return localLineage(this.#parts.pageserver, id, await this.#endLsn(id));
-  }
-
-  /** Up to where everything that was acknowledged is. */
-  async #endLsn(id: TenantTimelineId): Promise<Lsn> {
-    const { pageserver, safekeeper } = this.#parts;
-    const { lastRecordLsn } = await (await pageserver.openPages(id)).getStatus();
-    const status = await safekeeper.getStatus(id);
-    if (status === null) return lastRecordLsn;
-    return Math.max(lastRecordLsn, status.commitLsn) as Lsn;
-  }
-
-  /**
-   * A killed tab may have acknowledged more than its safekeeper has noted as committed. An election without a compute settles that, as the start of
-   * a compute would.
-   */
-  async #settle(id: TenantTimelineId): Promise<void> {
-    const { safekeeper, pageserver, options } = this.#parts;
-    const status = await safekeeper.getStatus(id);
-    if (status === null || status.flushLsn <= status.commitLsn) return;
-    const { startLsn } = await (await pageserver.openPages(id)).getStatus();
-    const { clock, random, log } = options;
-    const { signal } = this.#closing;
-    const election = {
-      id,
-      services: [safekeeper],
-      startLsnIfEmpty: startLsn,
-      systemIdentifier: 0n,
-      clock,
-      random,
-      log,
-      signal,
-    };
-    (await ProposerDriver.elect(election)).close();
-  }
-
-  /** Every branch, before any compute is there to be fenced. One that is damaged says so to whoever opens it. */
-  async #settleAll(): Promise<void> {
-    const { branches, options } = this.#parts;
-    const settle = (record: BranchRecord) =>
-      this.#settle(timelineOf(record)).catch((error) =>
-        options.log.warn('the end of a branch is not settled', { branch: record.name, error: messageOf(error) }),
-      );
-    await Promise.all(branches.branches.map(settle));
-  }
-
-  /**
-   * WAL that is in layers is read by nobody any more, and takes as much room again. Before any compute: one that is running may look back, at a
-   * transaction that it has prepared.
-   */
-  async #trimAll(): Promise<void> {
-    const { branches, pageserver, safekeeper, options } = this.#parts;
-    const trim = async (record: BranchRecord) => {
-      const id = timelineOf(record);
-      const { diskConsistentLsn } = await (await pageserver.openPages(id)).getStatus();
-      await safekeeper.trim(id, diskConsistentLsn);
-    };
-    const warn = (record: BranchRecord) => (error: unknown) =>
-      options.log.warn('the WAL of a branch is not given up', { branch: record.name, error: messageOf(error) });
-    await Promise.all(branches.branches.map((record) => trim(record).catch(warn(record))));
-  }
 }
 
 const isFrom = (origin: BranchOrigin | null, timeline: string): boolean =>
@@ -627,7 +541,20 @@ async function openParts(options: LocalRepositoryOptions, lock: RepositoryLock, 
     yieldTurn,
     openRemote: (id) => pageCache.service(id, () => openServerPages?.(id) ?? null),
   });
-  return { options, lock, database, store, branches, safekeeperStorage, safekeeper, redo, pageserver, pageCache };
+  const moments = new BranchMoments({ pageserver, safekeeper, clock });
+  return {
+    options,
+    lock,
+    database,
+    store,
+    branches,
+    safekeeperStorage,
+    safekeeper,
+    redo,
+    pageserver,
+    moments,
+    pageCache,
+  };
 }
 
 function openPageCache(options: LocalRepositoryOptions, database: TabDatabase): Promise<PageCache> {

@@ -7,7 +7,7 @@ import type { ComputeStart } from '../../smgr-plugin/bridge/io-host.ts';
 import { openCompute } from '../../smgr-plugin/compute.ts';
 import type { PGliteArtefacts } from '../process/pglite-artefacts.ts';
 import type { OpenedBackend } from './compute-worker.ts';
-import { contribFiles } from './contrib-files.ts';
+import { contribFiles } from './contrib.ts';
 import { FileSpill } from './file-spill.ts';
 
 const standardOutput = 1;

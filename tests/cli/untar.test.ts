@@ -1,6 +1,6 @@
 /** Archives of PGlite's contrib modules are read as tar reads them; one that is cut short is an error that names it, not half a module. */
 import { describe, expect, it } from 'vitest';
-import { untar } from '../../server/compute/contrib-files.ts';
+import { joinTars, untar } from '../../smgr-plugin/contrib-files.ts';
 
 const encoder = new TextEncoder();
 
@@ -42,5 +42,19 @@ describe('untar', () => {
     expect(() => untar(whole.subarray(0, 1500), 'a.tar')).toThrow(/a\.tar is damaged at byte 0/);
     whole.set(encoder.encode('garbage'), 124);
     expect(() => untar(whole, 'a.tar')).toThrow(/a\.tar is damaged/);
+  });
+
+  it('reads several archives that were joined as one', () => {
+    const joined = joinTars([
+      { name: 'one', bytes: archive(entry('a', 'x'.repeat(513)), entry('empty', '')) },
+      { name: 'none', bytes: archive() },
+      { name: 'two', bytes: archive(entry('b', 'y')) },
+    ]);
+    expect(joined.length % 512).toBe(0);
+    expect(untar(joined, 'joined').map(({ path, bytes }) => [path, bytes.length])).toEqual([
+      ['a', 513],
+      ['empty', 0],
+      ['b', 1],
+    ]);
   });
 });

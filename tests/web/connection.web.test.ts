@@ -262,4 +262,21 @@ describe('a connection', () => {
     });
     expect(answer).toEqual([[{ last: 1 }], true, 'closed', [{ two: 2 }]]);
   });
+
+  it("has PostgreSQL's contrib modules, also those of a database that an endpoint made", async () => {
+    await page.evaluate(async () => {
+      await pg.exec("create extension hstore; create table h as select 'a=>1'::hstore as v");
+      await pg.close();
+    });
+    await rig.repository.endpoint('main');
+    expect(await rig.repository.sql('main', "select v->'a' as a from h")).toEqual([{ a: '1' }]);
+    await rig.repository.sql('main', 'create extension pg_trgm');
+    await rig.repository.ok('endpoint', 'stop', 'main', '--destroy');
+    const rows = await page.evaluate(async () => {
+      globalThis.pg = await lite.connect('main');
+      const { rows } = await pg.query("select v->'a' as a, similarity('branch', 'branches') > 0.5 as alike from h");
+      return rows;
+    });
+    expect(rows).toEqual([{ a: '1', alike: true }]);
+  });
 });

@@ -13,8 +13,11 @@ afterAll(() => rig?.close());
 
 const example = join(import.meta.dirname, '../../browser/examples/index.html');
 
+/** The page asks something itself when it is open. */
+const ready = (page: Page) =>
+  page.waitForFunction("document.getElementById('answer').textContent.includes('PostgreSQL 18')");
+
 async function ask(page: Page, sql: string): Promise<unknown> {
-  await page.waitForSelector('#run:enabled');
   await page.fill('#sql', sql);
   await page.evaluate("document.getElementById('answer').textContent = ''");
   await page.click('#run');
@@ -28,6 +31,7 @@ describe('the example page', () => {
     const context = await rig.context();
     const served = await context.newPage();
     await served.goto(`${rig.server}/examples/index.html?server=${rig.server}`);
+    await ready(served);
     expect(
       await ask(served, 'create table visits (n int); insert into visits values (1); select n from visits'),
     ).toEqual([{ n: 1 }]);
@@ -36,6 +40,7 @@ describe('the example page', () => {
     const elsewhere = await context.newPage();
     rig.documents.set('/embedded', readFileSync(example, 'utf8'));
     await elsewhere.goto(`${rig.somebody}/embedded?server=${rig.server}`);
+    await ready(elsewhere);
     expect(await ask(elsewhere, 'insert into visits values (2); select n from visits order by n')).toEqual([
       { n: 1 },
       { n: 2 },

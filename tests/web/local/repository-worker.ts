@@ -2,8 +2,8 @@
  * A tab's own repository in a worker, with computes in workers of their own: what storage-worker.ts is to a page, with doors for tests. Runs in Chromium.
  */
 import { browserClock, browserRandom } from '../../../browser/browser-host.ts';
+import type { BranchMoment } from '../../../browser/local/branch-moments.ts';
 import {
-  type BranchMoment,
   LocalRepository,
   type LocalRepositoryOptions,
   type NewBranchSource,
