@@ -189,3 +189,86 @@ describe('a tab with a server', () => {
     expect(back).toEqual(['main', 'own']);
   });
 });
+
+describe('what is not there', () => {
+  it('a moment that a branch does not have, or has no more, is refused with the reason, on both sides', async () => {
+    const page = await rig.tab(await rig.context());
+    const told = await page.evaluate(async () => {
+      await lite.branch('mine', { from: 'main', place: 'local' });
+      const year = 365 * 24 * 3600 * 1000;
+      const moments = [{ lsn: '0/8' }, { lsn: 'F/0' }, { lsn: 'nonsense' }, { at: new Date(Date.now() + year) }];
+      const before = { at: new Date('2001-02-03T04:05:06Z') };
+      const answers: string[][] = [];
+      for (const branch of ['main', 'mine']) {
+        const refusals: string[] = [];
+        for (const moment of [...moments, before]) {
+          const answer = await lite.connect(branch, moment).then(
+            (pg) => pg.close().then(() => 'opened'),
+            (error: Error & { kind?: string }) => `${error.kind}: ${error.message}`,
+          );
+          refusals.push(answer);
+        }
+        answers.push(refusals);
+      }
+      // The rest goes on.
+      const pg = await lite.connect('mine');
+      await pg.exec('create table goes_on ()');
+      await lite.close();
+      return answers;
+    });
+    expect(told).toEqual([
+      [
+        expect.stringMatching(/^invalid: LSN 0\/8 is before the start of branch "main" at 0\/[0-9A-F]+/),
+        expect.stringMatching(/^invalid: LSN F\/0 is past the end of branch "main" at 0\/[0-9A-F]+/),
+        expect.stringMatching(/^invalid: malformed LSN "nonsense"/),
+        expect.stringMatching(/^invalid: .* is in the future/),
+        expect.stringMatching(/^invalid: branch "main" has no commits/),
+      ],
+      [
+        expect.stringMatching(/^invalid: branch "mine" has no LSN 0\/8: it goes from 0\/[0-9A-F]+ to/),
+        expect.stringMatching(/^invalid: branch "mine" has no LSN F\/0: it goes from/),
+        expect.stringMatching(/^invalid: malformed LSN "nonsense"/),
+        expect.stringMatching(/^invalid: .* is in the future/),
+        expect.stringMatching(/^invalid: branch "mine" has no commits/),
+      ],
+    ]);
+  });
+
+  it('pages of a server branch that was deleted are missed by name; what is in the tab works on', async () => {
+    await rig.repository.ok('timeline', 'branch', '--branch-name', 'doomed');
+    const page = await rig.tab(await rig.context());
+    await page.evaluate(async () => {
+      const there = await lite.connect('doomed', { place: 'server' });
+      await there.exec('create table small as select 1 as n');
+      await there.exec('create table big as select g, repeat(md5(g::text), 30) as v from generate_series(1, 5000) g');
+      await there.close();
+      await lite.branch('orphan', { from: 'doomed', place: 'local' });
+      const here = await lite.connect('orphan');
+      await here.query('select n from small');
+      await here.exec('create table own as select 2 as n');
+      await here.close();
+    });
+    await rig.repository.ok('timeline', 'delete', '--branch-name', 'doomed');
+    const answer = await page.evaluate(async () => {
+      const pg = await lite.connect('orphan');
+      const { rows } = await pg.query('select small.n, own.n as own from small, own');
+      const lost = await pg
+        .query('select sum(length(v)) from big')
+        .catch((error: Error & { detail?: string }) => [error.message, error.detail]);
+      await pg.exec('insert into own values (3)');
+      const { rows: after } = await pg.query('select count(*)::int as n from own');
+      const reset = await lite
+        .reset('orphan')
+        .catch((error: Error & { kind?: string }) => `${error.kind}: ${error.message}`);
+      await lite.close();
+      return { rows, lost, after, reset };
+    });
+    expect(answer.rows).toEqual([{ n: 1, own: 2 }]);
+    expect(answer.lost).toEqual([
+      expect.stringMatching(/could not read blocks/),
+      expect.stringMatching(/timeline [0-9a-f]{32}/),
+    ]);
+    expect(answer.after).toEqual([{ n: 2 }]);
+    expect(answer.reset).toMatch(/^notFound: /);
+  });
+});
