@@ -25,12 +25,22 @@ export class ChromiumTab {
 
   /** Opens a page in a new tab, waits for its `window.result`, and closes the tab. Throws what the page reports. */
   async run<T>(url: string): Promise<T> {
+    const [result] = await this.runInTurn<T>([url]);
+    return result!;
+  }
+
+  /** Pages one after another in one tab, as somebody who loads a page again. */
+  async runInTurn<T>(urls: readonly string[]): Promise<T[]> {
     const page = await this.#context.newPage();
+    const results: T[] = [];
     try {
-      await page.goto(url);
-      const result = (await page.evaluate('window.result')) as T & { readonly error?: string };
-      if (result.error !== undefined) throw new Error(`${url}: ${result.error}`);
-      return result;
+      for (const url of urls) {
+        await page.goto(url);
+        const result = (await page.evaluate('window.result')) as T & { readonly error?: string };
+        if (result.error !== undefined) throw new Error(`${url}: ${result.error}`);
+        results.push(result);
+      }
+      return results;
     } finally {
       await page.close();
     }
