@@ -45,6 +45,8 @@ export async function runQuery(pg: BranchConnection, text: string, from: number)
   const start = performance.now();
   let sets: ResultSet[] = [];
   let error: QueryError | null = null;
+  const copy = copyFromStdin(text);
+  if (copy !== null) return { sets, error: { ...noInput, offset: from + copy }, tookMs: 0, pages: noPages };
   try {
     const results = await pg.exec(text, { rowMode: 'array', parsers: textParsers(pg) });
     sets = results.map(({ fields, rows, command = '', rowCount = null }) => ({
@@ -60,6 +62,19 @@ export async function runQuery(pg: BranchConnection, text: string, from: number)
   const after = await pg.pageCounters().catch(() => before);
   return { sets, error, tookMs, pages: difference(before, after) };
 }
+
+/** Where a COPY FROM STDIN begins, as a pasted dump has them; null if there is none. PGlite would wait for its input for ever. */
+export function copyFromStdin(text: string): number | null {
+  const found = /(?:^|;)\s*(copy\s[^;]*?\bfrom\s+stdin\b)/i.exec(text);
+  return found && found.index + found[0].length - found[1]!.length;
+}
+
+const noInput: Omit<QueryError, 'offset'> = {
+  message: 'COPY FROM STDIN reads what a client sends, and here is none',
+  code: null,
+  detail: null,
+  hint: 'Use INSERT here, or psql on an endpoint of the branch.',
+};
 
 const noPages: PageCounters = { fromCache: 0, fromTab: 0, fromServer: 0, bytesFromServer: 0 };
 

@@ -7,6 +7,7 @@ import type { BranchInfo, StorageLayers } from '../../browser/api.ts';
 import { diffObjects, type SchemaObject } from '../../browser/console/diff.ts';
 import { formatBytes, formatMs, lsnNumber, lsnText, tabSeparated } from '../../browser/console/format.ts';
 import { layerBoxes } from '../../browser/console/layer-picture.ts';
+import { copyFromStdin } from '../../browser/console/query.ts';
 import { treeRows } from '../../browser/console/tree.ts';
 
 const branch = (name: string, place: BranchInfo['place'], parent?: [string, BranchInfo['place']]): BranchInfo => ({
@@ -113,6 +114,20 @@ describe('the picture of layers', () => {
 
   it('of no layers is empty', () => {
     expect(layerBoxes({ inMemory: [], files: [] })).toEqual([]);
+  });
+});
+
+describe('a text with COPY FROM STDIN', () => {
+  it('is found where the statement begins, and nowhere else', () => {
+    expect(copyFromStdin('select 1;\n  COPY public.t (a, b)\n FROM stdin;\n1\t2\n\\.')).toBe(12);
+    expect(copyFromStdin('copy t from stdin with (format csv)')).toBe(0);
+    const others = [
+      'copy t to stdout',
+      "copy t from '/tmp/t'",
+      "select 'copy t from stdin'",
+      'copy (select 1) to stdout; select 2',
+    ];
+    for (const text of others) expect(copyFromStdin(text)).toBeNull();
   });
 });
 

@@ -7,6 +7,7 @@
 import type { BrowserContext, Page } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { BranchConnection, Progress } from '../../browser/api.ts';
+import { hasProgram } from '../support/wire-client.ts';
 import { WebRig } from './support/web-rig.ts';
 
 declare global {
@@ -104,6 +105,14 @@ describe('a branch that was worked on offline', () => {
       { id: 1, what: 'offline' },
     ]);
     expect(await rig.repository.sql('main', 'select what from notes where id < 2')).toEqual([{ what: 'note 1' }]);
+    if (hasProgram('psql')) {
+      const { out, code } = await rig.repository.psql(
+        'reader',
+        'select what from notes where id < 2 order by id',
+        '-At',
+      );
+      expect([code, out]).toEqual([0, 'online\nnew\noffline\n']);
+    }
     await context.close();
   });
 });
