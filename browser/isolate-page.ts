@@ -8,38 +8,40 @@ interface PageScope {
     setItem(key: string, value: string): void;
     removeItem(key: string): void;
   };
-  readonly location: { reload(): void };
+  readonly location: { readonly href: string; reload(): void };
+  readonly navigator: { readonly serviceWorker?: ServiceWorkerContainer };
 }
 
-/** Set while a page is loaded again, so that a browser which does not isolate it is asked once. */
-const reloadedKey = 'pagelite.isolating';
+/** What was tried for this page, while it is loaded again: each once. */
+const triedKey = 'pagelite.isolating';
 
 /**
  * Makes this page cross-origin isolated: registers the service worker at `workerUrl`, a copy of `pagelite/isolation-worker.js` on the page's own origin and
- * at or above its path, and loads the page again, once. Resolves where the page is isolated, at once if its server sends the headers; call it before anything else.
+ * at or above its path, and loads the page again, once or (in Safari) twice. Resolves where the page is isolated, at once if its server sends the headers;
+ * call it before anything else.
  *
  * Throws `invalid` where the browser does not isolate it: without service workers (a private window, a page that is not HTTPS or localhost), or a
  * worker that is not there.
  */
 export async function isolatePage(workerUrl: string | URL): Promise<void> {
-  const { sessionStorage, location } = globalThis as unknown as PageScope;
-  if (globalThis.crossOriginIsolated) {
-    sessionStorage.removeItem(reloadedKey);
-    return;
-  }
-  if (!('serviceWorker' in navigator)) {
+  const { sessionStorage, location, navigator } = globalThis as unknown as PageScope;
+  const tried = sessionStorage.getItem(triedKey);
+  sessionStorage.removeItem(triedKey);
+  if (globalThis.crossOriginIsolated) return;
+  const workers = navigator.serviceWorker;
+  if (!workers) {
     throw notIsolated('this browser, or this page, has no service workers: HTTPS or localhost, not a private window');
   }
-  if (sessionStorage.getItem(reloadedKey) !== null) {
-    sessionStorage.removeItem(reloadedKey);
-    throw notIsolated(`the page is not in the scope of ${workerUrl}, or the browser does not isolate it`);
-  }
+  if (tried !== null && workers.controller === null) throw notIsolated(`the page is not in the scope of ${workerUrl}`);
+  if (tried === 'require-corp') throw notIsolated('this browser does not isolate it');
+  const url = new URL(workerUrl, location.href);
+  if (tried === 'credentialless') url.searchParams.set('coep', 'require-corp');
   try {
-    await activated(await navigator.serviceWorker.register(workerUrl));
+    await activated(await workers.register(url));
   } catch (error) {
     throw notIsolated(messageOf(error));
   }
-  sessionStorage.setItem(reloadedKey, 'yes');
+  sessionStorage.setItem(triedKey, tried === null ? 'credentialless' : 'require-corp');
   location.reload();
   // This page ends here.
   await new Promise(() => {});

@@ -162,6 +162,27 @@ describe("somebody's page that isolates itself with the service worker", () => {
     }
   });
 
+  it('is isolated where the browser does not know `credentialless`, too', async () => {
+    const page = await rig.tab(await rig.context(), { page: 'plain' });
+    const reloaded = page.waitForEvent('load');
+    await page.evaluate(isolate, '/isolation-worker.js?coep=require-corp').catch(() => {});
+    await reloaded;
+    const policy = await page.evaluate(async () => {
+      const { headers } = await fetch(location.href);
+      const frame = document.createElement('iframe');
+      frame.src = location.href;
+      document.body.append(frame);
+      await new Promise((resolve) => frame.addEventListener('load', resolve));
+      return [
+        crossOriginIsolated,
+        frame.contentWindow!.crossOriginIsolated,
+        headers.get('cross-origin-embedder-policy'),
+      ];
+    });
+    // A fetch is none of its business.
+    expect(policy).toEqual([true, true, null]);
+  });
+
   it('is told why it is not isolated: no such worker, or one of another folder', async () => {
     const page = await rig.tab(await rig.context(), { page: 'plain' });
     expect(await page.evaluate(isolate, `${rig.server}/pagelite/isolation-worker.js`)).toMatch(
