@@ -5,8 +5,10 @@
  * page, and PGlite is loaded meanwhile. Then the page sends messages of PostgreSQL's wire protocol, and parses the answers itself. After `close` it may be
  * opened again: the next connection then needs no script from a network that may be away.
  */
+
 import { type Extensions, protocol } from '@electric-sql/pglite';
 import { must } from '../engine/assert.ts';
+import { concatBytes } from '../engine/bytes.ts';
 import { type ErrorJson, messageOf, PageliteError } from '../engine/errors.ts';
 import type { ComputeBridge } from '../smgr-plugin/bridge/compute-bridge.ts';
 import type { ComputeStart } from '../smgr-plugin/bridge/io-host.ts';
@@ -66,13 +68,13 @@ class Batch {
       answers.push(answer);
       if (isSync) this.#blob = await opened()._getWrittenBlob();
     }
-    const part = answers.length === 1 ? answers[0]! : join(answers);
+    const part = answers.length === 1 ? answers[0]! : concatBytes(answers);
     this.#parts.push(part);
     return part;
   }
 
   answer(): ExecAnswer {
-    const bytes = join(this.#parts);
+    const bytes = concatBytes(this.#parts);
     const lengths = this.#parts.map(({ length }) => length);
     return transfer({ bytes, lengths, ...(this.#blob && { blob: this.#blob }) }, [bytes.buffer]);
   }
@@ -239,16 +241,6 @@ function holdsError(answer: Uint8Array): boolean {
     if (answer[at] === errorResponseByte) return true;
   }
   return false;
-}
-
-function join(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
-  const whole = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
-  let at = 0;
-  for (const part of parts) {
-    whole.set(part, at);
-    at += part.length;
-  }
-  return whole;
 }
 
 serve(methods);

@@ -9,6 +9,7 @@ import { pgliteVersion } from './local/tab-template.ts';
 
 export const contribFile = `contrib-${pgliteVersion}.tar`;
 
+const decoder = new TextDecoder();
 let fetched: Promise<readonly ContribFile[] | null> | null = null;
 
 /** Kept for the next PGlite of this worker; asked for again after a failure. */
@@ -25,5 +26,5 @@ export function fetchContrib(): Promise<readonly ContribFile[] | null> {
 /** Whether a message of the wire protocol may have to do with extensions: the word in the text of a Query or a Parse. */
 export function mentionsExtension(message: Uint8Array): boolean {
   const isText = message[0] === 0x51 || message[0] === 0x50;
-  return isText && /\bextension\b/i.test(new TextDecoder().decode(message));
+  return isText && /\bextension\b/i.test(decoder.decode(message));
 }

@@ -9,6 +9,7 @@
  * prefix of the name at 345 (155); the file's bytes follow, filled up to a block. A block of zeros ends it.
  */
 import type { PGlite } from '@electric-sql/pglite';
+import { concatBytes } from '../engine/bytes.ts';
 import { PageliteError } from '../engine/errors.ts';
 
 const installFolder = '/pglite';
@@ -49,13 +50,7 @@ export function joinTars(archives: readonly { readonly name: string; readonly by
     for (const { start, size } of entries(bytes, name)) end = start + Math.ceil(size / blockBytes) * blockBytes;
     return bytes.subarray(0, end);
   });
-  const whole = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 2 * blockBytes));
-  let at = 0;
-  for (const part of parts) {
-    whole.set(part, at);
-    at += part.length;
-  }
-  return whole;
+  return concatBytes([...parts, new Uint8Array(2 * blockBytes)]);
 }
 
 function* entries(archive: Uint8Array, name: string): Generator<{ header: Uint8Array; start: number; size: number }> {

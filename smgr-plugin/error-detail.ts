@@ -4,6 +4,8 @@
  *
  *   'E' | i32 length | fields: byte type, text, 0 | 0
  */
+import { concatBytes } from '../engine/bytes.ts';
+
 const errorResponse = 0x45;
 const detailField = 0x44;
 const headerBytes = 5;
@@ -21,13 +23,7 @@ export function withDetail(answer: Uint8Array, detail: string): Uint8Array {
     parts.push(...(message[0] === errorResponse && !hasDetail(message) ? extended(message, field) : [message]));
     at = end;
   }
-  const out = new Uint8Array(parts.reduce((size, { length }) => size + length, 0));
-  let at = 0;
-  for (const part of parts) {
-    out.set(part, at);
-    at += part.length;
-  }
-  return out;
+  return concatBytes(parts);
 }
 
 /** The fields, `field` behind them, and their end. */

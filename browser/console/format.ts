@@ -1,4 +1,6 @@
 /** Numbers, times and values of PostgreSQL as people read them. */
+import type { BranchInfo } from '../api.ts';
+
 export function formatBytes(bytes: number | null): string {
   if (bytes === null) return '–';
   const units = ['B', 'kB', 'MB', 'GB', 'TB'];
@@ -38,6 +40,9 @@ export function tabSeparated(rows: Iterable<readonly (string | null)[]>): string
   };
   return Array.from(rows, (row) => row.map(cell).join('\t')).join('\n');
 }
+
+/** Where a branch is, for people: one of the tab's own is not called local to it. */
+export const placeLabel = ({ place }: Pick<BranchInfo, 'place'>): string => (place === 'local' ? 'tab' : place);
 
 /** An LSN `1/16B5A50` as a number. */
 export function lsnNumber(lsn: string): number {

@@ -59,6 +59,12 @@ export class ConsoleState {
     return this.#lite;
   }
 
+  /** The branch that is open, being opened, or could not be. */
+  get current(): BranchInfo | null {
+    const { opening } = this;
+    return opening.kind === 'none' ? null : opening.kind === 'open' ? opening.open.branch : opening.branch;
+  }
+
   get open(): OpenBranch | null {
     return this.opening.kind === 'open' ? this.opening.open : null;
   }
@@ -216,9 +222,7 @@ export class ConsoleState {
   }
 
   async #closeIf({ timelineId }: BranchInfo): Promise<void> {
-    const { opening } = this;
-    const current = opening.kind === 'open' ? opening.open.branch : opening.kind === 'none' ? null : opening.branch;
-    if (current?.timelineId === timelineId) await this.closeBranch();
+    if (this.current?.timelineId === timelineId) await this.closeBranch();
   }
 
   /** Waits for what is under way on it, and says so: `next` opens after it. */

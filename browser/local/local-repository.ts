@@ -12,6 +12,7 @@
  *   is room
  * - a damaged branch is listed with what is wrong, and costs only itself
  */
+import { must } from '../../engine/assert.ts';
 import { isPageliteError, messageOf, PageliteError } from '../../engine/errors.ts';
 import {
   newTenantId,
@@ -287,7 +288,10 @@ export class LocalRepository {
   async pointAt(branch: string, timestampMs: number): Promise<HistoryPoint> {
     const { pageserver, branches, moments } = this.#parts;
     const lineage = await moments.lineage(this.timelineOf(branch));
-    const { timeline } = (await partWith(pageserver, lineage, { timestampMs })) ?? lineage.at(-1)!;
+    const { timeline } = must(
+      await partWith(pageserver, lineage, { timestampMs }),
+      'the oldest part has what no other has',
+    );
     const { timelineId } = timeline;
     const name = branches.nameOf(timelineId) ?? timelineId;
     return { timelineId, branch: name, lsn: formatLsn(await moments.lsnOf(name, timeline, { timestampMs })) };

@@ -11,7 +11,9 @@
  * - a `sync` that fails has stored nothing of what it was to store (`failedSyncKeepsNothing`)
  * - the flush mark goes with the next transaction, or by itself soon after: it may lag, as it may on disk
  */
+
 import { assert } from '../../engine/assert.ts';
+import { concatBytes } from '../../engine/bytes.ts';
 import { PageliteError } from '../../engine/errors.ts';
 import { type TenantTimelineId, tenantId, timelineId } from '../../engine/model/ids.ts';
 import { controlFileName } from '../../engine/safekeeper/control-file.ts';
@@ -395,7 +397,7 @@ function recordsOf(
     start = file.starts.at(-1)!;
   }
   const finish = () => {
-    const bytes = concat(run, end - start);
+    const bytes = concatBytes(run);
     for (let at = 0; at < bytes.length; at += recordBytesMax) {
       records.push({ start: start + at, bytes: bytes.slice(at, at + recordBytesMax) });
     }
@@ -419,16 +421,6 @@ function checkedFile(value: unknown, what: string): WalFile {
     throw corruptRecord(what, 'its entry is not there as it was written');
   }
   return { size: size!, records };
-}
-
-function concat(parts: readonly Uint8Array[], length: number): Uint8Array {
-  const out = new Uint8Array(length);
-  let at = 0;
-  for (const part of parts) {
-    out.set(part, at);
-    at += part.length;
-  }
-  return out;
 }
 
 /** Copies what of `bytes`, which stand at `start`, falls into `out`, which stands at `offset`. */

@@ -15,10 +15,11 @@
  * PostgreSQL's ERROR unwinds to `_PostgresMainLoopOnce` as a thrown ExitStatus 100 and is finished by `_PostgresMainLongJmp`. Any other
  * throw is the end of this backend (FATAL, PANIC, a trap): it leaves `serve` as an error, and the thread with it.
  */
+import { concatBytes } from '../../engine/bytes.ts';
 import { PageliteError } from '../../engine/errors.ts';
 import { type BackendModule, checkLayout, writeWord } from './backend-layout.ts';
 import { BackendTimers } from './backend-timers.ts';
-import { concat, frame, parseRows } from './own-statements.ts';
+import { frame, parseRows } from './own-statements.ts';
 import { attachSharedWire, backendState, type SharedWire, signal, word } from './ring.ts';
 import {
   controlType,
@@ -441,7 +442,7 @@ class BackendThread {
       this.#loopOnce();
       this.#module._PostgresSendReadyForQueryIfNecessary();
       this.#module._pgl_pq_flush();
-      return parseRows(concat(this.#ownOutput));
+      return parseRows(concatBytes(this.#ownOutput));
     } finally {
       this.#ownInput = null;
     }
@@ -459,7 +460,7 @@ class BackendThread {
       this.#recover();
       this.#module._PostgresSendReadyForQueryIfNecessary();
       this.#module._pgl_pq_flush();
-      parseRows(concat(this.#ownOutput));
+      parseRows(concatBytes(this.#ownOutput));
       throw new BackendSqlError('XX000', 'a setting of the session could not be put back');
     } finally {
       this.#ownInput = null;

@@ -13,16 +13,6 @@ export function frame(type: string, body: Uint8Array): Uint8Array {
   return bytes;
 }
 
-export function concat(parts: readonly Uint8Array[]): Uint8Array {
-  const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    bytes.set(part, at);
-    at += part.length;
-  }
-  return bytes;
-}
-
 /** DataRow messages as text; an ErrorResponse is thrown. The bytes come from the backend itself. */
 export function parseRows(bytes: Uint8Array): (string | null)[][] {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);

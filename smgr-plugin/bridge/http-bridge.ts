@@ -17,8 +17,10 @@
  *
  * Invariant: a request that is sent again (its answer was lost) does what it did before: WAL is taken once, by its offset.
  */
+
 import { assert } from '../../engine/assert.ts';
 import type { WalPiece } from '../../engine/basebackup/control-data.ts';
+import { concatBytes } from '../../engine/bytes.ts';
 import { type ErrorJson, PageliteError } from '../../engine/errors.ts';
 import { walMessageBytesMax } from '../../engine/limits.ts';
 import { type TenantTimelineId, tenantId, timelineId } from '../../engine/model/ids.ts';
@@ -108,7 +110,7 @@ export function encodeStart(session: string, start: ComputeStart): Uint8Array<Ar
   new DataView(head.buffer).setUint32(0, text.length, true);
   const basebackup = { lsn, prevLsn: 0 as Lsn, systemIdentifier, files, prewarm };
   const chunks = [...basebackupChunks(basebackup, 1024 * 1024)].map(({ bytes }) => bytes);
-  return concat([head, text, ...bootWal.map(({ bytes }) => bytes), ...chunks]);
+  return concatBytes([head, text, ...bootWal.map(({ bytes }) => bytes), ...chunks]);
 }
 
 /** Throws `invalid`. */
@@ -138,14 +140,4 @@ export function parseOpenSession(json: unknown): { id: TenantTimelineId; readOnl
     id: { tenantId: tenantId(String(tenant)), timelineId: timelineId(String(timeline)) },
     readOnlyAt: typeof readOnlyAt === 'string' ? parseLsn(readOnlyAt) : null,
   };
-}
-
-function concat(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
-  const whole = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
-  let at = 0;
-  for (const part of parts) {
-    whole.set(part, at);
-    at += part.length;
-  }
-  return whole;
 }

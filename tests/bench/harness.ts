@@ -4,6 +4,7 @@
  * Machines are noisy, so nothing here is an absolute promise: a row is a *ratio* of two things measured side by side, alternating, in one
  * run. A row says what it should reach; `npm run bench` prints whether it did and never fails because of it.
  */
+import { cpus } from 'node:os';
 
 export interface Row {
   /** What is measured, and against what. */
@@ -59,13 +60,20 @@ export async function timed(work: () => unknown): Promise<number> {
   return performance.now() - start;
 }
 
-export const reached = (row: Row): boolean =>
+const reached = (row: Row): boolean =>
   row.target.op === '<=' ? row.ratio <= row.target.bound : row.ratio >= row.target.bound;
 
 export const spread = (values: readonly number[]): string =>
   `${Math.min(...values).toPrecision(3)}..${Math.max(...values).toPrecision(3)}`;
 
-export function printTable(rows: readonly Row[]): string {
+/** To the standard output: a table, or JSON for machines. */
+export function printRows(rows: readonly Row[], json: boolean): void {
+  const machine = { node: process.version, cpu: cpus()[0]?.model, cores: cpus().length };
+  const marked = { machine, rows: rows.map((row) => ({ ...row, reached: reached(row) })) };
+  process.stdout.write(`${json ? JSON.stringify(marked, null, 2) : printTable(rows)}\n`);
+}
+
+function printTable(rows: readonly Row[]): string {
   const cells = rows.map((row) => [
     row.what,
     row.measured,

@@ -2,14 +2,14 @@
  * `npm run bench`: runs the benchmarks and prints one table. `--json` for machines, `--only NAME` for some, `--scale 0.1` for a quick look.
  */
 import { mkdtempSync, rmSync } from 'node:fs';
-import { cpus, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Command } from 'commander';
 import { branchesBenchmark } from './branches.ts';
 import { coldScanBenchmark } from './cold-scan.ts';
 import { decoderBenchmark } from './decoder.ts';
 import { getPageBenchmark } from './getpage.ts';
-import { type Benchmark, printTable, type Row, reached } from './harness.ts';
+import { type Benchmark, printRows, type Row } from './harness.ts';
 import { inProcessBenchmark } from './in-process.ts';
 import { ingestBenchmark } from './ingest.ts';
 import { redoBenchmark } from './redo.ts';
@@ -58,12 +58,5 @@ for (const benchmark of benchmarks) {
     rmSync(folder, { recursive: true, force: true });
   }
 }
-if (options.json) {
-  const machine = { node: process.version, cpu: cpus()[0]?.model, cores: cpus().length };
-  process.stdout.write(
-    `${JSON.stringify({ machine, rows: rows.map((row) => ({ ...row, reached: reached(row) })) }, null, 2)}\n`,
-  );
-} else {
-  process.stdout.write(`${printTable(rows)}\n`);
-}
+printRows(rows, options.json ?? false);
 process.exit(0);

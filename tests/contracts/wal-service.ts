@@ -3,7 +3,9 @@
  * is readable and survives a restart, readers see committed WAL only and wake by themselves, a newer term fences the older, a peer that
  * breaks the protocol loses its connection and nothing else.
  */
+
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { concatBytes } from '../../engine/bytes.ts';
 import { isPageliteError, type PageliteError } from '../../engine/errors.ts';
 import { pgVersionNumber, walMessageBytesMax, walSegmentSize } from '../../engine/limits.ts';
 import { newTenantId, newTimelineId, type TenantTimelineId } from '../../engine/model/ids.ts';
@@ -73,7 +75,7 @@ export function runWalServiceContract(name: string, setup: () => Promise<WalServ
       const parts = sizes.map((size, i) => wal.next(new Uint8Array(size).fill(i + 1)));
       for (const { startLsn, bytes } of parts) driver.append(startLsn, bytes);
       await driver.waitCommit(wal.endLsn);
-      return concat(parts.map(({ bytes }) => bytes));
+      return concatBytes(parts.map(({ bytes }) => bytes));
     }
 
     async function read(from: Lsn, to: Lsn, term?: number): Promise<Uint8Array> {
@@ -86,7 +88,7 @@ export function runWalServiceContract(name: string, setup: () => Promise<WalServ
         at += chunk.bytes.length;
         if (at >= to) break;
       }
-      return concat(parts).subarray(0, to - from);
+      return concatBytes(parts).subarray(0, to - from);
     }
 
     it('knows nothing of a timeline that no proposer has created', async () => {
@@ -201,7 +203,7 @@ export function runWalServiceContract(name: string, setup: () => Promise<WalServ
       expect(await service.getStatus(id)).toMatchObject({ term: 1, flushLsn: acknowledged, commitLsn: acknowledged });
       const after = await write(driver, wal, [500]);
       expect(driver.term).toBe(1);
-      expect(equal(await read(startLsn, wal.endLsn), concat([before, after]))).toBe(true);
+      expect(equal(await read(startLsn, wal.endLsn), concatBytes([before, after]))).toBe(true);
     });
 
     it('more WAL than fits the window and the cache arrives whole at a slow reader', async () => {
@@ -216,7 +218,7 @@ export function runWalServiceContract(name: string, setup: () => Promise<WalServ
       }
       await driver.waitCommit(wal.endLsn);
       const again = new SyntheticWal(startLsn);
-      const expected = concat(Array.from({ length: 24 }, (_, i) => again.next(payload.fill(i)).bytes));
+      const expected = concatBytes(Array.from({ length: 24 }, (_, i) => again.next(payload.fill(i)).bytes));
       for (let at = startLsn; at < wal.endLsn; ) {
         const { bytes } = (await reader.next()).value as WalChunk;
         expect(bytes.length).toBeLessThanOrEqual(walMessageBytesMax);
@@ -384,16 +386,6 @@ class RawProposer {
 function changed(bytes: Uint8Array, at: number): Uint8Array {
   bytes[at]! ^= 1;
   return bytes;
-}
-
-export function concat(parts: readonly Uint8Array[]): Uint8Array {
-  const out = new Uint8Array(parts.reduce((size, part) => size + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    out.set(part, at);
-    at += part.length;
-  }
-  return out;
 }
 
 /** As toEqual on large arrays is slow. */

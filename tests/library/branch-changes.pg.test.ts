@@ -3,20 +3,15 @@
  *
  * Must hold: what is connected is not taken away; a reset loses nothing; the history has the commits at LSNs where they are seen.
  */
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { Pagelite } from 'pagelite';
+import { rmSync } from 'node:fs';
+import type { Pagelite } from 'pagelite';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { keepTemplate, putTemplate } from '../support/template-cache.ts';
+import { openLibrary } from '../support/library.ts';
 
 let dir: string;
 let lite: Pagelite;
 beforeAll(async () => {
-  dir = mkdtempSync(join(tmpdir(), 'pagelite-changes-'));
-  putTemplate(dir);
-  lite = await Pagelite.open(dir);
-  keepTemplate(dir);
+  ({ dir, lite } = await openLibrary());
 });
 afterAll(async () => {
   await lite.close();

@@ -5,8 +5,7 @@
  * isolated; what was committed is there when the folder is opened again, closed in order or not; a place in time is what was committed then.
  */
 import { execFile } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
@@ -17,15 +16,12 @@ import { integer, pgTable, text } from 'drizzle-orm/pg-core';
 import { drizzle } from 'drizzle-orm/pglite';
 import { Pagelite } from 'pagelite';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { keepTemplate, putTemplate } from '../support/template-cache.ts';
+import { openLibrary } from '../support/library.ts';
 
 let dir: string;
 let lite: Pagelite;
 beforeAll(async () => {
-  dir = mkdtempSync(join(tmpdir(), 'pagelite-library-'));
-  putTemplate(dir);
-  lite = await Pagelite.open(dir);
-  keepTemplate(dir);
+  ({ dir, lite } = await openLibrary());
 });
 afterAll(async () => {
   await lite.close();

@@ -2,10 +2,12 @@
  * What is on disk is named as PostgreSQL's, survives being closed at any point, and when it is damaged the damage is found and named,
  * with file and LSN, while other timelines go on. Attacked with flipped bits, cut and missing files, and torn ends.
  */
+
 import { mkdir, mkdtemp, open, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { concatBytes } from '../../engine/bytes.ts';
 import { walSegmentSize } from '../../engine/limits.ts';
 import { type NodeId, newTenantId, newTimelineId, type TenantTimelineId } from '../../engine/model/ids.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
@@ -14,7 +16,7 @@ import { Safekeeper } from '../../engine/safekeeper/safekeeper.ts';
 import { nodeClock, nodeRandom, silentLog } from '../../server/process/node-host.ts';
 import { DiskSafekeeperStorage } from '../../server/safekeeper/disk-segments.ts';
 import { ProposerDriver } from '../../smgr-plugin/wal/proposer-driver.ts';
-import { concat, equal } from '../contracts/wal-service.ts';
+import { equal } from '../contracts/wal-service.ts';
 import { SyntheticWal, syntheticSystemIdentifier } from '../support/synthetic-wal.ts';
 
 const startLsn = (2 * walSegmentSize - 5000) as Lsn;
@@ -60,7 +62,7 @@ async function written(id: TenantTimelineId, sizes = [100, 6000, 300, 40_000, 20
     await driver.waitCommit(record.endLsn);
   }
   driver.close();
-  return { endLsn: wal.endLsn, bytes: concat(records.map(({ bytes }) => bytes)), records };
+  return { endLsn: wal.endLsn, bytes: concatBytes(records.map(({ bytes }) => bytes)), records };
 }
 
 const folder = (id: TenantTimelineId) => join(dir, id.tenantId, id.timelineId);
@@ -82,7 +84,7 @@ async function read(id: TenantTimelineId, to: Lsn): Promise<Uint8Array> {
     at += bytes.length;
     if (at >= to) break;
   }
-  return concat(parts);
+  return concatBytes(parts);
 }
 
 it('the files are PostgreSQL segments, the last one partial, zeros outside the WAL', async () => {

@@ -2,6 +2,7 @@
  * kill -9 of a real safekeeper process under load, again and again, loses no acknowledged byte: what `waitCommit` resolved for is there
  * afterwards, and the proposer goes on in its term without an error. Runs the build in dist/.
  */
+
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
@@ -9,6 +10,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect, it } from 'vitest';
+import { concatBytes } from '../../engine/bytes.ts';
 import { walSegmentSize } from '../../engine/limits.ts';
 import { type NodeId, newTenantId, newTimelineId } from '../../engine/model/ids.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
@@ -16,7 +18,7 @@ import { nodeClock, nodeRandom, silentLog } from '../../server/process/node-host
 import { findFreePort } from '../../server/process/ports.ts';
 import { connectSafekeeper } from '../../server/safekeeper/connect.ts';
 import { ProposerDriver } from '../../smgr-plugin/wal/proposer-driver.ts';
-import { concat, equal } from '../contracts/wal-service.ts';
+import { equal } from '../contracts/wal-service.ts';
 import { SyntheticWal, syntheticSystemIdentifier } from '../support/synthetic-wal.ts';
 
 const entry = fileURLToPath(new URL('../../dist/server/safekeeper/main.js', import.meta.url));
@@ -89,9 +91,9 @@ it('an acknowledged commit survives kill -9', async () => {
       at += bytes.length;
       if (at >= acknowledgedLsn) break;
     }
-    const stored = concat(parts);
+    const stored = concatBytes(parts);
     expect(at).toBe(acknowledgedLsn);
-    expect(equal(stored, concat(acknowledged))).toBe(true);
+    expect(equal(stored, concatBytes(acknowledged))).toBe(true);
 
     running.child.kill('SIGTERM');
     const [code] = await once(running.child, 'exit');

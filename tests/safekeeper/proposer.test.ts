@@ -2,7 +2,9 @@
  * The proposer's decisions, one by one and with three safekeepers: quorums, where two logs part, who is the donor, and that a safekeeper
  * that was away gets what it missed, from memory or from a donor, while commits go on or wait as they must.
  */
+
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { concatBytes } from '../../engine/bytes.ts';
 import { walInFlightBytesMax, walSegmentSize } from '../../engine/limits.ts';
 import { type NodeId, newTenantId, newTimelineId, type TenantTimelineId } from '../../engine/model/ids.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
@@ -14,7 +16,7 @@ import type { Channel, WalService } from '../../engine/services.ts';
 import { nodeClock, nodeRandom, silentLog } from '../../server/process/node-host.ts';
 import { ProposerDriver } from '../../smgr-plugin/wal/proposer-driver.ts';
 import { committedLsn, quorumOf } from '../../smgr-plugin/wal/quorum.ts';
-import { concat, equal } from '../contracts/wal-service.ts';
+import { equal } from '../contracts/wal-service.ts';
 import { SyntheticWal, syntheticSystemIdentifier } from '../support/synthetic-wal.ts';
 
 const lsns = (...values: number[]) => values as Lsn[];
@@ -154,7 +156,7 @@ describe('three safekeepers', () => {
       driver.append(record.startLsn, record.bytes);
     }
     await driver.waitCommit(wal.endLsn);
-    return concat(records.map(({ bytes }) => bytes));
+    return concatBytes(records.map(({ bytes }) => bytes));
   }
 
   /** Resolves once the node has, and knows to be committed, all WAL up to `lsn`. */
@@ -166,7 +168,7 @@ describe('three safekeepers', () => {
       at += bytes.length;
       if (at >= lsn) break;
     }
-    return concat(parts);
+    return concatBytes(parts);
   }
 
   it('commits go on without one of them; it gets what it missed from memory when it returns', async () => {
@@ -176,7 +178,7 @@ describe('three safekeepers', () => {
     nodes[2]!.down();
     const second = await write(driver, wal, [20, 9000]);
     nodes[2]!.up = true;
-    expect(equal(await caughtUp(nodes[2]!, wal.endLsn), concat([first, second]))).toBe(true);
+    expect(equal(await caughtUp(nodes[2]!, wal.endLsn), concatBytes([first, second]))).toBe(true);
     expect(nodes[0]!.reads + nodes[1]!.reads).toBe(0);
   });
 

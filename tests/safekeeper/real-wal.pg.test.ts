@@ -2,7 +2,9 @@
  * PostgreSQL's own WAL passes the acceptor's checks and comes back byte for byte: records of all sizes, over pages and a segment switch, cut
  * anywhere; every commit's end is a boundary that a safekeeper acknowledges.
  */
+
 import { expect, it } from 'vitest';
+import { concatBytes } from '../../engine/bytes.ts';
 import type { NodeId } from '../../engine/model/ids.ts';
 import { newTenantId, newTimelineId } from '../../engine/model/ids.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
@@ -11,7 +13,7 @@ import { MemorySafekeeperStorage } from '../../engine/safekeeper/storage.ts';
 import { RecordScan } from '../../engine/wal/record-scan.ts';
 import { nodeClock, nodeRandom, silentLog } from '../../server/process/node-host.ts';
 import { ProposerDriver } from '../../smgr-plugin/wal/proposer-driver.ts';
-import { concat, equal } from '../contracts/wal-service.ts';
+import { equal } from '../contracts/wal-service.ts';
 import { captureWal, plainPglite } from '../support/wal-fixture.ts';
 
 it("PostgreSQL's WAL is stored and read back", async () => {
@@ -60,6 +62,6 @@ it("PostgreSQL's WAL is stored and read back", async () => {
     at += bytes.length;
     if (at >= endLsn) break;
   }
-  expect(equal(concat(parts), wal)).toBe(true);
+  expect(equal(concatBytes(parts), wal)).toBe(true);
   await service.close();
 });

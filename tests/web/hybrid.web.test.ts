@@ -11,6 +11,7 @@ import { parseLsn } from '../../engine/model/lsn.ts';
 import type { ServerBranch, ServerStatus } from '../../engine/protocol/control-api.ts';
 import { Chromium, type TabWorker } from './local/chromium.ts';
 import type { OpenRepository } from './local/repository-worker.ts';
+import { recordLengths } from './support/stored-records.ts';
 import { WebRig } from './support/web-rig.ts';
 
 let rig: WebRig;
@@ -184,19 +185,9 @@ describe('a hybrid branch', () => {
 });
 
 /** The database has the mark that is stored behind the last of the catalogs: a record of small values with nothing else in it. */
-function catalogsAreKept(tab: TabWorker, name: string): Promise<boolean> {
-  return tab.page.evaluate(async (database) => {
-    const wait = <T>(request: IDBRequest<T>) =>
-      new Promise<T>((resolve, reject) => {
-        request.onsuccess = () => resolve(request.result);
-        request.onerror = () => reject(request.error);
-      });
-    const open = await wait(indexedDB.open(database));
-    const records = await wait(open.transaction('pages').objectStore('pages').getAll());
-    open.close();
-    // The count, the key and the length of one value of no bytes.
-    return records.some(({ bytes }) => bytes.length === 4 + 18 + 4);
-  }, databaseName(name));
+async function catalogsAreKept(tab: TabWorker, name: string): Promise<boolean> {
+  // The count, the key and the length of one value of no bytes.
+  return (await recordLengths(tab.page, name, 'pages')).includes(4 + 18 + 4);
 }
 
 /** Changes a byte of the first cached extent of a relation. The repository is closed. */

@@ -11,6 +11,7 @@ import { parseLsn } from '../../engine/model/lsn.ts';
 import { SeededRandom } from '../support/seeded-random.ts';
 import { Chromium, type TabWorker } from './local/chromium.ts';
 import type { OpenRepository } from './local/repository-worker.ts';
+import { recordLengths } from './support/stored-records.ts';
 
 let chromium: Chromium;
 beforeAll(async () => {
@@ -37,18 +38,8 @@ const count = async (tab: TabWorker, compute: number, table = 't') =>
   (await tab.call<{ n: number }[]>('query', compute, `select count(*)::int as n from ${table}`))[0]!.n;
 
 /** Of all WAL in the database. */
-function walBytes(tab: TabWorker, name: string): Promise<number> {
-  return tab.page.evaluate(async (database) => {
-    const wait = <T>(request: IDBRequest<T>) =>
-      new Promise<T>((resolve, reject) => {
-        request.onsuccess = () => resolve(request.result);
-        request.onerror = () => reject(request.error);
-      });
-    const open = await wait(indexedDB.open(database));
-    const records = (await wait(open.transaction('wal').objectStore('wal').getAll())) as { bytes: Uint8Array }[];
-    open.close();
-    return records.reduce((sum, { bytes }) => sum + bytes.length, 0);
-  }, databaseName(name));
+async function walBytes(tab: TabWorker, name: string): Promise<number> {
+  return (await recordLengths(tab.page, name, 'wal')).reduce((sum, length) => sum + length, 0);
 }
 
 const makeTable = 'create table t (id int primary key, v text)';

@@ -5,6 +5,7 @@
  * speaks another version. What must hold: what was acknowledged is there, whoever asks; what a tab hears of another writer says so.
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { beginInserts } from './support/counted-inserts.ts';
 import { WebRig } from './support/web-rig.ts';
 
 let rig: WebRig;
@@ -102,19 +103,7 @@ describe('a branch of a server in a tab', () => {
   it('has every acknowledged commit after its browser was killed', async () => {
     const context = await (await rig.ownBrowser()).newContext();
     const page = await rig.tab(context);
-    await page.evaluate(async () => {
-      const pg = await lite.connect('main');
-      await pg.exec('create table counted (n int)');
-      Object.assign(globalThis, { acknowledged: 0 });
-      void (async () => {
-        for (let n = 1; ; n++) {
-          await pg.query('insert into counted values ($1)', [n]);
-          Object.assign(globalThis, { acknowledged: n });
-        }
-      })();
-    });
-    await page.waitForFunction('acknowledged >= 20');
-    const acknowledged = (await page.evaluate('acknowledged')) as number;
+    const acknowledged = await beginInserts(page);
     await rig.kill(context);
     await rig.repository.ok('endpoint', 'start', 'main');
     const [row] = await rig.repository.sql<{ n: number; max: number }>(

@@ -5,6 +5,7 @@
  * is never guessed, and whoever cannot have the repository is told who has it.
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { beginInserts } from './support/counted-inserts.ts';
 import { WebRig } from './support/web-rig.ts';
 
 let rig: WebRig;
@@ -78,20 +79,8 @@ describe('a tab without a server', () => {
     const profile = rig.newProfile();
     const before = await rig.browser(profile);
     const page = await rig.tab(before, alone);
-    await page.evaluate(async () => {
-      await lite.branch('main');
-      const pg = await lite.connect('main');
-      await pg.exec('create table counted (n int)');
-      Object.assign(globalThis, { acknowledged: 0 });
-      void (async () => {
-        for (let n = 1; ; n++) {
-          await pg.query('insert into counted values ($1)', [n]);
-          Object.assign(globalThis, { acknowledged: n });
-        }
-      })();
-    });
-    await page.waitForFunction('acknowledged >= 20');
-    const acknowledged = (await page.evaluate('acknowledged')) as number;
+    await page.evaluate(() => lite.branch('main'));
+    const acknowledged = await beginInserts(page);
     await rig.kill(before);
     const after = await rig.browser(profile);
     const again = await rig.tab(after, alone);

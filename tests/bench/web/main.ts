@@ -6,11 +6,11 @@
  * already. A warm opening is the page loaded again in its tab.
  */
 import { mkdtempSync, rmSync } from 'node:fs';
-import { cpus, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Command } from 'commander';
 import { loadPGliteArtefacts } from '../../../server/process/pglite-artefacts.ts';
-import { median, printTable, type Row, reached, spread } from '../harness.ts';
+import { median, printRows, type Row, spread } from '../harness.ts';
 import { RemoteRepository } from '../remote-compute.ts';
 import { type BenchPages, serveBenchPages } from './bench-pages.ts';
 import { ChromiumTab } from './chromium-tab.ts';
@@ -173,12 +173,5 @@ try {
   pages.close();
   rmSync(folder, { recursive: true, force: true });
 }
-if (options.json) {
-  const machine = { node: process.version, cpu: cpus()[0]?.model, cores: cpus().length };
-  process.stdout.write(
-    `${JSON.stringify({ machine, rows: rows.map((row) => ({ ...row, reached: reached(row) })) }, null, 2)}\n`,
-  );
-} else {
-  process.stdout.write(`${printTable(rows)}\n`);
-}
+printRows(rows, options.json ?? false);
 process.exit(0);
