@@ -2,8 +2,8 @@
  * R7. Which layer holds the next version down.
  *
  * Called by reconstruct for a key and an LSN, again and again until the value is complete. Pure and immutable: a change makes a new map, and
- * a reader goes on with the one it began with. A search walks the layers from the newest; the delta layer that holds the newest versions
- * is usually among the first.
+ * a reader goes on with the one it began with. Most layers are in two LayerCoverages (deltas, images), which are searched in sub-linear time and cost as much to build as
+ * there are layers; the last few that were added are looked at one by one.
  *
  * Invariants
  * - a delta layer holds every value of the timeline in its rectangle, so where two overlap either one may be read
@@ -12,6 +12,8 @@
  */
 import { assert } from '../assert.ts';
 import { compareKeys, comparePrefixes, type KeyPrefix } from '../model/key.ts';
+import { blockLimit, KeyIntervals } from './key-intervals.ts';
+import { LayerCoverage } from './layer-coverage.ts';
 import type { LayerDesc } from './layer-name.ts';
 
 export interface MapLayer {
@@ -30,67 +32,96 @@ export interface SearchResult<L> {
   blockEnd: number;
 }
 
-const blockLimit = 4294967296;
+/** Layers that are added before all of them are ordered anew: one by one they cost a read no more than the search through the others. */
+const recentLayersMax = 32;
+
+/** Layers that are searched at once. */
+interface Settled<L> {
+  /** By end LSN, the later start last among equals. */
+  readonly deltas: readonly L[];
+  readonly images: readonly L[];
+  readonly intervals: KeyIntervals;
+  readonly deltaCoverage: LayerCoverage;
+  readonly imageCoverage: LayerCoverage;
+}
 
 export class LayerMap<L extends MapLayer> {
-  /** By end LSN, highest first; the later start first among equals. */
-  readonly #deltas: readonly L[];
-  /** By LSN, highest first. */
-  readonly #images: readonly L[];
+  readonly #settled: Settled<L>;
+  readonly #recentDeltas: readonly L[];
+  readonly #recentImages: readonly L[];
 
-  private constructor(deltas: readonly L[], images: readonly L[]) {
-    this.#deltas = deltas;
-    this.#images = images;
+  private constructor(settled: Settled<L>, recent: readonly L[]) {
+    this.#settled = settled;
+    this.#recentDeltas = recent.filter(isDelta);
+    this.#recentImages = recent.filter(isImage);
   }
 
   static of<L extends MapLayer>(layers: Iterable<L>): LayerMap<L> {
     const all = [...layers];
-    const deltas = all.filter((layer) => layer.desc.kind === 'delta').sort(byLsn);
-    const images = all.filter((layer) => layer.desc.kind === 'image').sort(byLsn);
-    for (const [i, image] of images.entries()) {
-      for (let j = i + 1; j < images.length && images[j]!.desc.lsnStart === image.desc.lsnStart; j++) {
-        assert(disjoint(image.desc, images[j]!.desc), 'image layers of one LSN have disjoint key ranges');
-      }
-    }
-    return new LayerMap(deltas, images);
+    const deltas = all.filter(isDelta).sort(byEnd);
+    const images = all.filter(isImage).sort(byEnd);
+    assertDisjoint(images);
+    const intervals = new KeyIntervals(all.flatMap(({ desc: { keys } }) => [keys.start, keys.end]));
+    const coverageOf = (some: readonly L[]) =>
+      new LayerCoverage(
+        some.map(({ desc }) => desc),
+        intervals,
+      );
+    const [deltaCoverage, imageCoverage] = [coverageOf(deltas), coverageOf(images)];
+    return new LayerMap({ deltas, images, intervals, deltaCoverage, imageCoverage }, []);
   }
 
   with(added: readonly L[], removed: readonly L[] = []): LayerMap<L> {
-    return LayerMap.of([...this.layers().filter((layer) => !removed.includes(layer)), ...added]);
+    const recent = [...this.#recentDeltas, ...this.#recentImages, ...added];
+    if (removed.length === 0 && recent.length <= recentLayersMax) return new LayerMap(this.#settled, recent);
+    const gone = new Set(removed);
+    return LayerMap.of([...this.layers().filter((layer) => !gone.has(layer)), ...added]);
   }
 
   layers(): L[] {
-    return [...this.#deltas, ...this.#images];
+    const { deltas, images } = this.#settled;
+    return [...deltas, ...this.#recentDeltas, ...images, ...this.#recentImages];
   }
 
   /** The next layer down for (prefix, block): versions below `lsnEnd`, images below `imageEnd`. */
   search(prefix: KeyPrefix, block: number, lsnEnd: number, imageEnd: number): SearchResult<L> {
-    let blockEnd = blockLimit;
-    let image: L | null = null;
-    for (const layer of this.#images) {
-      if (layer.desc.lsnStart >= imageEnd) continue;
+    const { deltas, images, intervals, deltaCoverage, imageCoverage } = this.#settled;
+    const interval = intervals.locate(prefix, block);
+    let blockEnd = intervals.blockEnd(interval, prefix);
+    let place = imageCoverage.highest(interval, imageEnd);
+    let imageLsn = place < 0 ? -1 : imageCoverage.lsnStarts[place]!;
+    let recent: L | null = null;
+    for (const layer of this.#recentImages) {
+      const { lsnStart } = layer.desc;
+      if (lsnStart >= imageEnd) continue;
       const edge = nextEdge(layer.desc, prefix, block);
-      if (edge > 0) {
-        // It begins further on in this relation.
-        if (edge < blockEnd) blockEnd = edge;
-      } else if (edge < 0) {
-        image = layer;
-        if (-edge < blockEnd) blockEnd = -edge;
-        break;
+      if (edge !== 0) blockEnd = Math.min(blockEnd, Math.abs(edge));
+      if (edge < 0 && lsnStart > imageLsn) {
+        recent = layer;
+        imageLsn = lsnStart;
       }
     }
-    const imageLsn = image === null ? -1 : image.desc.lsnStart;
-    for (const layer of lsnEnd > imageLsn + 1 ? this.#deltas : []) {
-      const { desc } = layer;
-      if (desc.lsnStart >= lsnEnd) continue;
-      // From here on deltas end at or below the image, which is the newest then.
-      if (desc.lsnEnd <= imageLsn + 1) break;
-      const edge = nextEdge(desc, prefix, block);
-      if (edge > 0) {
-        if (edge < blockEnd) blockEnd = edge;
-      } else if (edge < 0) {
-        if (-edge < blockEnd) blockEnd = -edge;
-        return { layer, lsnEnd: Math.max(desc.lsnStart, imageLsn + 1), imageEnd, blockEnd };
+    const image = recent ?? (place < 0 ? null : images[place]!);
+    if (lsnEnd > imageLsn + 1) {
+      place = deltaCoverage.highest(interval, lsnEnd);
+      let start = place < 0 ? -1 : deltaCoverage.lsnStarts[place]!;
+      let end = place < 0 ? -1 : deltaCoverage.lsnEnds[place]!;
+      recent = null;
+      for (const layer of this.#recentDeltas) {
+        const { desc } = layer;
+        if (desc.lsnStart >= lsnEnd) continue;
+        const edge = nextEdge(desc, prefix, block);
+        if (edge !== 0) blockEnd = Math.min(blockEnd, Math.abs(edge));
+        if (edge < 0 && (desc.lsnEnd > end || (desc.lsnEnd === end && desc.lsnStart > start))) {
+          recent = layer;
+          start = desc.lsnStart;
+          end = desc.lsnEnd;
+        }
+      }
+      // One that ends at or below the image has nothing to add to it.
+      if (end > imageLsn + 1) {
+        const layer = recent ?? deltas[place]!;
+        return { layer, lsnEnd: Math.max(start, imageLsn + 1), imageEnd, blockEnd };
       }
     }
     if (image === null) return { layer: null, lsnEnd: 0, imageEnd: 0, blockEnd };
@@ -98,12 +129,22 @@ export class LayerMap<L extends MapLayer> {
   }
 }
 
-function byLsn(a: MapLayer, b: MapLayer): number {
-  return b.desc.lsnEnd - a.desc.lsnEnd || b.desc.lsnStart - a.desc.lsnStart;
+const isDelta = ({ desc }: MapLayer): boolean => desc.kind === 'delta';
+const isImage = ({ desc }: MapLayer): boolean => desc.kind === 'image';
+
+function byEnd(a: MapLayer, b: MapLayer): number {
+  return a.desc.lsnEnd - b.desc.lsnEnd || a.desc.lsnStart - b.desc.lsnStart;
 }
 
-function disjoint(a: LayerDesc, b: LayerDesc): boolean {
-  return compareKeys(a.keys.end, b.keys.start) <= 0 || compareKeys(b.keys.end, a.keys.start) <= 0;
+function assertDisjoint(images: readonly MapLayer[]): void {
+  const sorted = images
+    .map(({ desc }) => desc)
+    .sort((a, b) => a.lsnStart - b.lsnStart || compareKeys(a.keys.start, b.keys.start));
+  for (let i = 1; i < sorted.length; i++) {
+    const [before, desc] = [sorted[i - 1]!, sorted[i]!];
+    const disjoint = before.lsnStart !== desc.lsnStart || compareKeys(before.keys.end, desc.keys.start) <= 0;
+    assert(disjoint, 'image layers of one LSN have disjoint key ranges');
+  }
 }
 
 /**

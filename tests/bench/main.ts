@@ -12,6 +12,7 @@ import { getPageBenchmark } from './getpage.ts';
 import { type Benchmark, printRows, type Row } from './harness.ts';
 import { inProcessBenchmark } from './in-process.ts';
 import { ingestBenchmark } from './ingest.ts';
+import { layerMapBenchmark } from './layer-map.ts';
 import { redoBenchmark } from './redo.ts';
 import { walCommit } from './wal-commit.ts';
 
@@ -23,6 +24,7 @@ const benchmarks: readonly Benchmark[] = [
   redoBenchmark,
   ingestBenchmark,
   getPageBenchmark,
+  layerMapBenchmark,
   walCommit,
 ];
 

@@ -101,6 +101,19 @@ function layers(random: SeededRandom, values: number[][]): TestLayer[] {
   return all;
 }
 
+/** The map of these layers, some of them added, and others removed, one after another. */
+function grown(random: SeededRandom, all: TestLayer[]): LayerMap<TestLayer> {
+  const split = random.below(all.length + 1);
+  const others = layers(random, history(random)).filter(({ desc }) => desc.kind === 'delta');
+  let map = LayerMap.of([...all.slice(0, split), ...others]);
+  const removeAt = random.below(all.length - split + 1);
+  for (const [i, layer] of all.slice(split).entries()) {
+    if (i === removeAt) map = map.with([], others);
+    map = map.with([layer]);
+  }
+  return removeAt === all.length - split ? map.with([], others) : map;
+}
+
 interface Found {
   versions: number[];
   imageOf: number | null;
@@ -149,7 +162,7 @@ it('finds what a plain search finds', () => {
   for (let seed = 1; seed <= 25; seed++) {
     const random = new SeededRandom(seed);
     const values = history(random);
-    const map = LayerMap.of(layers(random, values));
+    const map = grown(random, layers(random, values));
     for (let position = 0; position < positions; position++) {
       for (const lsnEnd of [1, 7, 20, 33, lsnMax, 1000]) {
         const found = walk(map, position, lsnEnd);
@@ -164,6 +177,54 @@ it('finds what a plain search finds', () => {
           expect(found.versions, what).toEqual(expected.slice(0, expected.length - older.length));
         }
       }
+    }
+  }
+});
+
+/** What `search` is to find: the newest image, or else the delta that ends highest above it. */
+function plainSearch(all: readonly TestLayer[], position: number, lsnEnd: number, imageEnd: number) {
+  const having = all.filter(({ content }) => content.has(position)).map(({ desc }) => desc);
+  const images = having.filter(({ kind, lsnStart }) => kind === 'image' && lsnStart < imageEnd);
+  const imageLsn = Math.max(-1, ...images.map(({ lsnStart }) => lsnStart));
+  const deltas = having.filter((desc) => desc.kind === 'delta' && desc.lsnStart < lsnEnd);
+  const newer = lsnEnd > imageLsn + 1 ? deltas.filter((desc) => desc.lsnEnd > imageLsn + 1) : [];
+  if (newer.length === 0) return { kind: images.length > 0 ? 'image' : null, lsnEnd: imageLsn };
+  return { kind: 'delta', lsnEnd: Math.max(...newer.map((desc) => desc.lsnEnd)) };
+}
+
+it('finds among hundreds of layers what a look at each of them finds', () => {
+  const relBlocks = 700;
+  const keyAt = (position: number) => ({
+    prefix: prefixes[Math.floor(position / relBlocks)]!,
+    block: position % relBlocks,
+  });
+  const keysEnd = prefixes.length * relBlocks - 1;
+  for (let seed = 1; seed <= 6; seed++) {
+    const random = new SeededRandom(seed);
+    const imageLsns = new Set<number>();
+    const all = Array.from({ length: 400 }, (): TestLayer => {
+      const widths = [3, 40, 600, keysEnd];
+      const from = random.below(keysEnd);
+      const to = Math.min(keysEnd, from + 1 + random.below(widths[random.below(widths.length)]!));
+      const content = new Map(Array.from({ length: to - from }, (_, i) => [from + i, []]));
+      const lsnStart = random.below(1000) as Lsn;
+      const kind = random.chance(0.3) && !imageLsns.has(lsnStart) ? 'image' : 'delta';
+      if (kind === 'image') imageLsns.add(lsnStart);
+      const lsnEnd = (lsnStart + (kind === 'image' ? 1 : 1 + random.below(300))) as Lsn;
+      return { desc: { kind, keys: { start: keyAt(from), end: keyAt(to) }, lsnStart, lsnEnd }, content };
+    });
+    const map = LayerMap.of(all.slice(0, 380)).with(all.slice(380));
+    for (let i = 0; i < 3000; i++) {
+      const position = random.below(keysEnd);
+      const [lsnEnd, imageEnd] = [1 + random.below(1300), 1 + random.below(1300)];
+      const { prefix, block } = keyAt(position);
+      const { layer } = map.search(prefix, block, lsnEnd, imageEnd);
+      const found = {
+        kind: layer?.desc.kind ?? null,
+        lsnEnd: layer === null ? -1 : layer.desc.kind === 'image' ? layer.desc.lsnStart : layer.desc.lsnEnd,
+      };
+      const what = `seed ${seed}, key ${position}, below ${lsnEnd}, images below ${imageEnd}`;
+      expect(found, what).toEqual(plainSearch(all, position, lsnEnd, imageEnd));
     }
   }
 });

@@ -71,8 +71,7 @@ describe('a branch in this process', () => {
       seen = now;
     });
     await main.exec("insert into person values (4, 'Frances')");
-    for (let i = 0; i < 200 && JSON.stringify(seen) !== '[{"n":3}]'; i++) await sleep(10);
-    expect(seen).toEqual([{ n: 3 }]);
+    await expect.poll(() => seen).toEqual([{ n: 3 }]);
     await query.unsubscribe();
     await main.close();
   });
