@@ -1,10 +1,7 @@
 /**
  * All keys, cut into intervals: where layers begin or end. What the layer map answers is the same for all keys of one interval.
  */
-import { compareKeys, comparePrefixes, type Key, type KeyPrefix } from '../model/key.ts';
-
-/** Behind the highest block of a relation. */
-export const blockLimit = 4294967296;
+import { blockLimit, compareKeys, comparePrefixes, type Key, type KeyPrefix } from '../model/key.ts';
 
 export class KeyIntervals {
   // The cuts ascend: those of one prefix stand together.

@@ -2,8 +2,8 @@
  * R7. Which layer holds the next version down.
  *
  * Called by reconstruct for a key and an LSN, again and again until the value is complete. Pure and immutable: a change makes a new map, and
- * a reader goes on with the one it began with. Most layers are in two LayerCoverages (deltas, images), which are searched in sub-linear time and cost as much to build as
- * there are layers; the last few that were added are looked at one by one.
+ * a reader goes on with the one it began with. Most layers are in two LayerCoverages (deltas, images), which are searched in sub-linear time; to
+ * build them costs as much as there are layers, so the last few that were added are looked at one by one.
  *
  * Invariants
  * - a delta layer holds every value of the timeline in its rectangle, so where two overlap either one may be read
@@ -11,8 +11,8 @@
  * - two image layers of the same LSN have disjoint key ranges
  */
 import { assert } from '../assert.ts';
-import { compareKeys, comparePrefixes, type KeyPrefix } from '../model/key.ts';
-import { blockLimit, KeyIntervals } from './key-intervals.ts';
+import { blockLimit, compareKeys, comparePrefixes, type KeyPrefix } from '../model/key.ts';
+import { KeyIntervals } from './key-intervals.ts';
 import { LayerCoverage } from './layer-coverage.ts';
 import type { LayerDesc } from './layer-name.ts';
 

@@ -12,7 +12,7 @@
  */
 import { assert } from '../assert.ts';
 import { PageliteError } from '../errors.ts';
-import { compareKeys, formatKey, type Key, type KeyPrefix, keyPrefix } from '../model/key.ts';
+import { blockLimit, compareKeys, formatKey, type Key, type KeyPrefix, keyPrefix } from '../model/key.ts';
 import type { Lsn } from '../model/lsn.ts';
 
 export interface KeyRange {
@@ -29,11 +29,9 @@ export interface LayerDesc {
   readonly lsnEnd: Lsn;
 }
 
-const blockEnd = 4294967296;
-
 /** The key right after this one. After a fork's last block comes the next fork number, whether PostgreSQL has it or not. */
 export function keyAfter({ prefix, block }: Key): Key {
-  if (block + 1 < blockEnd) return { prefix, block: block + 1 };
+  if (block + 1 < blockLimit) return { prefix, block: block + 1 };
   return { prefix: keyPrefix(prefix.kind, prefix.spc, prefix.db, prefix.rel, prefix.fork + 1), block: 0 };
 }
 

@@ -92,6 +92,9 @@ export function keyPrefix(kind: number, spc: number, db: number, rel: number, fo
 
 export const relPrefix = (rel: RelTag): KeyPrefix => keyPrefix(keyKind.rel, rel.spc, rel.db, rel.rel, rel.fork);
 
+/** Behind the highest block that a key can have. */
+export const blockLimit = 4294967296;
+
 /** One key, for paths that are not hot. */
 export interface Key {
   readonly prefix: KeyPrefix;
