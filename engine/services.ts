@@ -175,6 +175,8 @@ export interface ObjectStore {
   head(key: string): Promise<{ size: number; version: string } | null>;
   /** Keys under a prefix with their sizes, sorted. */
   list(prefix: string): Promise<{ key: string; size: number }[]>;
+  /** Names of the folders right under a folder ('' or ending in a slash), sorted: what comes before the next slash of keys that have one. */
+  listFolders(folder: string): Promise<string[]>;
   /** Idempotent. */
   delete(key: string): Promise<void>;
 }

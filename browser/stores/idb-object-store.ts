@@ -12,7 +12,7 @@
  * - a large object is written in several transactions, so that reads get in between
  */
 import type { ObjectStore } from '../../engine/services.ts';
-import { checkCondition, checkObjectKey } from '../../engine/stores/memory.ts';
+import { checkCondition, checkObjectKey, foldersUnder } from '../../engine/stores/memory.ts';
 import {
   corruptRecord,
   type MakeRoom,
@@ -100,6 +100,10 @@ export class IdbObjectStore implements ObjectStore {
     ]
       .filter(({ key }) => key.startsWith(prefix))
       .sort((a, b) => (a.key < b.key ? -1 : 1));
+  }
+
+  async listFolders(folder: string): Promise<string[]> {
+    return foldersUnder(folder, [...this.#objects.keys(), ...this.#damaged]);
   }
 
   delete(key: string): Promise<void> {

@@ -44,10 +44,25 @@ export class MemoryObjectStore implements ObjectStore {
       .sort((a, b) => (a.key < b.key ? -1 : 1));
   }
 
+  async listFolders(folder: string): Promise<string[]> {
+    return foldersUnder(folder, this.#objects.keys());
+  }
+
   async delete(key: string): Promise<void> {
     checkObjectKey(key);
     this.#objects.delete(key);
   }
+}
+
+/** The folders right under `folder` that these keys have, sorted. */
+export function foldersUnder(folder: string, keys: Iterable<string>): string[] {
+  const names = new Set<string>();
+  for (const key of keys) {
+    if (!key.startsWith(folder)) continue;
+    const end = key.indexOf('/', folder.length);
+    if (end >= 0) names.add(key.slice(folder.length, end));
+  }
+  return [...names].sort();
 }
 
 const keyPattern = /^[A-Za-z0-9_-][A-Za-z0-9._-]*(\/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$/;

@@ -6,16 +6,19 @@
  *
  * Invariants:
  * - an object's version is its file's inode, time of writing and size: a put always makes a new one
- * - puts and deletes of one key are one after another in this process; the folder belongs to one process at a time
+ * - puts and deletes of one key are one after another in this process
+ * - `ifAbsent` holds also among processes that have the folder in common; `ifVersion` only within one
  */
 import type { Stats } from 'node:fs';
-import { type FileHandle, mkdir, open, readdir, rename, rm, rmdir, stat } from 'node:fs/promises';
+import { type FileHandle, link, mkdir, open, readdir, rename, rm, rmdir, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { threadId } from 'node:worker_threads';
 import { messageOf, PageliteError } from '../../engine/errors.ts';
 import type { ObjectStore } from '../../engine/services.ts';
 import { checkCondition, checkObjectKey } from '../../engine/stores/memory.ts';
 
-const temporaryName = /^\.tmp-/;
+/** With the process that writes it. */
+const temporaryName = /^\.tmp-(\d+)-/;
 
 export class DiskObjectStore implements ObjectStore {
   readonly #folder: string;
@@ -27,10 +30,13 @@ export class DiskObjectStore implements ObjectStore {
     this.#folder = folder;
   }
 
-  static async open(folder: string): Promise<DiskObjectStore> {
+  /** Without `sweep`: for another thread of a process that has it open. */
+  static async open(folder: string, { sweep = true }: { sweep?: boolean } = {}): Promise<DiskObjectStore> {
     await mkdir(folder, { recursive: true });
+    if (!sweep) return new DiskObjectStore(folder);
     for (const entry of await readdir(folder, { recursive: true, withFileTypes: true })) {
-      if (entry.isFile() && temporaryName.test(entry.name)) await rm(join(entry.parentPath, entry.name));
+      const pid = Number(temporaryName.exec(entry.name)?.[1]);
+      if (entry.isFile() && pid > 0 && !isRunning(pid)) await rm(join(entry.parentPath, entry.name), { force: true });
     }
     return new DiskObjectStore(folder);
   }
@@ -41,7 +47,7 @@ export class DiskObjectStore implements ObjectStore {
       const before = await statOrNull(path);
       checkCondition(key, before && versionOf(before), condition);
       await this.#makeFolder(dirname(path));
-      const temporary = join(dirname(path), `.tmp-${process.pid}-${this.#nextTemporary++}`);
+      const temporary = join(dirname(path), `.tmp-${process.pid}-${threadId}-${this.#nextTemporary++}`);
       try {
         const file = await open(temporary, 'wx');
         try {
@@ -50,7 +56,8 @@ export class DiskObjectStore implements ObjectStore {
         } finally {
           await file.close();
         }
-        await rename(temporary, path);
+        if (condition && 'ifAbsent' in condition) await linkNew(temporary, path, key);
+        else await rename(temporary, path);
       } catch (error) {
         await rm(temporary, { force: true });
         throw error;
@@ -98,6 +105,22 @@ export class DiskObjectStore implements ObjectStore {
       const found: { key: string; size: number }[] = [];
       await this.#walk(base, found);
       return found.filter(({ key }) => key.startsWith(prefix)).sort((a, b) => (a.key < b.key ? -1 : 1));
+    });
+  }
+
+  listFolders(folder: string): Promise<string[]> {
+    return this.#translate(folder, async () => {
+      if (folder !== '') checkObjectKey(folder.slice(0, -1));
+      const entries = await readdir(join(this.#folder, folder), { withFileTypes: true }).catch((error) => {
+        if (isAbsent(error)) return [];
+        throw error;
+      });
+      const names = entries
+        .filter((entry) => entry.isDirectory() && !entry.name.startsWith('.'))
+        .map(({ name }) => name);
+      // A crash may have left an empty one.
+      const full = await Promise.all(names.map(async (name) => (await this.list(`${folder}${name}/`)).length > 0));
+      return names.filter((_, i) => full[i]).sort();
     });
   }
 
@@ -179,6 +202,27 @@ export class DiskObjectStore implements ObjectStore {
         if (stats !== null) found.push({ key, size: stats.size });
       }
     }
+  }
+}
+
+/** The target appears whole, or is there already: rejects `invalid` then, whichever process was first. */
+async function linkNew(temporary: string, path: string, key: string): Promise<void> {
+  try {
+    await link(temporary, path);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+    checkCondition(key, 'there', { ifAbsent: true });
+  }
+  await rm(temporary);
+}
+
+function isRunning(pid: number): boolean {
+  if (pid === process.pid) return false;
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM';
   }
 }
 

@@ -94,6 +94,19 @@ export function runObjectStoreContract(name: string, setup: () => Promise<Object
     );
 
     it(
+      'lists the folders right under a folder, in order',
+      using(async (store) => {
+        for (const key of ['t/2/b', 't/10/a/c', 't/2/a', 't/20', 'u/1/x']) await store.put(key, bytes(1));
+        expect(await store.listFolders('')).toEqual(['t', 'u']);
+        expect(await store.listFolders('t/')).toEqual(['10', '2']);
+        expect(await store.listFolders('t/2/')).toEqual([]);
+        expect(await store.listFolders('x/')).toEqual([]);
+        await store.delete('t/10/a/c');
+        expect(await store.listFolders('t/')).toEqual(['2']);
+      }),
+    );
+
+    it(
       'ifAbsent: the first of many wins',
       using(async (store) => {
         const kinds = await Promise.all(

@@ -37,7 +37,7 @@ it('disk: what a crash left half-written is removed and never listed', async () 
   const { path, remove } = await folder();
   const store = await DiskObjectStore.open(path);
   await store.put('a/b', new Uint8Array([1]));
-  await writeFile(join(path, 'a', '.tmp-1-1'), 'half');
+  await writeFile(join(path, 'a', `.tmp-${process.pid}-0-1`), 'half');
   expect((await store.list('')).map(({ key }) => key)).toEqual(['a/b']);
   await DiskObjectStore.open(path);
   expect(await readdir(join(path, 'a'))).toEqual(['b']);

@@ -271,6 +271,7 @@ function limited(store: ObjectStore, take: (bytes: number) => boolean): ObjectSt
     get: (key, range) => store.get(key, range),
     head: (key) => store.head(key),
     list: (prefix) => store.list(prefix),
+    listFolders: (folder) => store.listFolders(folder),
     delete: (key) => store.delete(key),
   };
 }

@@ -123,6 +123,9 @@ class DyingStore implements ObjectStore {
   list(prefix: string) {
     return this.#store.list(prefix);
   }
+  listFolders(folder: string) {
+    return this.#store.listFolders(folder);
+  }
 }
 
 describe('death at every operation of the store', () => {

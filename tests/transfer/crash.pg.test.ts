@@ -99,6 +99,7 @@ function dying(store: ObjectStore, count: number): ObjectStore & { readonly left
     get: (key, range) => store.get(key, range),
     head: (key) => store.head(key),
     list: (prefix) => store.list(prefix),
+    listFolders: (folder) => store.listFolders(folder),
     left: () => left,
   };
 }
