@@ -182,6 +182,19 @@ export interface ObjectStore {
 }
 
 /**
+ * Where layers wait before they are in the object store, if that is far away: a local disk. What is staged is read through the ObjectStore that
+ * this belongs to, and is lost with the disk: until it is uploaded, WAL is what it is made of again.
+ */
+export interface LayerStaging {
+  /** Resolves when the object can be read here, memory or not. */
+  stage(key: string, bytes: Uint8Array): Promise<void>;
+  /** Sends a staged object to the store; resolves when it is durable there. Idempotent. */
+  upload(key: string): Promise<void>;
+  /** Of objects that are staged and not uploaded. */
+  readonly stagedBytes: number;
+}
+
+/**
  * Where ingest puts what a WAL record does. `lsn` is the record's end LSN and never goes down from call to call.
  * All byte arguments are copied before the call returns.
  */

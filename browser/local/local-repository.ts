@@ -534,6 +534,8 @@ async function openParts(options: LocalRepositoryOptions, lock: RepositoryLock, 
     log,
   );
   const pageserver = await Pageserver.open({
+    // The tab holds a lock.
+    nodeId: null,
     store,
     wal: [safekeeper],
     redo,

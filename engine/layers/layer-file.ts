@@ -17,7 +17,7 @@ import type { ObjectStore } from '../services.ts';
 import { type BlockCache, CachedBlock } from './block-cache.ts';
 import { DataBlock } from './data-block.ts';
 import { checkHeader, footerBytes, headerBytes, LayerIndex, readFooter } from './layer-format.ts';
-import { corruptLayer, formatLayerName, type LayerDesc } from './layer-name.ts';
+import { corruptLayer, formatLayerFile, formatLayerName, type LayerDesc } from './layer-name.ts';
 import type { ValueChain } from './value-chain.ts';
 
 /** Blocks [first, first + blocks.length) of a file, kept for one use whatever the cache does. */
@@ -50,10 +50,11 @@ export class LayerFile {
     size: number,
     store: ObjectStore,
     cache: BlockCache,
+    generation = 0,
   ) {
     this.desc = desc;
     this.name = formatLayerName(desc);
-    this.key = folder + this.name;
+    this.key = folder + formatLayerFile(this.name, generation);
     this.size = size;
     this.#id = id;
     this.#store = store;

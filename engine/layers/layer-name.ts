@@ -8,6 +8,12 @@
  *
  *   000000067F0000000500004000000000000-...__0000000001F52C31-0000000002A4F1D9
  *
+ * The object of a layer is named after it and after the generation of the tenant in which it was written (timeline/tenant-claims.ts), so that two
+ * owners of a tenant never write the same object:
+ *
+ *   <layer name>-0000000a      in generation 10
+ *   <layer name>               in generation 0: a store that nobody else has
+ *
  * A value that a record ending at LSN E made has the LSN E, so a delta that was closed at E ends at E + 1.
  */
 import { assert } from '../assert.ts';
@@ -62,6 +68,20 @@ export function parseLayerName(name: string): LayerDesc | null {
     // Fields that no key has.
     return null;
   }
+}
+
+/** The name of a layer's object in its timeline's folder. */
+export function formatLayerFile(name: string, generation: number): string {
+  return generation === 0 ? name : `${name}-${generation.toString(16).padStart(8, '0')}`;
+}
+
+/** The layer and the generation of a file in a timeline's folder; null if it is not a layer's. */
+export function parseLayerFile(file: string): { readonly name: string; readonly generation: number } | null {
+  const match = /^(.*)-([0-9a-f]{8})$/.exec(file);
+  if (match !== null && parseLayerName(match[1]!) !== null) {
+    return { name: match[1]!, generation: Number.parseInt(match[2]!, 16) };
+  }
+  return parseLayerName(file) === null ? null : { name: file, generation: 0 };
 }
 
 function hexLsn(lsn: number): string {

@@ -6,12 +6,13 @@ import { InMemoryLayer } from '../layers/in-memory-layer.ts';
 import type { TenantTimelineId } from '../model/ids.ts';
 import { invalidLsn } from '../model/lsn.ts';
 import type { ObjectStore, TenantTemplate } from '../services.ts';
-import { type IndexPart, timelineFolder } from './index-part.ts';
+import { type IndexPart, layerKey } from './index-part.ts';
 import type { YieldTurn } from './reconstruct.ts';
 
 export async function bootstrap(
   store: ObjectStore,
   id: TenantTimelineId,
+  generation: number,
   template: TenantTemplate,
   yieldTurn: YieldTurn,
 ): Promise<IndexPart> {
@@ -19,7 +20,8 @@ export async function bootstrap(
   const values = new InMemoryLayer(lsn);
   importTemplate(template, values);
   const layer = must(await writeImageLayer(id, values, lsn, yieldTurn), 'a template has files');
-  await store.put(timelineFolder(id) + layer.name, layer.bytes);
+  const entry = { name: layer.name, size: layer.bytes.length, generation, isComplete: true };
+  await store.put(layerKey(id, entry), layer.bytes);
   return {
     systemIdentifier,
     startLsn: lsn,
@@ -27,6 +29,6 @@ export async function bootstrap(
     diskConsistentLsn: lsn,
     prevRecordLsn: invalidLsn,
     imagedLsn: lsn,
-    layers: [{ name: layer.name, size: layer.bytes.length }],
+    layers: [entry],
   };
 }

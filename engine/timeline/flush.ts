@@ -1,27 +1,25 @@
 /**
- * W9. Writes frozen layers out: delta layer file first, then the index by compare-and-set, then memory is given back.
+ * W9. Writes frozen layers out: delta layer file first, then the index (upload-queue.ts), then memory is given back.
  *
- * Called by ingest after every batch (`afterBatch`) and whenever somebody wants everything on disk (`flushAll`). Layers are written one at a time,
- * oldest first, in the background. A store that is away is tried again; one that says `fenced` belongs to somebody else now, and stops
- * the timeline.
+ * Called by ingest after every batch (`afterBatch`) and whenever somebody wants everything in files (`flushAll`). Layers are written one at a time,
+ * oldest first, in the background. A store that is away is tried again; one that belongs to somebody else now stops the timeline.
  *
  * Invariants:
- * - diskConsistentLsn moves only after the index that names the layers is stored
+ * - diskConsistentLsn moves only after the layers can be read again: the index that names them is stored, or they are staged on a local disk
  * - ingest waits while `frozenLayersMax` layers are unwritten: memory is bounded
  */
 
 import { must } from '../assert.ts';
-import { isPageliteError, messageOf } from '../errors.ts';
+import { messageOf } from '../errors.ts';
 import { writeDeltaLayer } from '../layers/delta-layer.ts';
 import type { InMemoryLayer } from '../layers/in-memory-layer.ts';
 import type { LayerFile } from '../layers/layer-file.ts';
-import type { WrittenLayer } from '../layers/layer-writer.ts';
-import { reconnectPauseMaxMs, reconnectPauseMinMs } from '../limits.ts';
 import { formatLsn, type Lsn } from '../model/lsn.ts';
-import type { Clock, Log, ObjectStore } from '../services.ts';
-import type { StoredIndex } from './index-part.ts';
+import type { Log } from '../services.ts';
+import type { LayerEntry } from './index-part.ts';
 import type { YieldTurn } from './reconstruct.ts';
 import type { Timeline } from './timeline.ts';
+import type { UploadQueue } from './upload-queue.ts';
 
 export interface FlushLimits {
   readonly openLayerBytesMax: number;
@@ -31,16 +29,14 @@ export interface FlushLimits {
 
 export interface FlushParts {
   readonly timeline: Timeline;
-  readonly index: StoredIndex;
-  readonly store: ObjectStore;
-  readonly clock: Clock;
+  readonly uploads: UploadQueue;
   readonly log: Log;
   readonly limits: FlushLimits;
   readonly yieldTurn: YieldTurn;
   /** Aborted when the timeline is closed: attempts end. */
   readonly signal: AbortSignal;
   /** The LayerFile of a layer of this timeline. */
-  openLayer(layer: WrittenLayer): LayerFile;
+  openLayer(layer: LayerEntry): LayerFile;
   /** A layer was flushed. */
   onFlushed(): void;
 }
@@ -106,15 +102,16 @@ export class Flusher {
   }
 
   async #run(): Promise<void> {
-    const { timeline, log } = this.#parts;
+    const { timeline, log, uploads } = this.#parts;
     try {
       while (this.#frozen.length > 0) {
         const frozen = this.#frozen[0]!;
         const lsnEnd = must(frozen.layer.lsnEnd);
         const written = await writeDeltaLayer(timeline.id, frozen.layer, lsnEnd, this.#parts.yieldTurn);
-        const files = written === null ? [] : [this.#parts.openLayer(written)];
-        if (written !== null) await this.#retry(() => this.#parts.store.put(files[0]!.key, written.bytes));
-        await this.#retry(() => this.#storeIndex(frozen, written));
+        const entries = written === null ? [] : [await uploads.addLayer(written)];
+        const files = entries.map((entry) => this.#parts.openLayer(entry));
+        const stored = this.#changeIndex(frozen, entries);
+        if (!uploads.isStaged) await stored;
         timeline.flushed(frozen.layer, files);
         this.#frozen.shift();
         log.debug('flushed a layer', { ...timeline.id, layer: written?.name, lsn: formatLsn(lsnEnd - 1) });
@@ -133,38 +130,12 @@ export class Flusher {
     }
   }
 
-  #storeIndex(frozen: Frozen, written: WrittenLayer | null): Promise<void> {
-    return this.#parts.index.update((part) => ({
+  #changeIndex(frozen: Frozen, entries: readonly LayerEntry[]): Promise<void> {
+    return this.#parts.uploads.change((part) => ({
       ...part,
       diskConsistentLsn: (must(frozen.layer.lsnEnd) - 1) as Lsn,
       prevRecordLsn: frozen.prevRecordLsn,
-      layers: written === null ? part.layers : [...part.layers, { name: written.name, size: written.bytes.length }],
+      layers: [...part.layers, ...entries],
     }));
-  }
-
-  #retry(work: () => Promise<unknown>): Promise<void> {
-    const { clock, log, signal, timeline } = this.#parts;
-    return retryUnavailable(work, clock, signal, (error) =>
-      log.warn('the object store is away', { ...timeline.id, error: messageOf(error) }),
-    );
-  }
-}
-
-/** Does `work` until it succeeds or fails with anything but `unavailable`, or the signal fires. */
-export async function retryUnavailable(
-  work: () => Promise<unknown>,
-  clock: Clock,
-  signal: AbortSignal,
-  onError: (error: unknown) => void,
-): Promise<void> {
-  for (let pause = reconnectPauseMinMs; ; pause = Math.min(pause * 2, reconnectPauseMaxMs)) {
-    try {
-      await work();
-      return;
-    } catch (error) {
-      if (!isPageliteError(error, 'unavailable')) throw error;
-      onError(error);
-      await clock.sleep(pause, signal);
-    }
   }
 }

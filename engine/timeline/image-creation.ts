@@ -12,17 +12,16 @@
 import { isPageliteError, messageOf } from '../errors.ts';
 import { ImageLayerWriter } from '../layers/image-layer.ts';
 import type { LayerFile } from '../layers/layer-file.ts';
-import type { WrittenLayer } from '../layers/layer-writer.ts';
 import type { ValueChain } from '../layers/value-chain.ts';
 import { comparePrefixes, formatKey, type KeyPrefix } from '../model/key.ts';
 import type { Lsn } from '../model/lsn.ts';
 import { isSelfContained, type ValueKind } from '../model/value.ts';
-import type { Clock, Log, ObjectStore } from '../services.ts';
-import { retryUnavailable } from './flush.ts';
+import type { Log } from '../services.ts';
 import { gather } from './gather.ts';
-import type { StoredIndex } from './index-part.ts';
+import type { LayerEntry } from './index-part.ts';
 import { reconstructWhenReady, WorkBudget, type YieldTurn } from './reconstruct.ts';
 import type { Timeline } from './timeline.ts';
+import type { UploadQueue } from './upload-queue.ts';
 
 export interface ImageLimits {
   readonly imageChainRecordsMin: number;
@@ -32,14 +31,12 @@ export interface ImageLimits {
 
 export interface ImageCreationParts {
   readonly timeline: Timeline;
-  readonly index: StoredIndex;
-  readonly store: ObjectStore;
-  readonly clock: Clock;
+  readonly uploads: UploadQueue;
   readonly log: Log;
   readonly limits: ImageLimits;
   readonly yieldTurn: YieldTurn;
   readonly signal: AbortSignal;
-  openLayer(layer: WrittenLayer): LayerFile;
+  openLayer(layer: LayerEntry): LayerFile;
   /** Resolves when no read is being served, or soon. */
   yieldToReads(): Promise<void>;
 }
@@ -68,8 +65,8 @@ export class ImageCreation {
 
   /** Starts a run if there is something new in files. */
   kick(): void {
-    const { timeline, index, signal } = this.#parts;
-    if (this.#running !== null || signal.aborted || index.part.imagedLsn >= timeline.diskConsistentLsn) return;
+    const { timeline, uploads, signal } = this.#parts;
+    if (this.#running !== null || signal.aborted || uploads.part.imagedLsn >= timeline.diskConsistentLsn) return;
     this.#running = this.#run()
       .catch((error) => {
         // Without images everything still reads, slower. The next flush tries again.
@@ -90,24 +87,24 @@ export class ImageCreation {
 
   /** True if there may be more to do. */
   async #run(): Promise<boolean> {
-    const { timeline, index } = this.#parts;
+    const { timeline, uploads } = this.#parts;
     const lsn = timeline.diskConsistentLsn;
-    const { imagedLsn } = index.part;
+    const { imagedLsn } = uploads.part;
     const keys = this.#wanted;
     this.#wanted = new Map();
     for (const file of timeline.layers.files.layers()) {
       if (file.desc.kind === 'delta' && file.desc.lsnEnd > imagedLsn + 1) await this.#findLongChains(file, keys);
     }
-    const layers = await this.#writeImages(keys, lsn);
-    await this.#retry(() =>
-      index.update((part) => ({
-        ...part,
-        // Layers from elsewhere may have come meanwhile, with images of their own.
-        imagedLsn: Math.max(part.imagedLsn, lsn) as Lsn,
-        layers: [...part.layers, ...layers.map(({ name, size }) => ({ name, size }))],
-      })),
-    );
-    if (layers.length > 0) timeline.filesChanged(layers, []);
+    const entries = await this.#writeImages(keys, lsn);
+    const stored = uploads.change((part) => ({
+      ...part,
+      // Layers from elsewhere may have come meanwhile, with images of their own.
+      imagedLsn: Math.max(part.imagedLsn, lsn) as Lsn,
+      layers: [...part.layers, ...entries],
+    }));
+    if (!uploads.isStaged) await stored;
+    const files = entries.map((entry) => this.#parts.openLayer(entry));
+    if (files.length > 0) timeline.filesChanged(files, []);
     return true;
   }
 
@@ -157,9 +154,9 @@ export class ImageCreation {
     }
   }
 
-  async #writeImages(keys: KeySet, lsn: Lsn): Promise<LayerFile[]> {
+  async #writeImages(keys: KeySet, lsn: Lsn): Promise<LayerEntry[]> {
     const { timeline, limits } = this.#parts;
-    const files: LayerFile[] = [];
+    const entries: LayerEntry[] = [];
     let left = 0;
     for (const blocks of keys.values()) left += blocks.size;
     const newWriter = () =>
@@ -168,9 +165,7 @@ export class ImageCreation {
     const finish = async () => {
       const written = writer.finish();
       if (written === null) return;
-      const file = this.#parts.openLayer(written);
-      await this.#retry(() => this.#parts.store.put(file.key, written.bytes));
-      files.push(file);
+      entries.push(await this.#parts.uploads.addLayer(written));
     };
     const budget = new WorkBudget(() => this.#parts.yieldToReads());
     for (const prefix of [...keys.keys()].sort(comparePrefixes)) {
@@ -195,7 +190,7 @@ export class ImageCreation {
       }
     }
     await finish();
-    return files;
+    return entries;
   }
 
   /** Null also for a page that cannot be rebuilt: that is for its readers to hear, and must not keep others from their images. */
@@ -213,13 +208,6 @@ export class ImageCreation {
 
   #throwIfClosed(): void {
     this.#parts.signal.throwIfAborted();
-  }
-
-  #retry(work: () => Promise<unknown>): Promise<void> {
-    const { clock, log, signal, timeline } = this.#parts;
-    return retryUnavailable(work, clock, signal, (error) =>
-      log.warn('the object store is away', { ...timeline.id, error: messageOf(error) }),
-    );
   }
 }
 

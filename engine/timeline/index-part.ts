@@ -1,23 +1,39 @@
 /**
- * The index of a timeline: which layer files it has and from where WAL is to be read again. One object, `index_part.json`, swapped whole by
- * compare-and-set: a layer counts from the moment the index that names it is stored, and a file that it does not name is waste.
+ * The index of a timeline: which layer files it has and from where WAL is to be read again. One object for each generation in which the tenant was
+ * attached (tenant-claims.ts), written by its owner only and replaced whole. The newest one is the timeline's: a layer counts from the moment the
+ * index that names it is stored, and a file that it does not name is waste.
  *
- *   {"version":1, ...}\n<CRC32C of the first line, 8 hex digits>\n
+ *   tenants/<tenant>/timelines/<timeline>/index_part.json-0000000a      {"version":2, ...}\n<CRC32C of the first line, 8 hex digits>\n
+ *   tenants/<tenant>/timelines/<timeline>/index_part.json               the same in generation 0: a store that nobody else has
  *
  * Invariants
  * - layers first, index second, deletes last
  * - every value with an LSN of at most `diskConsistentLsn` is in the layers (or the ancestor); `prevRecordLsn` is the record that ends there
- * - whoever swaps the index fences others who read the version before
+ * - an index names layers of its own generation and of earlier ones
  */
 import { crc32c } from '../crc32c.ts';
 import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
-import { parseLayerName } from '../layers/layer-name.ts';
+import { formatLayerFile, parseLayerName } from '../layers/layer-name.ts';
 import { type TenantTimelineId, type TimelineId, timelineId } from '../model/ids.ts';
 import { formatLsn, type Lsn, parseLsn } from '../model/lsn.ts';
 import type { ObjectStore } from '../services.ts';
 
-export const indexVersion = 1;
+export const indexVersion = 2;
 export const indexFileName = 'index_part.json';
+
+/** A layer as the index names it. */
+export interface LayerEntry {
+  readonly name: string;
+  /** Bytes. */
+  readonly size: number;
+  /** In which it was written: part of its object's key. */
+  readonly generation: number;
+  /**
+   * Of an image layer: for every key of its range of which the timeline itself has a value at or below its LSN it has the value as of its LSN. Other
+   * image layers have some of them.
+   */
+  readonly isComplete: boolean;
+}
 
 export interface IndexPart {
   readonly systemIdentifier: bigint;
@@ -28,12 +44,23 @@ export interface IndexPart {
   readonly prevRecordLsn: Lsn;
   /** Delta layers that end at or below this were looked through for pages that want an image. */
   readonly imagedLsn: Lsn;
-  readonly layers: readonly { readonly name: string; readonly size: number }[];
+  readonly layers: readonly LayerEntry[];
 }
 
 export const tenantFolder = (tenant: string): string => `tenants/${tenant}/`;
 export const timelineFolder = (id: TenantTimelineId): string =>
   `${tenantFolder(id.tenantId)}timelines/${id.timelineId}/`;
+export const layerKey = (id: TenantTimelineId, { name, generation }: { name: string; generation: number }): string =>
+  timelineFolder(id) + formatLayerFile(name, generation);
+const indexFile = (generation: number): string =>
+  generation === 0 ? indexFileName : `${indexFileName}-${generation.toString(16).padStart(8, '0')}`;
+
+/** The generation of an index by its file name; null if it is not an index. */
+export function parseIndexFile(file: string): number | null {
+  if (file === indexFileName) return 0;
+  const match = /^index_part\.json-([0-9a-f]{8})$/.exec(file);
+  return match === null ? null : Number.parseInt(match[1]!, 16);
+}
 
 export function encodeIndexPart(index: IndexPart): Uint8Array {
   const line = JSON.stringify({
@@ -45,12 +72,17 @@ export function encodeIndexPart(index: IndexPart): Uint8Array {
     disk_consistent_lsn: formatLsn(index.diskConsistentLsn),
     prev_record_lsn: formatLsn(index.prevRecordLsn),
     imaged_lsn: formatLsn(index.imagedLsn),
-    layers: index.layers.map(({ name, size }) => ({ name, size })),
+    layers: index.layers.map(({ name, size, generation, isComplete }) => ({
+      name,
+      size,
+      ...(generation > 0 && { generation }),
+      ...(isComplete && { complete: true }),
+    })),
   });
   return encodeChecked(line);
 }
 
-/** Throws `corrupt`, naming the file. */
+/** Reads versions 1 and 2. Throws `corrupt`, naming the file. */
 export function decodeIndexPart(bytes: Uint8Array, file: string): IndexPart {
   const bad = (reason: string, cause?: unknown) =>
     new PageliteError('corrupt', `index ${file} is damaged: ${reason}`, { file }, { cause });
@@ -58,14 +90,14 @@ export function decodeIndexPart(bytes: Uint8Array, file: string): IndexPart {
   if (line === null) throw bad('wrong checksum');
   try {
     const json = JSON.parse(line);
-    if (json.version !== indexVersion) throw bad(`version ${json.version}, this program reads ${indexVersion}`);
-    const layers = (json.layers as { name: string; size: number }[]).map(({ name, size }) => {
-      if (parseLayerName(name) === null || !Number.isSafeInteger(size)) throw bad(`layer ${name}`);
-      return { name, size };
-    });
+    if (json.version !== 1 && json.version !== indexVersion) {
+      throw bad(`version ${json.version}, this program reads ${indexVersion}`);
+    }
+    const startLsn = parseLsn(json.start_lsn);
+    const layers = (json.layers as unknown[]).map((layer) => decodeLayer(layer, json.version, startLsn, bad));
     return {
       systemIdentifier: BigInt(json.system_identifier),
-      startLsn: parseLsn(json.start_lsn),
+      startLsn,
       ancestor:
         json.ancestor_timeline_id === null
           ? null
@@ -81,6 +113,23 @@ export function decodeIndexPart(bytes: Uint8Array, file: string): IndexPart {
   }
 }
 
+function decodeLayer(
+  json: unknown,
+  version: number,
+  startLsn: Lsn,
+  bad: (reason: string) => PageliteError,
+): LayerEntry {
+  const { name, size, generation = 0, complete } = json as Record<string, unknown>;
+  const desc = typeof name === 'string' ? parseLayerName(name) : null;
+  if (desc === null || !Number.isSafeInteger(size) || !isGeneration(generation)) throw bad(`layer ${name}`);
+  // Before version 2 nothing said so, but nothing of a timeline is older than what it began with.
+  const isFirst = version === 1 && desc.kind === 'image' && desc.lsnStart === startLsn;
+  return { name: name as string, size: size as number, generation, isComplete: complete === true || isFirst };
+}
+
+const isGeneration = (value: unknown): value is number =>
+  Number.isSafeInteger(value) && (value as number) >= 0 && (value as number) <= 0xffffffff;
+
 export function encodeChecked(line: string): Uint8Array {
   const body = new TextEncoder().encode(line);
   const checksum = crc32c(body).toString(16).padStart(8, '0');
@@ -95,59 +144,90 @@ export function decodeChecked(bytes: Uint8Array): string | null {
   return crc32c(bytes, 0, bytes.length - 10) === Number.parseInt(match[2]!, 16) ? match[1]! : null;
 }
 
-/** The index as stored, with its version; changes are made one after another. */
+/** The index as this owner of the tenant has it in the store. Not for use at once by several: the upload queue's. */
 export class StoredIndex {
-  readonly key: string;
+  readonly id: TenantTimelineId;
+  readonly generation: number;
   readonly #store: ObjectStore;
   #part: IndexPart;
-  #version: string;
-  #last: Promise<void> = Promise.resolve();
+  /** The object of this generation is there. */
+  #isOwn: boolean;
 
-  private constructor(store: ObjectStore, key: string, part: IndexPart, version: string) {
+  private constructor(store: ObjectStore, id: TenantTimelineId, generation: number, part: IndexPart, isOwn: boolean) {
     this.#store = store;
-    this.key = key;
+    this.id = id;
+    this.generation = generation;
     this.#part = part;
-    this.#version = version;
+    this.#isOwn = isOwn;
   }
 
-  /** Throws `notFound`, `corrupt`. */
-  static async load(store: ObjectStore, id: TenantTimelineId): Promise<StoredIndex> {
-    const key = timelineFolder(id) + indexFileName;
-    const found = await store.get(key);
-    if (found === null) throw new PageliteError('notFound', `timeline ${id.timelineId} does not exist`, { ...id });
-    return new StoredIndex(store, key, decodeIndexPart(found.bytes, key), found.version);
+  /** What the owners up to this generation have stored last. Throws `notFound`, `corrupt`. */
+  static async load(store: ObjectStore, id: TenantTimelineId, generation: number): Promise<StoredIndex> {
+    const folder = timelineFolder(id);
+    for (;;) {
+      const found = (await store.list(folder + indexFileName))
+        .map(({ key }) => parseIndexFile(key.slice(folder.length)))
+        .filter((one) => one !== null && one <= generation) as number[];
+      if (found.length === 0) {
+        throw new PageliteError('notFound', `timeline ${id.timelineId} does not exist`, { ...id });
+      }
+      const newest = Math.max(...found);
+      const key = folder + indexFile(newest);
+      const object = await store.get(key);
+      // A newer owner has removed it since: then that one's is there, which is not for us.
+      if (object === null) continue;
+      return new StoredIndex(store, id, generation, decodeIndexPart(object.bytes, key), newest === generation);
+    }
   }
 
   /** The timeline comes into being. Throws `invalid` if it is there. */
-  static async create(store: ObjectStore, id: TenantTimelineId, part: IndexPart): Promise<StoredIndex> {
-    const key = timelineFolder(id) + indexFileName;
-    return new StoredIndex(store, key, part, await store.put(key, encodeIndexPart(part), { ifAbsent: true }));
+  static async create(
+    store: ObjectStore,
+    id: TenantTimelineId,
+    generation: number,
+    part: IndexPart,
+  ): Promise<StoredIndex> {
+    const index = new StoredIndex(store, id, generation, part, false);
+    await index.#putFirst(encodeIndexPart(part));
+    index.#isOwn = true;
+    return index;
   }
 
+  get key(): string {
+    return timelineFolder(this.id) + indexFile(this.generation);
+  }
+
+  /** As it is in the store. */
   get part(): IndexPart {
     return this.#part;
   }
 
-  /** Stores what `change` makes of the newest index. Throws `fenced` if somebody else has swapped it, `unavailable`. */
-  update(change: (part: IndexPart) => IndexPart): Promise<void> {
-    const done = this.#last.then(async () => {
-      const next = change(this.#part);
-      this.#version = await this.#swap(encodeIndexPart(next));
-      this.#part = next;
-    });
-    this.#last = done.catch(() => {});
-    return done;
+  /** Replaces the index. Throws `unavailable`; `fenced` if somebody else writes in this generation. */
+  async put(part: IndexPart): Promise<void> {
+    const bytes = encodeIndexPart(part);
+    if (this.#isOwn) {
+      await this.#store.put(this.key, bytes);
+    } else {
+      try {
+        await this.#putFirst(bytes);
+      } catch (error) {
+        if (!isPageliteError(error, 'invalid')) throw error;
+        const message = `somebody else has written ${this.key}: two processes with one generation`;
+        throw new PageliteError('fenced', message, { ...this.id, file: this.key }, { cause: error });
+      }
+      this.#isOwn = true;
+    }
+    this.#part = part;
   }
 
-  async #swap(bytes: Uint8Array): Promise<string> {
+  async #putFirst(bytes: Uint8Array): Promise<void> {
     try {
-      return await this.#store.put(this.key, bytes, { ifVersion: this.#version });
+      await this.#store.put(this.key, bytes, { ifAbsent: true });
     } catch (error) {
-      if (!isPageliteError(error, 'fenced')) throw error;
+      if (!isPageliteError(error, 'invalid')) throw error;
       // An earlier attempt whose answer was lost may have stored exactly this.
       const found = await this.#store.get(this.key);
-      if (found !== null && sameBytes(found.bytes, bytes)) return found.version;
-      throw error;
+      if (found === null || !sameBytes(found.bytes, bytes)) throw error;
     }
   }
 }

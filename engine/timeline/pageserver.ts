@@ -1,17 +1,14 @@
 /**
- * The pageserver of one object store: its tenants and their timelines. What HTTP, CLI and embedded hosts call.
+ * The pageserver of one object store: the tenants that are attached to it and their timelines (tenant.ts). What HTTP, CLI and embedded hosts call.
  *
- *   tenants/<tenant>/tenant.json
- *   tenants/<tenant>/timelines/<timeline>/index_part.json
- *   tenants/<tenant>/timelines/<timeline>/<layer>...
+ * Several pageservers may have one store in common. Each attaches the tenants whose newest claim names it, and those that nobody has claimed; what
+ * it has on its own disk is only a copy, so a pageserver with an empty disk attaches the same.
  *
  * Invariants:
- * - a timeline exists from the moment its index is stored until its index is deleted; other files of its folder are waste then
- * - a timeline whose index is damaged is there, and says so to whoever asks for it; others go on
- * - one process at a time writes to the store; the index's version fences one that was replaced
+ * - a tenant is attached to one pageserver; one that was replaced without noticing harms nothing (tenant-claims.ts)
+ * - a tenant that cannot be attached is there, and says why to whoever asks for it; others go on
  */
 
-import { systemIdentifierOf } from '../basebackup/control-data.ts';
 import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
 import { BlockCache } from '../layers/block-cache.ts';
 import { ClockCache } from '../layers/clock-cache.ts';
@@ -28,29 +25,27 @@ import {
   pageVersionsBytesMax,
   waitLsnTimeoutMs,
 } from '../limits.ts';
-import { type TenantId, type TenantTimelineId, type TimelineId, tenantId, timelineId } from '../model/ids.ts';
-import { controlFileKey } from '../model/key.ts';
+import { type NodeId, type TenantId, type TenantTimelineId, type TimelineId, tenantId } from '../model/ids.ts';
 import { formatLsn, type Lsn } from '../model/lsn.ts';
-import type { Clock, Log, ObjectStore, PageService, Random, TenantTemplate, WalRedo, WalService } from '../services.ts';
-import { checkDatabase } from '../transfer/check-database.ts';
-import { importFileName } from '../transfer/import-record.ts';
-import { type ImportTarget, TimelineImports } from '../transfer/timeline-imports.ts';
-import { transferFileName } from '../transfer/transfer-record.ts';
-import { bootstrap } from './bootstrap.ts';
-import { type BranchSource, branchIndex, checkBranchPoint } from './branch.ts';
+import type {
+  Clock,
+  LayerStaging,
+  Log,
+  ObjectStore,
+  PageService,
+  Random,
+  TenantTemplate,
+  WalRedo,
+  WalService,
+} from '../services.ts';
+import { TimelineImports } from '../transfer/timeline-imports.ts';
 import { type CommitPoint, clogCommits, spreadCommits } from './commit-history.ts';
 import { findLsnByTimestamp, type TimestampLsn, timestampOfLsn } from './find-lsn.ts';
-import type { Ancestor } from './gather.ts';
-import {
-  encodeChecked,
-  type IndexPart,
-  indexFileName,
-  StoredIndex,
-  tenantFolder,
-  timelineFolder,
-} from './index-part.ts';
+import { encodeChecked, type IndexPart, layerKey, tenantFolder } from './index-part.ts';
 import type { YieldTurn } from './reconstruct.ts';
-import { RunningTimeline, type SharedParts, type TimelineLimits, timelineOf } from './running-timeline.ts';
+import type { RunningTimeline, SharedParts, TimelineLimits } from './running-timeline.ts';
+import { Tenant, type TenantParts } from './tenant.ts';
+import { claimTenant, newestClaim, parseClaimName, TenantAttachment } from './tenant-claims.ts';
 
 export interface PageserverLimits extends TimelineLimits {
   readonly blockCacheBytesMax: number;
@@ -72,6 +67,10 @@ export const defaultPageserverLimits: PageserverLimits = {
 
 export interface PageserverOptions {
   readonly store: ObjectStore;
+  /** Where layers wait for their upload; absent: they go to the store at once. */
+  readonly staging?: LayerStaging;
+  /** Null: nobody else can reach the store, which some lock sees to. Then no claims are made. */
+  readonly nodeId: NodeId | null;
   /** The safekeepers. */
   readonly wal: readonly WalService[];
   /** Closed with the pageserver. */
@@ -99,27 +98,24 @@ export interface CommitHistory {
   readonly commits: readonly CommitPoint[];
 }
 
-type Slot =
-  | { readonly kind: 'running'; readonly running: RunningTimeline }
+/** A tenant that is to be here, and cannot: another one may have it, or what is stored of it is damaged. */
+type TenantSlot =
+  | { readonly kind: 'attached'; readonly tenant: Tenant }
   | { readonly kind: 'broken'; readonly error: Error }
-  /** Being created, as a branch of another or not, or being deleted. */
-  | { readonly kind: 'busy'; readonly ancestorId: TimelineId | null };
-
-/** A timeline whose index was read. */
-interface LoadedTimeline {
-  readonly id: TenantTimelineId;
-  readonly index: StoredIndex;
-  readonly leftovers: readonly string[];
-}
+  | { readonly kind: 'busy' };
 
 const tenantFile = 'tenant.json';
+/** Its deletion has begun and is gone on with at the next start. */
+const deletedFile = 'deleted.json';
 const tenantVersion = 1;
-const keyPattern = /^tenants\/([0-9a-f]{32})\/(?:timelines\/([0-9a-f]{32})\/([^/]+)|tenant\.json)$/;
+const idPattern = /^[0-9a-f]{32}$/;
+/** Tenants that are attached at the same time. */
+const attachesAtOnce = 4;
 
 export class Pageserver {
   readonly #options: PageserverOptions;
-  readonly #shared: SharedParts;
-  readonly #tenants = new Map<TenantId, Map<TimelineId, Slot>>();
+  readonly #shared: Omit<SharedParts, 'attachment'>;
+  readonly #tenants = new Map<TenantId, TenantSlot>();
   #closed = false;
   /** Timelines whose layers are made elsewhere. */
   readonly imports: TimelineImports;
@@ -130,6 +126,7 @@ export class Pageserver {
     const { store, wal, redo, clock, random, log } = options;
     this.#shared = {
       store,
+      staging: options.staging ?? null,
       wal,
       redo,
       clock,
@@ -147,12 +144,13 @@ export class Pageserver {
       random,
       log,
       yieldTurn: this.#shared.yieldTurn,
-      find: (id) => this.#findForImport(id),
+      generationOf: (id) => this.#tenant(id).attachment.generation,
+      find: ({ tenantId: tenant, timelineId: timeline }) => this.#tenant(tenant).findForImport(timeline),
       create: (id, part) => this.adoptTimeline(id, part),
     });
   }
 
-  /** Loads every timeline's index and follows its WAL. A damaged index costs that timeline. */
+  /** Attaches the tenants that are ours, with all of their timelines. */
   static async open(options: PageserverOptions): Promise<Pageserver> {
     const pageserver = new Pageserver(options);
     await pageserver.#load();
@@ -164,15 +162,73 @@ export class Pageserver {
   /** Throws `invalid` if it exists. */
   async createTenant(id: TenantId): Promise<void> {
     this.#checkOpen();
-    if (this.#tenants.has(id)) throw new PageliteError('invalid', `tenant ${id} exists`, { tenantId: id });
-    const content = encodeChecked(JSON.stringify({ version: tenantVersion }));
-    await this.#options.store.put(tenantFolder(id) + tenantFile, content, { ifAbsent: true });
-    this.#tenants.set(id, new Map());
+    await this.#whileBusy(id, async () => {
+      const content = encodeChecked(JSON.stringify({ version: tenantVersion }));
+      await this.#options.store.put(tenantFolder(id) + tenantFile, content, { ifAbsent: true });
+      return Tenant.empty(id, await this.#claim(id));
+    });
   }
 
+  /** Those that are here, attached or broken. */
   async listTenants(): Promise<TenantId[]> {
     this.#checkOpen();
-    return [...this.#tenants.keys()].sort();
+    return [...this.#tenants]
+      .filter(([, slot]) => slot.kind !== 'busy')
+      .map(([id]) => id)
+      .sort();
+  }
+
+  /** In which the tenant is attached here. Throws `notFound`; what keeps it from being attached. */
+  generationOf(id: TenantId): number {
+    return this.#tenant(id).attachment.generation;
+  }
+
+  /**
+   * Attaches a tenant that is in the store: takes it over from whoever has it. Done already, nothing changes. Throws `notFound` if the store has no such
+   * tenant.
+   */
+  async attachTenant(id: TenantId): Promise<void> {
+    this.#checkOpen();
+    const slot = this.#tenants.get(id);
+    if (slot?.kind === 'attached' && (await isCurrent(slot.tenant))) return;
+    if ((await this.#options.store.head(tenantFolder(id) + tenantFile)) === null) throw noTenant(id);
+    if (slot?.kind === 'attached') await slot.tenant.close();
+    if (slot?.kind !== 'busy') this.#tenants.delete(id);
+    await this.#whileBusy(id, async () => Tenant.load(id, await this.#claim(id)));
+  }
+
+  /** Gives a tenant up, so that any pageserver may attach it. Everything of it that is ingested is in the store afterwards. */
+  async detachTenant(id: TenantId): Promise<void> {
+    this.#checkOpen();
+    const tenant = this.#tenant(id);
+    await this.#removeSlot(id, async () => {
+      for (const timeline of tenant.listTimelines()) {
+        await tenant.flushed(timeline);
+      }
+      if (this.#options.nodeId !== null && (await isCurrent(tenant))) {
+        await claimTenant(this.#options.store, id, null);
+      }
+      await tenant.close();
+    });
+  }
+
+  /** Deletes a tenant with all of its timelines. Cut off, it is gone on with at the next start. */
+  async deleteTenant(id: TenantId): Promise<void> {
+    this.#checkOpen();
+    const slot = this.#tenants.get(id);
+    if (slot === undefined || slot.kind === 'busy') throw noTenant(id);
+    if (slot.kind === 'attached') await slot.tenant.attachment.check();
+    const content = encodeChecked(JSON.stringify({ version: tenantVersion }));
+    await this.#options.store.put(tenantFolder(id) + deletedFile, content);
+    this.#tenants.set(id, { kind: 'busy' });
+    if (slot.kind === 'attached') await slot.tenant.close();
+    try {
+      await this.#finishDeletion(id);
+      this.#tenants.delete(id);
+    } catch (error) {
+      this.#tenants.set(id, { kind: 'broken', error: error as Error });
+      throw error;
+    }
   }
 
   // Timelines
@@ -185,29 +241,20 @@ export class Pageserver {
     id: TenantTimelineId,
     ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn | null } | null,
   ): Promise<void> {
-    this.#checkOpen();
-    const timelines = this.#timelines(id.tenantId);
-    if (timelines.has(id.timelineId)) {
-      throw new PageliteError('invalid', `timeline ${id.timelineId} exists`, { ...id });
-    }
-    timelines.set(id.timelineId, { kind: 'busy', ancestorId: ancestor?.timelineId ?? null });
-    try {
-      const part = ancestor === null ? await this.#fromTemplate(id) : await this.#branch(id, ancestor);
-      const index = await StoredIndex.create(this.#options.store, id, part);
-      this.#checkOpen();
-      this.#run(id, index, []);
-    } catch (error) {
-      timelines.delete(id.timelineId);
-      throw error;
-    }
+    await this.#tenant(id.tenantId).createTimeline(id.timelineId, ancestor);
+  }
+
+  /** See Tenant.adoptTimeline. */
+  async adoptTimeline(id: TenantTimelineId, part: IndexPart): Promise<void> {
+    await this.#tenant(id.tenantId).adoptTimeline(id.timelineId, part);
   }
 
   /** The index of a timeline with everything that is committed in its layer files: what can be sent elsewhere (transfer/push-timeline.ts). */
   async exportTimeline(id: TenantTimelineId): Promise<IndexPart> {
     const running = this.#running(id);
-    await running.catchUp(await this.#commitLsn(id));
+    await running.catchUp(await this.#tenant(id.tenantId).commitLsn(id.timelineId));
     await running.flush();
-    return running.index.part;
+    return running.uploads.part;
   }
 
   /** Bytes of a layer file that the index names; null if there is none of this name. */
@@ -216,17 +263,14 @@ export class Pageserver {
     name: string,
     range: { start: number; end: number },
   ): Promise<Uint8Array | null> {
-    this.#checkOpen();
-    const found = await this.#options.store.get(timelineFolder(id) + name, range);
+    const entry = this.#running(id).uploads.part.layers.find((layer) => layer.name === name);
+    if (entry === undefined) return null;
+    const found = await this.#options.store.get(layerKey(id, entry), range);
     return found?.bytes ?? null;
   }
 
   async listTimelines(tenant: TenantId): Promise<TimelineId[]> {
-    this.#checkOpen();
-    return [...this.#timelines(tenant)]
-      .filter(([, slot]) => slot.kind !== 'busy')
-      .map(([id]) => id)
-      .sort();
+    return this.#tenant(tenant).listTimelines();
   }
 
   /** Throws `notFound`; `corrupt` with the file if the timeline cannot be opened. */
@@ -264,9 +308,9 @@ export class Pageserver {
     return { start: { lsn: start, timeMs: startMs }, end: { lsn: end, timeMs: endMs }, commits };
   }
 
-  /** Writes everything ingested so far to layers (Neon's "checkpoint" of a timeline). */
-  flush(id: TenantTimelineId): Promise<void> {
-    return this.#running(id).flush();
+  /** Writes everything ingested so far to layers (Neon's "checkpoint" of a timeline). `isUploaded`: waits until the store has them. */
+  async flush(id: TenantTimelineId, options: { readonly isUploaded?: boolean } = {}): Promise<void> {
+    await this.#running(id).flush(options);
   }
 
   /** Resolves when images for the pages that wanted one are written. */
@@ -296,212 +340,92 @@ export class Pageserver {
 
   /** Throws `notFound`, and `invalid` while other timelines branch from it. */
   async deleteTimeline(id: TenantTimelineId): Promise<void> {
-    this.#checkOpen();
-    const timelines = this.#timelines(id.tenantId);
-    const slot = timelines.get(id.timelineId);
-    if (slot === undefined || slot.kind === 'busy') throw noTimeline(id);
-    const reason = this.#neededBy(timelines, id.timelineId, slot.kind === 'broken');
-    if (reason !== null) {
-      throw new PageliteError('invalid', `timeline ${id.timelineId} cannot be deleted: ${reason}`, { ...id });
-    }
-    timelines.set(id.timelineId, { kind: 'busy', ancestorId: null });
-    if (slot.kind === 'running') await slot.running.close();
-    const folder = timelineFolder(id);
-    const keys = (await this.#options.store.list(folder)).map(({ key }) => key);
-    // The index first: without it the rest is waste, whenever we crash.
-    const rank = (key: string) => (key.endsWith(indexFileName) ? 0 : 1);
-    for (const key of keys.sort((a, b) => rank(a) - rank(b))) await this.#options.store.delete(key);
-    this.imports.forget(id);
-    timelines.delete(id.timelineId);
+    await this.#tenant(id.tenantId).deleteTimeline(id.timelineId);
   }
 
   /** Ends everything and loses nothing: what is not in layers is read from the safekeepers again. */
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
-    const all = [...this.#tenants.values()].flatMap((timelines) => [...timelines.values()]);
-    await Promise.all(all.map((slot) => (slot.kind === 'running' ? slot.running.close() : undefined)));
+    await Promise.all(
+      [...this.#tenants.values()].map((slot) => (slot.kind === 'attached' ? slot.tenant.close() : null)),
+    );
     await this.#options.redo.close();
   }
 
-  /**
-   * Why a timeline must stay: others read from it, or may do so. Null if nobody does. Of several that cannot be opened each can be deleted, as
-   * far as is known.
-   */
-  #neededBy(timelines: ReadonlyMap<TimelineId, Slot>, ancestor: TimelineId, isBroken: boolean): string | null {
-    for (const [id, slot] of timelines) {
-      if (id === ancestor) continue;
-      if (slot.kind === 'broken') {
-        if (isBroken) continue;
-        return `${id} cannot be opened, and may be a branch of it`;
-      }
-      const { ancestorId } = slot.kind === 'busy' ? slot : slot.running.timeline;
-      if (ancestorId === ancestor) return `${id} is a branch of it`;
-    }
-    return null;
-  }
-
-  // Loading
+  // Attaching
 
   async #load(): Promise<void> {
     const { store, log } = this.#options;
-    const folders = new Map<string, { id: TenantTimelineId; keys: string[] }>();
-    for (const { key } of await store.list('tenants/')) {
-      const match = keyPattern.exec(key);
-      if (match === null) {
-        log.warn('an object that is not ours is in the store', { file: key });
-        continue;
-      }
-      const tenant = tenantId(match[1]!);
-      if (!this.#tenants.has(tenant)) this.#tenants.set(tenant, new Map());
-      if (match[2] === undefined) continue;
-      const id = { tenantId: tenant, timelineId: timelineId(match[2]) };
-      const folder = folders.get(timelineFolder(id)) ?? { id, keys: [] };
-      folder.keys.push(key);
-      folders.set(timelineFolder(id), folder);
+    const queue: TenantId[] = [];
+    for (const name of await store.listFolders('tenants/')) {
+      if (idPattern.test(name)) queue.push(tenantId(name));
+      else log.warn('a folder that is not ours is in the store', { file: `tenants/${name}` });
     }
-    // All of them are known before the first one is made, which may be a branch of another, and made before the first one reads.
-    const loaded: LoadedTimeline[] = [];
-    for (const { id, keys } of folders.values()) {
-      const timeline = await this.#loadTimeline(id, keys);
-      if (timeline === null) continue;
-      this.#timelines(id.tenantId).set(id.timelineId, { kind: 'busy', ancestorId: null });
-      loaded.push(timeline);
-    }
-    for (const running of loaded.map(({ id, index, leftovers }) => this.#make(id, index, leftovers))) running.start();
-  }
-
-  async #loadTimeline(id: TenantTimelineId, keys: readonly string[]): Promise<LoadedTimeline | null> {
-    const { store, log } = this.#options;
-    const isUnderWay = await this.imports.filesUnderWay(id, keys);
-    try {
-      const index = await StoredIndex.load(store, id);
-      const folder = timelineFolder(id);
-      const named = new Set([index.key, ...index.part.layers.map(({ name }) => folder + name)]);
-      const isLeft = (key: string) => !named.has(key) && !isOwnFile(key.slice(folder.length)) && !isUnderWay(key);
-      return { id, index, leftovers: keys.filter(isLeft) };
-    } catch (error) {
-      if (isPageliteError(error, 'notFound')) {
-        // Its creation or its deletion was cut off: it does not exist. An import goes on.
-        for (const key of keys) if (!isUnderWay(key)) await store.delete(key);
-        return null;
-      }
-      log.error('a timeline cannot be opened', { ...id, error: messageOf(error) });
-      this.#timelines(id.tenantId).set(id.timelineId, { kind: 'broken', error: error as Error });
-      return null;
-    }
-  }
-
-  #run(id: TenantTimelineId, index: StoredIndex, leftovers: readonly string[]): void {
-    this.#make(id, index, leftovers).start();
-  }
-
-  #make(id: TenantTimelineId, index: StoredIndex, leftovers: readonly string[]): RunningTimeline {
-    const running = new RunningTimeline(id, index, this.#ancestorOf(id, index.part), leftovers, this.#shared);
-    this.#timelines(id.tenantId).set(id.timelineId, { kind: 'running', running });
-    return running;
-  }
-
-  /** A local ancestor is looked up when it is read: it may be made later, or be broken. */
-  #ancestorOf(id: TenantTimelineId, { ancestor }: IndexPart): Ancestor | null {
-    if (ancestor === null) return null;
-    const ancestorId = { tenantId: id.tenantId, timelineId: ancestor.timelineId };
-    const { openRemote } = this.#options;
-    const isLocal = this.#tenants.get(id.tenantId)?.has(ancestor.timelineId) ?? false;
-    if (openRemote !== undefined && !isLocal) {
-      return { kind: 'remote', lsn: ancestor.lsn, service: openRemote(ancestorId) };
-    }
-    return { kind: 'local', lsn: ancestor.lsn, open: () => this.#running(ancestorId).timeline };
-  }
-
-  // Creation
-
-  async #fromTemplate(id: TenantTimelineId): Promise<IndexPart> {
-    return bootstrap(this.#options.store, id, await this.#options.template(), this.#shared.yieldTurn);
-  }
-
-  async #branch(
-    id: TenantTimelineId,
-    ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn | null },
-  ): Promise<IndexPart> {
-    const ancestorId = { tenantId: id.tenantId, timelineId: ancestor.timelineId };
-    const slot = this.#timelines(id.tenantId).get(ancestor.timelineId);
-    const { openRemote } = this.#options;
-    if (slot === undefined && openRemote !== undefined) return remoteBranch(openRemote(ancestorId), ancestor.lsn);
-    const running = this.#running(ancestorId);
-    const { timeline } = running;
-    const source = { ...sourceOf(timeline), timelineId: ancestor.timelineId };
-    const committedLsn = Math.max(timeline.lastRecordLsn, await this.#commitLsn(ancestorId)) as Lsn;
-    const lsn = checkBranchPoint(source, ancestor.lsn ?? committedLsn, committedLsn);
-    await running.catchUp(lsn);
-    return branchIndex({ ...sourceOf(timeline), timelineId: ancestor.timelineId }, lsn);
-  }
-
-  /** The end of committed WAL as the safekeepers know it; 0 if none answers or knows the timeline. */
-  async #commitLsn(id: TenantTimelineId): Promise<Lsn> {
-    const statuses = await Promise.all(
-      this.#options.wal.map((service) =>
-        service.getStatus(id).catch((error) => {
-          this.#options.log.warn('a safekeeper is away', { ...id, nodeId: service.nodeId, error: messageOf(error) });
-          return null;
-        }),
-      ),
-    );
-    return Math.max(0, ...statuses.map((status) => status?.commitLsn ?? 0)) as Lsn;
-  }
-
-  // Imports
-
-  #findForImport(id: TenantTimelineId): ImportTarget | null {
-    this.#checkOpen();
-    const slot = this.#timelines(id.tenantId).get(id.timelineId);
-    if (slot === undefined) return null;
-    if (slot.kind === 'busy') {
-      throw new PageliteError('unavailable', `timeline ${id.timelineId} is being created or deleted: try again`, {
-        ...id,
-      });
-    }
-    const running = this.#running(id);
-    return {
-      lastRecordLsn: running.timeline.lastRecordLsn,
-      layerNames: new Set(running.index.part.layers.map(({ name }) => name)),
-      whileUnsettled: (work) => running.whileUnsettled(work),
-      extend: async (base, piece) => {
-        const { part } = running.index;
-        await this.#checkImported(id, { ...piece, layers: [...part.layers, ...piece.layers] });
-        await running.extend(base, piece);
-      },
+    const attachNext = async (): Promise<void> => {
+      for (let id = queue.shift(); id !== undefined; id = queue.shift()) await this.#loadTenant(id);
     };
+    await Promise.all(Array.from({ length: attachesAtOnce }, attachNext));
   }
 
-  /**
-   * A timeline of layers that are in its folder already. Throws `invalid` (id taken, not a database, not where its ancestor can be branched),
-   * `notFound` (tenant, ancestor).
-   */
-  async adoptTimeline(id: TenantTimelineId, part: IndexPart): Promise<void> {
-    this.#checkOpen();
-    const timelines = this.#timelines(id.tenantId);
-    if (timelines.has(id.timelineId)) throw new PageliteError('invalid', `timeline ${id.timelineId} exists`, { ...id });
-    timelines.set(id.timelineId, { kind: 'busy', ancestorId: part.ancestor?.timelineId ?? null });
+  async #loadTenant(id: TenantId): Promise<void> {
+    const { store, nodeId, log } = this.#options;
     try {
-      if (part.ancestor !== null) checkSamePoint(id, part, await this.#branch(id, part.ancestor));
-      await this.#checkImported(id, part);
-      const index = await StoredIndex.create(this.#options.store, id, part);
-      this.#checkOpen();
-      this.#run(id, index, []);
+      if (nodeId !== null) {
+        const claim = await newestClaim(store, id);
+        // Another pageserver's, or nobody's until it is attached again.
+        if (claim !== null && claim.nodeId !== nodeId) return;
+      }
+      if ((await store.head(tenantFolder(id) + deletedFile)) !== null) return await this.#finishDeletion(id);
+      const tenant = await Tenant.load(id, await this.#claim(id));
+      this.#tenants.set(id, { kind: 'attached', tenant });
     } catch (error) {
-      timelines.delete(id.timelineId);
+      // The store is away: then nothing can be served, and the start fails.
+      if (!isPageliteError(error, 'corrupt')) throw error;
+      log.error('a tenant cannot be attached', { tenantId: id, error: messageOf(error) });
+      this.#tenants.set(id, { kind: 'broken', error });
+    }
+  }
+
+  async #claim(id: TenantId): Promise<TenantParts> {
+    const { store, nodeId, template, openRemote } = this.#options;
+    const generation = nodeId === null ? 0 : await claimTenant(store, id, nodeId);
+    const shared = { ...this.#shared, attachment: new TenantAttachment(store, id, generation) };
+    return { shared, template, imports: this.imports, openRemote };
+  }
+
+  /** The note that it was deleted goes last: while it is there, whoever finds it goes on. */
+  async #finishDeletion(id: TenantId): Promise<void> {
+    const { store } = this.#options;
+    const folder = tenantFolder(id);
+    const rank = (file: string) => (file === deletedFile ? 2 : parseClaimName(file) === null ? 0 : 1);
+    const keys = (await store.list(folder)).map(({ key }) => ({ key, rank: rank(key.slice(folder.length)) }));
+    for (const { key } of keys.sort((a, b) => a.rank - b.rank)) await store.delete(key);
+  }
+
+  async #whileBusy(id: TenantId, make: () => Promise<Tenant>): Promise<void> {
+    if (this.#tenants.has(id)) throw new PageliteError('invalid', `tenant ${id} exists`, { tenantId: id });
+    this.#tenants.set(id, { kind: 'busy' });
+    try {
+      const tenant = await make();
+      this.#tenants.set(id, { kind: 'attached', tenant });
+      if (this.#closed) await tenant.close();
+    } catch (error) {
+      this.#tenants.delete(id);
       throw error;
     }
   }
 
-  /** A compute could boot at its end. */
-  async #checkImported(id: TenantTimelineId, part: IndexPart): Promise<void> {
-    const timeline = timelineOf(id, part, this.#ancestorOf(id, part), this.#shared);
+  /** The tenant is not here while `work` runs, and not afterwards; if that fails, it is as before. */
+  async #removeSlot(id: TenantId, work: () => Promise<void>): Promise<void> {
+    const slot = this.#tenants.get(id)!;
+    this.#tenants.set(id, { kind: 'busy' });
     try {
-      await checkDatabase(timeline);
-    } finally {
-      for (const file of timeline.layers.files.layers()) file.forget();
+      await work();
+      this.#tenants.delete(id);
+    } catch (error) {
+      this.#tenants.set(id, slot);
+      throw error;
     }
   }
 
@@ -511,55 +435,29 @@ export class Pageserver {
     if (this.#closed) throw new PageliteError('closed', 'the pageserver was closed');
   }
 
-  #timelines(tenant: TenantId): Map<TimelineId, Slot> {
-    const timelines = this.#tenants.get(tenant);
-    if (timelines === undefined)
-      throw new PageliteError('notFound', `tenant ${tenant} does not exist`, { tenantId: tenant });
-    return timelines;
+  #tenant(id: TenantId): Tenant {
+    this.#checkOpen();
+    const slot = this.#tenants.get(id);
+    if (slot === undefined || slot.kind === 'busy') throw noTenant(id);
+    if (slot.kind === 'broken') throw slot.error;
+    return slot.tenant;
   }
 
   #running(id: TenantTimelineId): RunningTimeline {
-    this.#checkOpen();
-    const slot = this.#timelines(id.tenantId).get(id.timelineId);
-    if (slot === undefined || slot.kind === 'busy') throw noTimeline(id);
-    if (slot.kind === 'broken') throw slot.error;
-    return slot.running;
+    return this.#tenant(id.tenantId).running(id.timelineId);
   }
 }
 
-function noTimeline(id: TenantTimelineId): PageliteError {
-  return new PageliteError('notFound', `timeline ${id.timelineId} of tenant ${id.tenantId} does not exist`, { ...id });
+async function isCurrent(tenant: Tenant): Promise<boolean> {
+  return tenant.attachment.check().then(
+    () => true,
+    (error) => {
+      if (isPageliteError(error, 'fenced')) return false;
+      throw error;
+    },
+  );
 }
 
-/** Files beside layers and index that stay with a timeline: what was imported, and where from or where to. */
-function isOwnFile(file: string): boolean {
-  return file === importFileName || file === transferFileName;
-}
-
-/** The branch that was made elsewhere begins where one made here would. */
-function checkSamePoint(id: TenantTimelineId, imported: IndexPart, branch: IndexPart): void {
-  const problem =
-    imported.startLsn !== branch.startLsn
-      ? `a branch at ${formatLsn(imported.startLsn)} would begin at ${formatLsn(branch.startLsn)}`
-      : imported.systemIdentifier !== branch.systemIdentifier
-        ? `it is of system ${imported.systemIdentifier}, its ancestor of ${branch.systemIdentifier}`
-        : null;
-  if (problem !== null)
-    throw new PageliteError('invalid', `timeline ${id.timelineId} does not fit: ${problem}`, { ...id });
-}
-
-function sourceOf(timeline: Omit<BranchSource, 'timelineId'>): Omit<BranchSource, 'timelineId'> {
-  const { systemIdentifier, startLsn, lastRecordLsn, prevRecordLsn } = timeline;
-  return { systemIdentifier, startLsn, lastRecordLsn, prevRecordLsn };
-}
-
-/** A branch here of a timeline elsewhere. */
-async function remoteBranch(service: PageService, requested: Lsn | null): Promise<IndexPart> {
-  const status = await service.getStatus();
-  const at = requested ?? status.lastRecordLsn;
-  const [control] = await service.getImages({ requestLsn: at, notModifiedSince: at }, [controlFileKey]);
-  if (control == null) throw new PageliteError('corrupt', `timeline ${service.id.timelineId} has no pg_control`);
-  const after = await service.getStatus();
-  const source = { ...after, timelineId: service.id.timelineId, systemIdentifier: systemIdentifierOf(control) };
-  return branchIndex(source, checkBranchPoint(source, at, after.lastRecordLsn));
+function noTenant(id: TenantId): PageliteError {
+  return new PageliteError('notFound', `tenant ${id} does not exist`, { tenantId: id });
 }

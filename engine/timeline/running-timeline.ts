@@ -9,19 +9,20 @@ import type { BlockCache } from '../layers/block-cache.ts';
 import type { ClockCache } from '../layers/clock-cache.ts';
 import { LayerFile } from '../layers/layer-file.ts';
 import { parseLayerName } from '../layers/layer-name.ts';
-import type { WrittenLayer } from '../layers/layer-writer.ts';
 import type { TenantTimelineId } from '../model/ids.ts';
 import { formatKey, type Key } from '../model/key.ts';
 import type { Lsn } from '../model/lsn.ts';
-import type { Clock, Log, ObjectStore, Random, WalRedo, WalService } from '../services.ts';
+import type { Clock, LayerStaging, Log, ObjectStore, Random, WalRedo, WalService } from '../services.ts';
 import { Flusher, type FlushLimits } from './flush.ts';
 import { type Ancestor, gather } from './gather.ts';
 import { ImageCreation, type ImageLimits } from './image-creation.ts';
-import { type IndexPart, type StoredIndex, timelineFolder } from './index-part.ts';
+import { type IndexPart, type LayerEntry, layerKey, type StoredIndex, timelineFolder } from './index-part.ts';
 import { PageVersions } from './page-versions.ts';
 import { reconstructWhenReady, WorkBudget, type YieldTurn } from './reconstruct.ts';
+import type { TenantAttachment } from './tenant-claims.ts';
 import { Timeline } from './timeline.ts';
 import { TimelinePageService } from './timeline-page-service.ts';
+import { UploadQueue } from './upload-queue.ts';
 import { LsnWaiters } from './wait-lsn.ts';
 
 export interface TimelineLimits extends FlushLimits, ImageLimits {
@@ -29,9 +30,12 @@ export interface TimelineLimits extends FlushLimits, ImageLimits {
   readonly openChainLengthMax: number;
 }
 
-/** What all timelines of a pageserver share. */
+/** What all timelines of a tenant share, most of it with those of other tenants. */
 export interface SharedParts {
   readonly store: ObjectStore;
+  /** Null: layers go to the store at once. */
+  readonly staging: LayerStaging | null;
+  readonly attachment: TenantAttachment;
   readonly wal: readonly WalService[];
   readonly redo: WalRedo;
   readonly clock: Clock;
@@ -51,10 +55,9 @@ const redoFactorForImage = 4;
 export class RunningTimeline {
   readonly timeline: Timeline;
   readonly pages: TimelinePageService;
-  readonly index: StoredIndex;
+  readonly uploads: UploadQueue;
   readonly #shared: SharedParts;
   readonly #id: TenantTimelineId;
-  readonly #folder: string;
   readonly #flusher: Flusher;
   readonly #images: ImageCreation;
   readonly #receiver: WalReceiver;
@@ -76,17 +79,24 @@ export class RunningTimeline {
   ) {
     this.#shared = shared;
     this.#id = id;
-    this.#folder = timelineFolder(id);
     this.#leftovers = leftovers;
-    this.index = index;
     this.timeline = timelineOf(id, index.part, ancestor, shared);
     this.#chainBudget = new WorkBudget(shared.yieldTurn);
     this.#fed = new LsnWaiters(shared.clock, shared.limits.waitLsnTimeoutMs);
     this.#fedLsn = index.part.diskConsistentLsn;
-    const { store, clock, log, limits, yieldTurn } = shared;
+    const { clock, log, limits, yieldTurn } = shared;
     const { timeline } = this;
-    const openLayer = ({ name, bytes }: WrittenLayer) => this.#layerFile(name, bytes.length);
-    const parts = { timeline, index, store, clock, log, limits, yieldTurn, openLayer, signal: this.#abort.signal };
+    const { signal } = this.#abort;
+    this.uploads = new UploadQueue({
+      ...shared,
+      index,
+      signal,
+      readersGone: () => Promise.resolve(),
+      onFailure: (error) => timeline.stop(error),
+    });
+    const { uploads } = this;
+    const openLayer = (entry: LayerEntry) => layerFileOf(id, entry, shared);
+    const parts = { timeline, uploads, log, limits, yieldTurn, openLayer, signal };
     this.#flusher = new Flusher({ ...parts, onFlushed: () => this.#onFlushed() });
     this.#images = new ImageCreation({ ...parts, yieldToReads: () => this.#yieldToReads() });
     this.pages = new TimelinePageService(timeline, {
@@ -177,12 +187,12 @@ export class RunningTimeline {
    */
   async extend(base: Lsn, piece: IndexPart): Promise<void> {
     this.#checkOpen();
-    const { timeline, index } = this;
+    const { timeline, uploads } = this;
     if (timeline.lastRecordLsn !== base || timeline.diskConsistentLsn !== base) {
       throw new PageliteError('fenced', `timeline ${this.#id.timelineId} has been written meanwhile`, { ...this.#id });
     }
     const { diskConsistentLsn, prevRecordLsn, layers } = piece;
-    await index.update((part) => ({
+    await uploads.tryChange((part) => ({
       ...part,
       diskConsistentLsn,
       prevRecordLsn,
@@ -193,15 +203,17 @@ export class RunningTimeline {
     timeline.extend(
       diskConsistentLsn,
       prevRecordLsn,
-      layers.map(({ name, size }) => this.#layerFile(name, size)),
+      layers.map((entry) => layerFileOf(this.#id, entry, this.#shared)),
     );
     this.#onFed(diskConsistentLsn);
     this.#onFlushed();
   }
 
-  flush(): Promise<void> {
+  /** Everything ingested so far is in layers. With `isUploaded` also in the store, if that is not the same. */
+  async flush({ isUploaded = false }: { readonly isUploaded?: boolean } = {}): Promise<void> {
     this.#checkOpen();
-    return this.#flusher.flushAll();
+    await this.#flusher.flushAll();
+    if (isUploaded) await this.uploads.idle();
   }
 
   /** Resolves when no image creation is under way. */
@@ -219,15 +231,12 @@ export class RunningTimeline {
     await this.#flusher.close();
     await receiver;
     await this.#images.idle();
+    await this.uploads.close();
     for (const file of this.timeline.layers.files.layers()) file.forget();
   }
 
   #checkOpen(): void {
     if (this.isClosed) throw this.#abort.signal.reason;
-  }
-
-  #layerFile(name: string, size: number): LayerFile {
-    return layerFileOf(this.#id, name, size, this.#shared);
   }
 
   #onFed(lsn: Lsn): void {
@@ -239,17 +248,17 @@ export class RunningTimeline {
     this.#images.kick();
     const leftovers = this.#leftovers;
     this.#leftovers = [];
-    if (leftovers.length > 0) this.#removeLeftovers(leftovers);
+    if (leftovers.length > 0) void this.#removeLeftovers(leftovers);
   }
 
-  /** The index was swapped by us, so nobody else is at work in this folder. */
-  #removeLeftovers(keys: readonly string[]): void {
-    const { store, log } = this.#shared;
-    for (const key of keys) {
-      if (this.index.part.layers.some(({ name }) => this.#folder + name === key)) continue;
-      log.info('removing a file that the index does not name', { file: key });
-      store.delete(key).catch((error: Error) => log.warn('cannot remove a file', { file: key, error: error.message }));
-    }
+  /** Once an index of ours is stored, what earlier owners or a crash left beside it is waste. */
+  async #removeLeftovers(keys: readonly string[]): Promise<void> {
+    await this.uploads.idle().catch(() => {});
+    if (this.isClosed || this.timeline.stopped !== null) return;
+    const named = new Set(this.uploads.part.layers.map((entry) => layerKey(this.#id, entry)));
+    const waste = keys.filter((key) => !named.has(key));
+    for (const key of waste) this.#shared.log.info('removing a file that the index does not name', { file: key });
+    this.uploads.deleteObjects(waste);
   }
 
   async #yieldToReads(): Promise<void> {
@@ -274,7 +283,7 @@ export function timelineOf(
       ancestor,
       diskConsistentLsn: part.diskConsistentLsn,
       prevRecordLsn: part.prevRecordLsn,
-      files: part.layers.map(({ name, size }) => layerFileOf(id, name, size, shared)),
+      files: part.layers.map((entry) => layerFileOf(id, entry, shared)),
     },
     {
       redo: shared.redo,
@@ -286,6 +295,7 @@ export function timelineOf(
   );
 }
 
-function layerFileOf(id: TenantTimelineId, name: string, size: number, { store, blocks }: SharedParts): LayerFile {
-  return new LayerFile(id, must(parseLayerName(name)), timelineFolder(id), size, store, blocks);
+function layerFileOf(id: TenantTimelineId, entry: LayerEntry, { store, blocks }: SharedParts): LayerFile {
+  const { name, size, generation } = entry;
+  return new LayerFile(id, must(parseLayerName(name)), timelineFolder(id), size, store, blocks, generation);
 }

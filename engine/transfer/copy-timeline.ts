@@ -61,7 +61,8 @@ export async function copyTimeline(options: CopyTimelineOptions): Promise<Timeli
     diskConsistentLsn: lsn,
     prevRecordLsn,
     imagedLsn: lsn,
-    layers,
+    // Nothing of the timeline is older, so they are all there is of it.
+    layers: layers.map((layer) => ({ ...layer, generation: 0, isComplete: true })),
   });
   await removeCopyRecord(options.store, id);
   return { id, lsn };

@@ -2,16 +2,17 @@
  * What has arrived of an import's layers. A layer comes in parts, in order; each is stored as it comes, and the last one makes the layer: put
  * together, checked, stored under its name, and its parts removed.
  *
- *   <layer>                  complete and checked
+ *   <layer file>             complete and checked (layers/layer-name.ts)
  *   <layer>.part-<offset>    bytes from there on
  *
  * Called by timeline-imports.ts, one call at a time for a timeline.
  */
 import { must } from '../assert.ts';
 import { PageliteError } from '../errors.ts';
+import { parseLayerFile } from '../layers/layer-name.ts';
 import type { TenantTimelineId } from '../model/ids.ts';
 import type { ObjectStore } from '../services.ts';
-import { timelineFolder } from '../timeline/index-part.ts';
+import { type LayerEntry, layerKey, timelineFolder } from '../timeline/index-part.ts';
 import type { ManifestLayer } from './import-manifest.ts';
 import { verifyLayer } from './verify-layer.ts';
 
@@ -20,12 +21,16 @@ interface Progress {
   /** Offsets of the parts that are stored. */
   parts: number[];
   received: number;
+  /** Under which the whole layer is stored. */
+  generation: number;
 }
 
 export interface ReceivedLayersParts {
   readonly id: TenantTimelineId;
   readonly layers: readonly ManifestLayer[];
   readonly store: ObjectStore;
+  /** Of the tenant, now. */
+  readonly generation: number;
   readonly yieldTurn: () => Promise<void>;
 }
 
@@ -39,7 +44,9 @@ export class ReceivedLayers {
   private constructor(options: ReceivedLayersParts) {
     this.#options = options;
     this.#folder = timelineFolder(options.id);
-    this.#progress = new Map(options.layers.map((layer) => [layer.name, { layer, parts: [], received: 0 }]));
+    this.#progress = new Map(
+      options.layers.map((layer) => [layer.name, { layer, parts: [], received: 0, generation: options.generation }]),
+    );
   }
 
   /** What the store has already. */
@@ -48,9 +55,10 @@ export class ReceivedLayers {
     const parts = new Map<string, { offset: number; size: number }[]>();
     for (const { key, size } of await options.store.list(received.#folder)) {
       const file = key.slice(received.#folder.length);
-      const whole = received.#progress.get(file);
+      const stored = parseLayerFile(file);
+      const whole = stored && received.#progress.get(stored.name);
       // Stored whole or not at all.
-      if (whole !== undefined) whole.received = size;
+      if (stored && whole) Object.assign(whole, { received: size, generation: stored.generation });
       const part = partPattern.exec(file);
       if (part === null) continue;
       const list = parts.get(part[1]!) ?? [];
@@ -59,6 +67,13 @@ export class ReceivedLayers {
     }
     for (const [name, list] of parts) received.#takeParts(name, list);
     return received;
+  }
+
+  /** As the index is to name them. */
+  get entries(): LayerEntry[] {
+    return [...this.#progress.values()].map(({ layer: { name, size }, generation }) => {
+      return { name, size, generation, isComplete: false };
+    });
   }
 
   missing(): { name: string; received: number }[] {
@@ -103,7 +118,7 @@ export class ReceivedLayers {
   }
 
   async #finish(progress: Progress, bytes: Uint8Array): Promise<void> {
-    const { id, store, yieldTurn } = this.#options;
+    const { id, store, generation, yieldTurn } = this.#options;
     const { layer } = progress;
     try {
       await verifyLayer(id, layer, bytes, yieldTurn);
@@ -113,7 +128,8 @@ export class ReceivedLayers {
       progress.received = 0;
       throw error;
     }
-    await store.put(this.#folder + layer.name, bytes);
+    progress.generation = generation;
+    await store.put(layerKey(id, { name: layer.name, generation }), bytes);
     progress.received = layer.size;
     await this.#dropParts(progress);
   }

@@ -14,12 +14,12 @@
  */
 import { must } from '../assert.ts';
 import { messageOf, PageliteError } from '../errors.ts';
-import { parseLayerName } from '../layers/layer-name.ts';
+import { parseLayerFile, parseLayerName } from '../layers/layer-name.ts';
 import { importIdleMaxMs, importPartBytesMax } from '../limits.ts';
-import { newTenantId, type TenantTimelineId } from '../model/ids.ts';
+import { newTenantId, type TenantId, type TenantTimelineId } from '../model/ids.ts';
 import { formatLsn, invalidLsn, type Lsn } from '../model/lsn.ts';
 import type { Clock, Log, ObjectStore, Random, WalService } from '../services.ts';
-import { type IndexPart, indexFileName, timelineFolder } from '../timeline/index-part.ts';
+import { type IndexPart, parseIndexFile, timelineFolder } from '../timeline/index-part.ts';
 import { copyFile, copyFileName, loadCopyRecord } from './copy-record.ts';
 import { checkManifest, type ImportManifest } from './import-manifest.ts';
 import {
@@ -50,6 +50,8 @@ export interface ImportHost {
   readonly random: Random;
   readonly log: Log;
   readonly yieldTurn: () => Promise<void>;
+  /** In which the tenant is attached here. Throws `notFound`. */
+  generationOf(tenant: TenantId): number;
   /** Null if there is none. Throws `notFound` (tenant), `corrupt` (it cannot be opened), `unavailable` (it is just being created or deleted). */
   find(id: TenantTimelineId): ImportTarget | null;
   /** Throws `notFound` and `invalid` as a branch does, and `invalid` if the layers make no database. */
@@ -133,7 +135,7 @@ export class TimelineImports {
           ...id,
         });
       }
-      await this.#makeCurrent(id, manifest);
+      await this.#makeCurrent(id, { ...manifest, layers: layers.entries });
       await this.#finish(id, importId, manifest);
       const { diskConsistentLsn: lsn } = manifest;
       this.#host.log.info('imported', { ...id, lsn: formatLsn(lsn), layers: manifest.layers.length });
@@ -216,7 +218,7 @@ export class TimelineImports {
       const file = key.slice(folder.length);
       const name = layerNameOf(file);
       if (parseLayerName(name) === null || !isDoomed(name)) continue;
-      const isPart = file !== name;
+      const isPart = file.includes('.');
       const isOurs = target === null || (ofImport.has(name) && !target.layerNames.has(name));
       if (isPart || isOurs) await store.delete(key);
     }
@@ -233,15 +235,14 @@ export class TimelineImports {
 
   // Commit
 
-  async #makeCurrent(id: TenantTimelineId, manifest: ImportManifest): Promise<void> {
+  async #makeCurrent(id: TenantTimelineId, part: IndexPart & Pick<ImportManifest, 'base'>): Promise<void> {
     const target = this.#host.find(id);
-    const part: IndexPart = { ...manifest, layers: manifest.layers.map(({ name, size }) => ({ name, size })) };
     if (target === null) {
       await this.#fence(id, false);
       await this.#host.create(id, part);
       return;
     }
-    const { base } = manifest;
+    const { base } = part;
     if (base === null || target.lastRecordLsn !== base)
       throw writtenSince(id, base ?? invalidLsn, target.lastRecordLsn);
     await target.whileUnsettled(async () => {
@@ -290,7 +291,8 @@ export class TimelineImports {
   async #openFrom(id: TenantTimelineId, { committed, open }: ImportRecord): Promise<OpenImport> {
     const { importId, manifest, touchedAt } = must(open);
     const { store, yieldTurn } = this.#host;
-    const layers = await ReceivedLayers.open({ id, layers: manifest.layers, store, yieldTurn });
+    const generation = this.#host.generationOf(id.tenantId);
+    const layers = await ReceivedLayers.open({ id, layers: manifest.layers, store, generation, yieldTurn });
     const state: OpenImport = { importId, manifest, committed, layers, touchedAt };
     this.#open.set(keyOf(id), state);
     return state;
@@ -339,10 +341,11 @@ export class TimelineImports {
 
 const keyOf = (id: TenantTimelineId): string => `${id.tenantId}/${id.timelineId}`;
 
-/** Of a layer's file or of a part of it. */
+/** The layer of a file, or of a part of it; the file if it is none. */
 function layerNameOf(file: string): string {
   const dot = file.indexOf('.');
-  return dot < 0 || file === indexFileName ? file : file.slice(0, dot);
+  if (dot >= 0) return parseIndexFile(file) === null ? file.slice(0, dot) : file;
+  return parseLayerFile(file)?.name ?? file;
 }
 
 /** The timeline has all of it. */

@@ -66,6 +66,7 @@ export class EmbeddedStorage implements StorageApi {
       const dir = repository.pageserverDir;
       const pageserver = await openPageserver({
         dir,
+        nodeId: nodeId(repository.readConfig().pageserver.id),
         wal: [safekeeper],
         artefacts,
         log,

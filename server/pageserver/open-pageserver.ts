@@ -3,6 +3,7 @@
  * embedded repository have in common.
  */
 import { setImmediate } from 'node:timers/promises';
+import type { NodeId } from '../../engine/model/ids.ts';
 import { PostgresRedo } from '../../engine/redo/postgres-redo.ts';
 import type { Log, WalService } from '../../engine/services.ts';
 import { Pageserver, type PageserverLimits } from '../../engine/timeline/pageserver.ts';
@@ -14,6 +15,7 @@ import { loadTenantTemplate } from './template-cache.ts';
 export interface OpenPageserverOptions {
   /** Holds `tenants/` and the cached template. */
   readonly dir: string;
+  readonly nodeId: NodeId;
   readonly wal: readonly WalService[];
   readonly artefacts: PGliteArtefacts;
   readonly log: Log;
@@ -23,12 +25,13 @@ export interface OpenPageserverOptions {
 }
 
 export async function openPageserver(options: OpenPageserverOptions): Promise<Pageserver> {
-  const { dir, wal, artefacts, log, limits, progress } = options;
+  const { dir, nodeId, wal, artefacts, log, limits, progress } = options;
   const template = await loadTenantTemplate({ dir, artefacts, log, ...(progress && { progress }) });
   const redo = await PostgresRedo.create({ template, artefacts, log });
   try {
     return await Pageserver.open({
       store: await DiskObjectStore.open(dir),
+      nodeId,
       wal,
       redo,
       template: async () => template,

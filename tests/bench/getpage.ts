@@ -3,6 +3,7 @@
  *
  * Baselines are what the same machine does with the same bytes in the same minute: reading the files, copying memory.
  */
+
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
@@ -18,6 +19,7 @@ import type { WalRedo } from '../../engine/services.ts';
 import { StoredIndex, timelineFolder } from '../../engine/timeline/index-part.ts';
 import { defaultPageserverLimits } from '../../engine/timeline/pageserver.ts';
 import { RunningTimeline } from '../../engine/timeline/running-timeline.ts';
+import { TenantAttachment } from '../../engine/timeline/tenant-claims.ts';
 import { DiskObjectStore } from '../../server/object-store/disk.ts';
 import { nodeClock, nodeRandom, silentLog } from '../../server/process/node-host.ts';
 import { type BenchContext, type Benchmark, interleave, median, type Row, timed } from './harness.ts';
@@ -44,7 +46,7 @@ async function readPages({ folder, rounds, scale, say }: BenchContext): Promise<
   const store = await DiskObjectStore.open(folder);
   const startLsn = 4096 as Lsn;
   const id = { tenantId: tenantId('01'.repeat(16)), timelineId: newTimelineId(nodeRandom) };
-  const index = await StoredIndex.create(store, id, {
+  const index = await StoredIndex.create(store, id, 0, {
     systemIdentifier: 1n,
     startLsn,
     ancestor: null,
@@ -56,6 +58,8 @@ async function readPages({ folder, rounds, scale, say }: BenchContext): Promise<
   const blocks = new BlockCache(1.2 * blockCount * pageSize);
   const running = new RunningTimeline(id, index, null, [], {
     store,
+    staging: null,
+    attachment: new TenantAttachment(store, id.tenantId, 0),
     wal: [],
     redo: noRedo,
     clock: nodeClock,

@@ -5,6 +5,7 @@
  * Must hold: what the API makes is what an endpoint finds; the history has the commits that were made, at LSNs where they are seen; what others need is not
  * deleted; what is refused changes nothing.
  */
+
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -19,6 +20,7 @@ import type {
 } from '../../engine/protocol/control-api.ts';
 import { ConsoleClient } from '../support/console-client.ts';
 import { RepositoryRig } from '../support/repository-rig.ts';
+import { newestIndexFile } from '../support/stored-files.ts';
 
 let rig: RepositoryRig;
 let server: ConsoleClient;
@@ -303,7 +305,7 @@ describe('delete', () => {
   const stored = async ({ timelineId }: ServerBranch) => {
     const { tenantId } = await server.ok<ServerStatus>('GET', '/api/v1/status');
     return [
-      existsSync(join(rig.dir, 'pageserver_1/tenants', tenantId, 'timelines', timelineId, 'index_part.json')),
+      existsSync(join(rig.dir, 'pageserver_1/tenants', tenantId, 'timelines', timelineId)),
       existsSync(join(rig.dir, 'safekeepers/sk1', tenantId, timelineId)),
     ];
   };
@@ -389,8 +391,8 @@ describe('the rest', () => {
     const { tenantId } = await server.ok<ServerStatus>('GET', '/api/v1/status');
     const parent = await branch('main-before');
     const child = await branch('main');
-    const index = join(rig.dir, 'pageserver_1/tenants', tenantId, 'timelines', parent.timelineId, 'index_part.json');
     await rig.ok('stop');
+    const index = newestIndexFile(join(rig.dir, 'pageserver_1/tenants', tenantId, 'timelines', parent.timelineId));
     const whole = readFileSync(index);
     writeFileSync(index, whole.subarray(0, whole.length - 5));
     await rig.ok('start');

@@ -6,6 +6,7 @@
  * error of whoever reads it, and other timelines go on; noise costs its own connection. WAL comes from one recorded run, written to each
  * timeline by a proposer.
  */
+
 import { once } from 'node:events';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -20,6 +21,7 @@ import type { PageService, ValueReader } from '../../engine/services.ts';
 import { runPageServiceContract } from '../contracts/page-service.ts';
 import { bootDirectory, dataDirectory } from '../support/boot-directory.ts';
 import { type RecordedWal, StorageProcesses } from '../support/storage-processes.ts';
+import { newestIndexFile, storedLayerFile } from '../support/stored-files.ts';
 import { currentLsn, keepWal, readPgWal } from '../support/wal-fixture.ts';
 
 interface Recording extends RecordedWal {
@@ -179,11 +181,11 @@ describe('the pageserver process', () => {
     const healthy = await recordedTimeline();
     const layer = await flushedDelta(damagedLayer);
     await storage.stopPageserver('fast');
-    changeFile(join(storage.timelineDir(damagedLayer), layer), (bytes) => {
+    changeFile(storedLayerFile(storage.timelineDir(damagedLayer), layer), (bytes) => {
       // Every block of it, so that whichever the page needs is damaged; the index at the end is left whole.
       for (let at = 100; at < bytes.length / 2; at += 1000) bytes[at]! ^= 1;
     });
-    changeFile(join(storage.timelineDir(damagedIndex), 'index_part.json'), (bytes) => {
+    changeFile(newestIndexFile(storage.timelineDir(damagedIndex)), (bytes) => {
       bytes[20]! ^= 1;
     });
     await storage.startPageserver();

@@ -88,6 +88,7 @@ async function openStorage(data: StorageData): Promise<StorageMethods> {
   const redone = new Set<number>();
   const options: PageserverOptions = {
     store,
+    nodeId: nodeId(1),
     wal: [lagging(safekeeper, fault)],
     redo: watched(redo, redone),
     template: async () => template,

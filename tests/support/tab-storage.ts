@@ -121,6 +121,7 @@ async function openTab({ artefacts, server }: TabData): Promise<TabMethods> {
   };
   const options: PageserverOptions = {
     store,
+    nodeId: null,
     wal: [safekeeper],
     redo: { redoPage: (request) => redo.redoPage(request), ready: () => redo.ready(), close: async () => {} },
     template: async () => template,

@@ -2,6 +2,7 @@
  * Timelines for the contract of PageService: with their values in memory, in layer files, and on a branch of a timeline that has them, here or behind
  * another PageService. They begin with the template, for the basebackup; the contract's relation is put by hand.
  */
+
 import { directoryPatch } from '../../engine/ingest/rel-directory.ts';
 import { encodeSize } from '../../engine/ingest/rel-sizes.ts';
 import { BlockCache } from '../../engine/layers/block-cache.ts';
@@ -17,6 +18,7 @@ import type { Ancestor } from '../../engine/timeline/gather.ts';
 import { type IndexPart, StoredIndex } from '../../engine/timeline/index-part.ts';
 import { defaultPageserverLimits } from '../../engine/timeline/pageserver.ts';
 import { RunningTimeline, type SharedParts } from '../../engine/timeline/running-timeline.ts';
+import { TenantAttachment } from '../../engine/timeline/tenant-claims.ts';
 import type { PageServiceFixture } from '../contracts/page-service.ts';
 import { hostClock, hostRandom, silentLog } from './any-host.ts';
 import { ModelRedo } from './model-redo.ts';
@@ -35,11 +37,14 @@ export interface TimelineFixtureOptions {
 
 const rel: RelTag = { spc: 1663, db: 5, rel: 90_000, fork: 0 };
 const prefix = relPrefix(rel);
+const tenant = tenantId('11'.repeat(16));
 const sizes = { earlier: 3, later: 20 };
 
 function sharedParts({ store, yieldTurn }: TimelineFixtureOptions): SharedParts {
   return {
     store,
+    staging: null,
+    attachment: new TenantAttachment(store, tenant, 0),
     wal: [],
     redo: new ModelRedo(),
     clock: hostClock,
@@ -57,8 +62,8 @@ async function start(
   ancestor: Ancestor | null,
   part: (id: TenantTimelineId) => Promise<IndexPart>,
 ): Promise<RunningTimeline> {
-  const id = { tenantId: tenantId('11'.repeat(16)), timelineId: newTimelineId(hostRandom) };
-  const index = await StoredIndex.create(shared.store, id, await part(id));
+  const id = { tenantId: tenant, timelineId: newTimelineId(hostRandom) };
+  const index = await StoredIndex.create(shared.store, id, 0, await part(id));
   return new RunningTimeline(id, index, ancestor, [], shared);
 }
 
@@ -73,7 +78,7 @@ function put({ timeline }: RunningTimeline, lsn: Lsn, size: number): void {
 export async function timelineFixture(options: TimelineFixtureOptions): Promise<PageServiceFixture> {
   const { kind, template, wrap = (service) => service } = options;
   const shared = sharedParts(options);
-  const main = await start(shared, null, (id) => bootstrap(shared.store, id, template, shared.yieldTurn));
+  const main = await start(shared, null, (id) => bootstrap(shared.store, id, 0, template, shared.yieldTurn));
   const earlier = (template.lsn + 1024) as Lsn;
   const later = (template.lsn + 4096) as Lsn;
   const { timeline } = main;

@@ -7,7 +7,7 @@
 import { applyPatches, slruWritePatch } from '../../engine/ingest/patch.ts';
 import { BlockCache } from '../../engine/layers/block-cache.ts';
 import { ClockCache } from '../../engine/layers/clock-cache.ts';
-import { newTimelineId, type TenantTimelineId, type TimelineId, tenantId } from '../../engine/model/ids.ts';
+import { newTimelineId, nodeId, type TenantTimelineId, type TimelineId, tenantId } from '../../engine/model/ids.ts';
 import { type Key, type KeyPrefix, keyKind, keyPrefix, sizeBlock } from '../../engine/model/key.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
 import { isSelfContained, type ValueKind, valueKind } from '../../engine/model/value.ts';
@@ -17,6 +17,7 @@ import type { Ancestor } from '../../engine/timeline/gather.ts';
 import { StoredIndex } from '../../engine/timeline/index-part.ts';
 import { defaultPageserverLimits } from '../../engine/timeline/pageserver.ts';
 import { RunningTimeline, type SharedParts } from '../../engine/timeline/running-timeline.ts';
+import { claimTenant, TenantAttachment } from '../../engine/timeline/tenant-claims.ts';
 import { ModelRedo } from './model-redo.ts';
 import type { SeededRandom } from './seeded-random.ts';
 import { TestClock } from './test-clock.ts';
@@ -96,10 +97,12 @@ export class TimelineRig {
     this.#shared = this.#parts(store);
   }
 
-  #parts(store: ObjectStore): SharedParts {
+  #parts(store: ObjectStore, generation = 0): SharedParts {
     const random = this.#random;
     return {
       store,
+      staging: null,
+      attachment: new TenantAttachment(store, this.#tenant, generation),
       wal: [],
       redo: this.redo,
       clock: this.#clock,
@@ -120,6 +123,11 @@ export class TimelineRig {
     };
   }
 
+  /** 0 at first, then one that was claimed at each restart. */
+  get #generation(): number {
+    return this.#shared.attachment.generation;
+  }
+
   /** A timeline of its own. */
   async create(): Promise<ModelTimeline> {
     const model: ModelTimeline = {
@@ -132,7 +140,7 @@ export class TimelineRig {
     };
     await this.#start(
       model,
-      await StoredIndex.create(this.#shared.store, model.id, {
+      await StoredIndex.create(this.#shared.store, model.id, this.#generation, {
         systemIdentifier: 1n,
         startLsn,
         ancestor: null,
@@ -159,7 +167,7 @@ export class TimelineRig {
       lastRecordLsn: lsn,
       prevRecordLsn: part.prevRecordLsn,
     };
-    await this.#start(model, await StoredIndex.create(this.#shared.store, id, part));
+    await this.#start(model, await StoredIndex.create(this.#shared.store, id, this.#generation, part));
     return model;
   }
 
@@ -213,6 +221,7 @@ export class TimelineRig {
   async #put(model: ModelTimeline, values: readonly ModelValue[]): Promise<void> {
     const running = this.running.get(model.id.timelineId)!;
     const { timeline } = running;
+    if (timeline.stopped !== null) throw timeline.stopped;
     for (const { prefix, block, lsn, kind, bytes } of values) {
       if (kind === valueKind.image) timeline.putImage(prefix, block, lsn, bytes);
       else if (kind === valueKind.patch) timeline.putPatch(prefix, block, lsn, bytes);
@@ -236,8 +245,10 @@ export class TimelineRig {
   /** A new process over `store`: nothing in memory survives. Ingest then goes on from what is in layers. */
   async restart(store: ObjectStore): Promise<void> {
     this.running.clear();
-    this.#shared = this.#parts(store);
-    for (const model of this.models) await this.#start(model, await StoredIndex.load(store, model.id));
+    this.#shared = this.#parts(store, await claimTenant(store, this.#tenant, nodeId(1)));
+    for (const model of this.models) {
+      await this.#start(model, await StoredIndex.load(store, model.id, this.#generation));
+    }
     for (const model of this.models) {
       const { timeline } = this.running.get(model.id.timelineId)!;
       if (timeline.diskConsistentLsn < model.lastRecordLsn) {

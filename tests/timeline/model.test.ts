@@ -165,7 +165,7 @@ describe('death at every operation of the store', () => {
         const what = `death at ${limit} ${after ? 'after' : 'before'}`;
         // Those whose creation was not heard of may be there or not.
         for (const model of [...rig.models]) {
-          const exists = await StoredIndex.load(store, model.id).then(
+          const exists = await StoredIndex.load(store, model.id, 0).then(
             () => true,
             () => false,
           );

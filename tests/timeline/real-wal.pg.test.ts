@@ -9,7 +9,7 @@
 import type { PGlite } from '@electric-sql/pglite';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createTenantTemplate } from '../../engine/basebackup/tenant-template.ts';
-import { newTimelineId, type TenantTimelineId, tenantId } from '../../engine/model/ids.ts';
+import { newTimelineId, nodeId, type TenantTimelineId, tenantId } from '../../engine/model/ids.ts';
 import { formatLsn, type Lsn } from '../../engine/model/lsn.ts';
 import { PostgresRedo } from '../../engine/redo/postgres-redo.ts';
 import type { PageService, TenantTemplate, ValueReader } from '../../engine/services.ts';
@@ -64,6 +64,7 @@ describe('real WAL in, a database out', () => {
 
   const openPageserver = () =>
     Pageserver.open({
+      nodeId: nodeId(1),
       store,
       wal: [wal],
       // Shared by the pageservers of this test, which close theirs.
@@ -229,7 +230,7 @@ describe('real WAL in, a database out', () => {
       bytes[Math.floor(bytes.length / 3)]! ^= 4;
       await store.put(key, bytes);
     };
-    await damage(`${folder(doomed!)}index_part.json`);
+    await damage((await store.list(`${folder(doomed!)}index_part.json`)).at(-1)!.key);
     const layer = (await store.list(folder(torn!))).find(({ key }) => key.includes('__'))!.key;
     const { bytes } = (await store.get(layer))!;
     await store.put(layer, bytes.slice(0, -7));

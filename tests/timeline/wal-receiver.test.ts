@@ -4,6 +4,7 @@
  *
  * The WAL is synthetic (records that change nothing), the safekeepers hand out what the test gives them. Pauses run twenty times as fast.
  */
+
 import { afterEach, describe, expect, it } from 'vitest';
 import { PageliteError } from '../../engine/errors.ts';
 import { BlockCache } from '../../engine/layers/block-cache.ts';
@@ -16,6 +17,7 @@ import { MemoryObjectStore } from '../../engine/stores/memory.ts';
 import { StoredIndex } from '../../engine/timeline/index-part.ts';
 import { defaultPageserverLimits } from '../../engine/timeline/pageserver.ts';
 import { RunningTimeline } from '../../engine/timeline/running-timeline.ts';
+import { TenantAttachment } from '../../engine/timeline/tenant-claims.ts';
 import { nodeClock, nodeRandom, silentLog } from '../../server/process/node-host.ts';
 import { CapturedWal } from '../support/captured-wal.ts';
 import { ModelRedo } from '../support/model-redo.ts';
@@ -37,8 +39,8 @@ async function start(
   const found = await store.list('');
   const index =
     found.length > 0
-      ? await StoredIndex.load(store, id)
-      : await StoredIndex.create(store, id, {
+      ? await StoredIndex.load(store, id, 0)
+      : await StoredIndex.create(store, id, 0, {
           systemIdentifier: syntheticSystemIdentifier,
           startLsn,
           ancestor: null,
@@ -49,6 +51,8 @@ async function start(
         });
   const running = new RunningTimeline(id, index, null, [], {
     store,
+    staging: null,
+    attachment: new TenantAttachment(store, id.tenantId, 0),
     wal: services,
     redo: new ModelRedo(),
     clock: fastClock,

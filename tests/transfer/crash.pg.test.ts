@@ -7,7 +7,7 @@
 import { setImmediate as turn } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { PageliteError } from '../../engine/errors.ts';
-import { parseLayerName } from '../../engine/layers/layer-name.ts';
+import { parseLayerFile, parseLayerName } from '../../engine/layers/layer-name.ts';
 import { newTenantId, newTimelineId, nodeId, type TenantTimelineId } from '../../engine/model/ids.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
 import { PostgresRedo } from '../../engine/redo/postgres-redo.ts';
@@ -71,6 +71,7 @@ afterAll(async () => {
 
 function openPageserver(store: ObjectStore, wal: readonly WalService[]): Promise<Pageserver> {
   return Pageserver.open({
+    nodeId: nodeId(1),
     store,
     wal,
     // Outlives the pageservers that it serves.
@@ -114,10 +115,12 @@ async function expectWhole(to: Pageserver, store: ObjectStore, part: IndexPart):
   // Images can be lost.
   const names = part.layers.map(({ name }) => name).filter((name) => parseLayerName(name)!.kind === 'delta');
   const folder = timelineFolder(id);
-  const files = (await store.list(folder)).map(({ key }) => key.slice(folder.length));
+  const files = (await store.list(folder)).map(({ key }) => layerOf(key.slice(folder.length)));
   expect(files).toEqual(expect.arrayContaining(names));
   expect(files.filter((name) => name.includes('.part-'))).toEqual([]);
 }
+
+const layerOf = (file: string) => parseLayerFile(file)?.name ?? file;
 
 const moments: readonly [string, () => IndexPart | null, () => IndexPart][] = [
   ['a timeline that is new', () => null, () => first],
@@ -136,9 +139,11 @@ describe.each(moments)('an import of %s', (_what, earlier, later) => {
       if (start !== null) await push(setUp, start);
       await setUp.close();
       const disk = dying(store, count);
-      const doomed = await openPageserver(disk, [safekeeper]);
-      const failure: unknown = await push(doomed, later()).catch((error: unknown) => error);
-      await doomed.close();
+      const live = async () => {
+        const doomed = await openPageserver(disk, [safekeeper]);
+        await push(doomed, later()).finally(() => doomed.close());
+      };
+      const failure: unknown = await live().catch((error: unknown) => error);
       const again = await openPageserver(store, [safekeeper]);
       if (disk.left() > 0) {
         expect(failure).toBeUndefined();

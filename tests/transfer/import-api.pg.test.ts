@@ -7,7 +7,6 @@
 
 import { readdirSync, readFileSync } from 'node:fs';
 import { request } from 'node:http';
-import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { crc32c } from '../../engine/crc32c.ts';
 import { writeIds } from '../../engine/layers/layer-format.ts';
@@ -19,6 +18,7 @@ import { decodeIndexPart } from '../../engine/timeline/index-part.ts';
 import { type ImportManifest, manifestToJson } from '../../engine/transfer/import-manifest.ts';
 import { nodeRandom } from '../../server/process/node-host.ts';
 import { type HttpAnswer, StorageProcesses } from '../support/storage-processes.ts';
+import { newestIndexFile, storedLayerFile } from '../support/stored-files.ts';
 import { TabRig } from '../support/tab-rig.ts';
 
 interface Layer {
@@ -47,9 +47,11 @@ beforeAll(async () => {
   await tab.close();
   await storage.call('PUT', `${storage.timelinePath(source)}/checkpoint`);
   const dir = storage.timelineDir(source);
-  const part = decodeIndexPart(readFileSync(join(dir, 'index_part.json')), 'index');
+  const part = decodeIndexPart(readFileSync(newestIndexFile(dir)), 'index');
   index = part;
-  files = part.layers.map(({ name }) => ({ name, bytes: new Uint8Array(readFileSync(join(dir, name))) }));
+  files = part.layers.map(({ name }) => {
+    return { name, bytes: new Uint8Array(readFileSync(storedLayerFile(dir, name))) };
+  });
 });
 afterAll(() => storage?.close());
 

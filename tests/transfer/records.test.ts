@@ -104,6 +104,7 @@ describe('what nobody goes on with', () => {
       random: nodeRandom,
       log: silentLog,
       yieldTurn: async () => {},
+      generationOf: () => 0,
       find: () => null,
       create: async () => {},
     });

@@ -1,0 +1,391 @@
+/**
+ * A tenant that is attached here: its timelines, how they come into being, are loaded and end. Timelines of one tenant may be branches of each other.
+ *
+ *   tenants/<tenant>/tenant.json
+ *   tenants/<tenant>/generation-<generation>                    who it is attached to (tenant-claims.ts)
+ *   tenants/<tenant>/timelines/<timeline>/index_part.json-<generation>
+ *   tenants/<tenant>/timelines/<timeline>/<layer>-<generation>...
+ *
+ * Invariants:
+ * - the tenant was claimed before anything of it was read
+ * - a timeline exists from the moment its index is stored until its indexes are deleted; other files of its folder are waste then
+ * - a timeline whose index is damaged is there, and says so to whoever asks for it; others go on
+ */
+import { systemIdentifierOf } from '../basebackup/control-data.ts';
+import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
+import { type TenantId, type TenantTimelineId, type TimelineId, timelineId } from '../model/ids.ts';
+import { controlFileKey } from '../model/key.ts';
+import { formatLsn, type Lsn } from '../model/lsn.ts';
+import type { PageService, TenantTemplate } from '../services.ts';
+import { checkDatabase } from '../transfer/check-database.ts';
+import { importFileName } from '../transfer/import-record.ts';
+import type { ImportTarget, TimelineImports } from '../transfer/timeline-imports.ts';
+import { transferFileName } from '../transfer/transfer-record.ts';
+import { bootstrap } from './bootstrap.ts';
+import { type BranchSource, branchIndex, checkBranchPoint } from './branch.ts';
+import type { Ancestor } from './gather.ts';
+import { type IndexPart, layerKey, parseIndexFile, StoredIndex, tenantFolder, timelineFolder } from './index-part.ts';
+import { RunningTimeline, type SharedParts, timelineOf } from './running-timeline.ts';
+import type { TenantAttachment } from './tenant-claims.ts';
+
+export interface TenantParts {
+  readonly shared: SharedParts;
+  readonly template: () => Promise<TenantTemplate>;
+  readonly imports: TimelineImports;
+  /** Timelines that are not in this store but may be ancestors of some that are. */
+  readonly openRemote: ((id: TenantTimelineId) => PageService) | undefined;
+}
+
+type Slot =
+  | { readonly kind: 'running'; readonly running: RunningTimeline }
+  | { readonly kind: 'broken'; readonly error: Error }
+  /** Being created, as a branch of another or not, or being deleted. */
+  | { readonly kind: 'busy'; readonly ancestorId: TimelineId | null };
+
+/** A timeline whose index was read. */
+interface LoadedTimeline {
+  readonly id: TenantTimelineId;
+  readonly index: StoredIndex;
+  readonly leftovers: readonly string[];
+}
+
+/** Timelines whose indexes are read at the same time. */
+const loadsAtOnce = 8;
+const timelineKeyPattern = /^timelines\/([0-9a-f]{32})\/([^/]+)$/;
+
+export class Tenant {
+  readonly id: TenantId;
+  readonly #parts: TenantParts;
+  readonly #timelines = new Map<TimelineId, Slot>();
+  #closed = false;
+
+  private constructor(id: TenantId, parts: TenantParts) {
+    this.id = id;
+    this.#parts = parts;
+  }
+
+  /** Loads every timeline's index and follows its WAL. A damaged index costs that timeline. */
+  static async load(id: TenantId, parts: TenantParts): Promise<Tenant> {
+    const tenant = new Tenant(id, parts);
+    await tenant.#load();
+    return tenant;
+  }
+
+  /** One that has nothing yet. */
+  static empty(id: TenantId, parts: TenantParts): Tenant {
+    return new Tenant(id, parts);
+  }
+
+  get attachment(): TenantAttachment {
+    return this.#parts.shared.attachment;
+  }
+
+  listTimelines(): TimelineId[] {
+    return [...this.#timelines]
+      .filter(([, slot]) => slot.kind !== 'busy')
+      .map(([id]) => id)
+      .sort();
+  }
+
+  /** Throws `notFound`; `corrupt` with the file if the timeline cannot be opened. */
+  running(timeline: TimelineId): RunningTimeline {
+    this.#checkOpen();
+    const slot = this.#timelines.get(timeline);
+    if (slot === undefined || slot.kind === 'busy') throw this.#noTimeline(timeline);
+    if (slot.kind === 'broken') throw slot.error;
+    return slot.running;
+  }
+
+  /** See Pageserver.createTimeline. */
+  createTimeline(
+    timeline: TimelineId,
+    ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn | null } | null,
+  ): Promise<void> {
+    return this.#create(timeline, ancestor?.timelineId ?? null, () =>
+      ancestor === null ? this.#fromTemplate(timeline) : this.#branch(ancestor),
+    );
+  }
+
+  /**
+   * A timeline of layers that are in its folder already. Throws `invalid` (id taken, not a database, not where its ancestor can be branched),
+   * `notFound` (ancestor).
+   */
+  adoptTimeline(timeline: TimelineId, part: IndexPart): Promise<void> {
+    return this.#create(timeline, part.ancestor?.timelineId ?? null, async () => {
+      const id = this.#idOf(timeline);
+      if (part.ancestor !== null) checkSamePoint(id, part, await this.#branch(part.ancestor));
+      await this.#checkImported(id, part);
+      return part;
+    });
+  }
+
+  async #create(timeline: TimelineId, ancestorId: TimelineId | null, make: () => Promise<IndexPart>): Promise<void> {
+    this.#checkOpen();
+    const id = this.#idOf(timeline);
+    if (this.#timelines.has(timeline)) throw new PageliteError('invalid', `timeline ${timeline} exists`, { ...id });
+    this.#timelines.set(timeline, { kind: 'busy', ancestorId });
+    try {
+      const part = await make();
+      const { store, attachment } = this.#parts.shared;
+      const index = await StoredIndex.create(store, id, attachment.generation, part);
+      // Whoever has attached the tenant since does not know of this timeline.
+      await attachment.check();
+      this.#checkOpen();
+      this.#make(id, index, []).start();
+    } catch (error) {
+      this.#timelines.delete(timeline);
+      throw error;
+    }
+  }
+
+  /** Throws `notFound`, and `invalid` while other timelines branch from it. */
+  async deleteTimeline(timeline: TimelineId): Promise<void> {
+    this.#checkOpen();
+    const id = this.#idOf(timeline);
+    const slot = this.#timelines.get(timeline);
+    if (slot === undefined || slot.kind === 'busy') throw this.#noTimeline(timeline);
+    const reason = this.#neededBy(timeline, slot.kind === 'broken');
+    if (reason !== null) {
+      throw new PageliteError('invalid', `timeline ${timeline} cannot be deleted: ${reason}`, { ...id });
+    }
+    const { store, attachment } = this.#parts.shared;
+    await attachment.check();
+    this.#timelines.set(timeline, { kind: 'busy', ancestorId: null });
+    if (slot.kind === 'running') await slot.running.close();
+    await deleteFiles(store, id);
+    this.#parts.imports.forget(id);
+    this.#timelines.delete(timeline);
+  }
+
+  /** Everything that a timeline has ingested is in the store. One that cannot be opened has nothing that is not. */
+  async flushed(timeline: TimelineId): Promise<void> {
+    const slot = this.#timelines.get(timeline);
+    if (slot?.kind !== 'running' || slot.running.timeline.stopped !== null) return;
+    await slot.running.flush({ isUploaded: true });
+  }
+
+  /** Ends everything and loses nothing: what is not in layers is read from the safekeepers again. */
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    const all = [...this.#timelines.values()];
+    await Promise.all(all.map((slot) => (slot.kind === 'running' ? slot.running.close() : undefined)));
+  }
+
+  /**
+   * Why a timeline must stay: others read from it, or may do so. Null if nobody does. Of several that cannot be opened each can be deleted, as
+   * far as is known.
+   */
+  #neededBy(ancestor: TimelineId, isBroken: boolean): string | null {
+    for (const [id, slot] of this.#timelines) {
+      if (id === ancestor) continue;
+      if (slot.kind === 'broken') {
+        if (isBroken) continue;
+        return `${id} cannot be opened, and may be a branch of it`;
+      }
+      const { ancestorId } = slot.kind === 'busy' ? slot : slot.running.timeline;
+      if (ancestorId === ancestor) return `${id} is a branch of it`;
+    }
+    return null;
+  }
+
+  // Loading
+
+  async #load(): Promise<void> {
+    const folder = tenantFolder(this.id);
+    const { store, log } = this.#parts.shared;
+    const folders = new Map<TimelineId, string[]>();
+    for (const { key } of await store.list(`${folder}timelines/`)) {
+      const match = timelineKeyPattern.exec(key.slice(folder.length));
+      if (match === null) {
+        log.warn('an object that is not ours is in the store', { file: key });
+        continue;
+      }
+      const id = timelineId(match[1]!);
+      const keys = folders.get(id) ?? [];
+      keys.push(key);
+      folders.set(id, keys);
+    }
+    // All of them are known before the first one is made, which may be a branch of another, and made before the first one reads.
+    const loaded: LoadedTimeline[] = [];
+    const queue = [...folders];
+    const loadNext = async (): Promise<void> => {
+      for (let next = queue.shift(); next !== undefined; next = queue.shift()) {
+        const timeline = await this.#loadTimeline(...next);
+        if (timeline === null) continue;
+        this.#timelines.set(timeline.id.timelineId, { kind: 'busy', ancestorId: null });
+        loaded.push(timeline);
+      }
+    };
+    await Promise.all(Array.from({ length: loadsAtOnce }, loadNext));
+    for (const running of loaded.map(({ id, index, leftovers }) => this.#make(id, index, leftovers))) running.start();
+  }
+
+  async #loadTimeline(timeline: TimelineId, keys: readonly string[]): Promise<LoadedTimeline | null> {
+    const { store, log, attachment } = this.#parts.shared;
+    const id = this.#idOf(timeline);
+    const folder = timelineFolder(id);
+    const isUnderWay = await this.#parts.imports.filesUnderWay(id, keys);
+    try {
+      const index = await StoredIndex.load(store, id, attachment.generation);
+      const named = new Set([index.key, ...index.part.layers.map((entry) => layerKey(id, entry))]);
+      const isLeft = (key: string) => !named.has(key) && !isOwnFile(key.slice(folder.length)) && !isUnderWay(key);
+      return { id, index, leftovers: keys.filter(isLeft) };
+    } catch (error) {
+      if (isPageliteError(error, 'notFound')) {
+        // Its creation or its deletion was cut off: it does not exist. An import goes on.
+        for (const key of keys) if (!isUnderWay(key)) await store.delete(key);
+        return null;
+      }
+      log.error('a timeline cannot be opened', { ...id, error: messageOf(error) });
+      this.#timelines.set(timeline, { kind: 'broken', error: error as Error });
+      return null;
+    }
+  }
+
+  #make(id: TenantTimelineId, index: StoredIndex, leftovers: readonly string[]): RunningTimeline {
+    const ancestor = this.#ancestorOf(index.part);
+    const running = new RunningTimeline(id, index, ancestor, leftovers, this.#parts.shared);
+    this.#timelines.set(id.timelineId, { kind: 'running', running });
+    return running;
+  }
+
+  /** A local ancestor is looked up when it is read: it may be made later, or be broken. */
+  #ancestorOf({ ancestor }: IndexPart): Ancestor | null {
+    if (ancestor === null) return null;
+    const { openRemote } = this.#parts;
+    if (openRemote !== undefined && !this.#timelines.has(ancestor.timelineId)) {
+      return { kind: 'remote', lsn: ancestor.lsn, service: openRemote(this.#idOf(ancestor.timelineId)) };
+    }
+    return { kind: 'local', lsn: ancestor.lsn, open: () => this.running(ancestor.timelineId).timeline };
+  }
+
+  // Creation
+
+  async #fromTemplate(timeline: TimelineId): Promise<IndexPart> {
+    const { shared, template } = this.#parts;
+    const { store, attachment, yieldTurn } = shared;
+    return bootstrap(store, this.#idOf(timeline), attachment.generation, await template(), yieldTurn);
+  }
+
+  async #branch(ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn | null }): Promise<IndexPart> {
+    const slot = this.#timelines.get(ancestor.timelineId);
+    const { openRemote } = this.#parts;
+    if (slot === undefined && openRemote !== undefined) {
+      return remoteBranch(openRemote(this.#idOf(ancestor.timelineId)), ancestor.lsn);
+    }
+    const running = this.running(ancestor.timelineId);
+    const source = { ...sourceOf(running.timeline), timelineId: ancestor.timelineId };
+    const committedLsn = Math.max(running.timeline.lastRecordLsn, await this.commitLsn(ancestor.timelineId)) as Lsn;
+    const lsn = checkBranchPoint(source, ancestor.lsn ?? committedLsn, committedLsn);
+    await running.catchUp(lsn);
+    return branchIndex({ ...sourceOf(running.timeline), timelineId: ancestor.timelineId }, lsn);
+  }
+
+  /** The end of committed WAL as the safekeepers know it; 0 if none answers or knows the timeline. */
+  async commitLsn(timeline: TimelineId): Promise<Lsn> {
+    const id = this.#idOf(timeline);
+    const { wal, log } = this.#parts.shared;
+    const statuses = await Promise.all(
+      wal.map((service) =>
+        service.getStatus(id).catch((error) => {
+          log.warn('a safekeeper is away', { ...id, nodeId: service.nodeId, error: messageOf(error) });
+          return null;
+        }),
+      ),
+    );
+    return Math.max(0, ...statuses.map((status) => status?.commitLsn ?? 0)) as Lsn;
+  }
+
+  // Imports
+
+  /** Null if there is none. Throws `unavailable` while it is being created or deleted. */
+  findForImport(timeline: TimelineId): ImportTarget | null {
+    this.#checkOpen();
+    const slot = this.#timelines.get(timeline);
+    if (slot === undefined) return null;
+    const id = this.#idOf(timeline);
+    if (slot.kind === 'busy') {
+      throw new PageliteError('unavailable', `timeline ${timeline} is being created or deleted: try again`, { ...id });
+    }
+    const running = this.running(timeline);
+    return {
+      lastRecordLsn: running.timeline.lastRecordLsn,
+      layerNames: new Set(running.uploads.part.layers.map(({ name }) => name)),
+      whileUnsettled: (work) => running.whileUnsettled(work),
+      extend: async (base, piece) => {
+        const { part } = running.uploads;
+        await this.#checkImported(id, { ...piece, layers: [...part.layers, ...piece.layers] });
+        await running.extend(base, piece);
+      },
+    };
+  }
+
+  /** A compute could boot at its end. */
+  async #checkImported(id: TenantTimelineId, part: IndexPart): Promise<void> {
+    const timeline = timelineOf(id, part, this.#ancestorOf(part), this.#parts.shared);
+    try {
+      await checkDatabase(timeline);
+    } finally {
+      for (const file of timeline.layers.files.layers()) file.forget();
+    }
+  }
+
+  // Look-ups
+
+  #idOf(timeline: TimelineId): TenantTimelineId {
+    return { tenantId: this.id, timelineId: timeline };
+  }
+
+  #checkOpen(): void {
+    if (this.#closed) throw new PageliteError('closed', `tenant ${this.id} was closed`, { tenantId: this.id });
+  }
+
+  #noTimeline(timeline: TimelineId): PageliteError {
+    const id = this.#idOf(timeline);
+    return new PageliteError('notFound', `timeline ${timeline} of tenant ${this.id} does not exist`, { ...id });
+  }
+}
+
+/**
+ * The indexes first, the newest of them last: without it the rest is waste, whenever we crash, and an older one would name layers that are gone.
+ */
+async function deleteFiles(store: SharedParts['store'], id: TenantTimelineId): Promise<void> {
+  const folder = timelineFolder(id);
+  const rank = (key: string) => parseIndexFile(key.slice(folder.length)) ?? Number.MAX_SAFE_INTEGER;
+  const keys = (await store.list(folder)).map(({ key }) => ({ key, rank: rank(key) }));
+  for (const { key } of keys.sort((a, b) => a.rank - b.rank)) await store.delete(key);
+}
+
+/** Files beside layers and index that stay with a timeline: what was imported, and where from or where to. */
+function isOwnFile(file: string): boolean {
+  return file === importFileName || file === transferFileName;
+}
+
+/** The branch that was made elsewhere begins where one made here would. */
+function checkSamePoint(id: TenantTimelineId, imported: IndexPart, branch: IndexPart): void {
+  const problem =
+    imported.startLsn !== branch.startLsn
+      ? `a branch at ${formatLsn(imported.startLsn)} would begin at ${formatLsn(branch.startLsn)}`
+      : imported.systemIdentifier !== branch.systemIdentifier
+        ? `it is of system ${imported.systemIdentifier}, its ancestor of ${branch.systemIdentifier}`
+        : null;
+  if (problem !== null)
+    throw new PageliteError('invalid', `timeline ${id.timelineId} does not fit: ${problem}`, { ...id });
+}
+
+function sourceOf(timeline: Omit<BranchSource, 'timelineId'>): Omit<BranchSource, 'timelineId'> {
+  const { systemIdentifier, startLsn, lastRecordLsn, prevRecordLsn } = timeline;
+  return { systemIdentifier, startLsn, lastRecordLsn, prevRecordLsn };
+}
+
+/** A branch here of a timeline elsewhere. */
+async function remoteBranch(service: PageService, requested: Lsn | null): Promise<IndexPart> {
+  const status = await service.getStatus();
+  const at = requested ?? status.lastRecordLsn;
+  const [control] = await service.getImages({ requestLsn: at, notModifiedSince: at }, [controlFileKey]);
+  if (control == null) throw new PageliteError('corrupt', `timeline ${service.id.timelineId} has no pg_control`);
+  const after = await service.getStatus();
+  const source = { ...after, timelineId: service.id.timelineId, systemIdentifier: systemIdentifierOf(control) };
+  return branchIndex(source, checkBranchPoint(source, at, after.lastRecordLsn));
+}

@@ -1,0 +1,275 @@
+/**
+ * W9. What a timeline has in the object store, brought up to date in one order: layers first, the index that names them second, deletes of what it no
+ * longer names last.
+ *
+ * Called by whatever makes or drops layers (flush, compaction, garbage collection, imports). `part` is the index as this process has it; the store
+ * follows. Several changes that come while the store is busy are stored as one. Where layers are staged on a local disk (LayerStaging), changes count
+ * here before they are in the store; otherwise the caller waits for `change`.
+ *
+ * Invariants:
+ * - an index in the store names only objects that are in the store
+ * - an object is deleted only after an index without it is stored, nobody newer has attached the tenant, and the reads that may use it have ended
+ * - a store that is away is tried again until it is back; whoever is `fenced` stops for good
+ */
+import { isPageliteError, messageOf } from '../errors.ts';
+import type { WrittenLayer } from '../layers/layer-writer.ts';
+import { reconnectPauseMaxMs, reconnectPauseMinMs } from '../limits.ts';
+import type { TenantTimelineId } from '../model/ids.ts';
+import type { Clock, LayerStaging, Log, ObjectStore } from '../services.ts';
+import { type IndexPart, type LayerEntry, layerKey, type StoredIndex } from './index-part.ts';
+import type { TenantAttachment } from './tenant-claims.ts';
+
+export interface UploadQueueParts {
+  readonly index: StoredIndex;
+  readonly store: ObjectStore;
+  readonly staging: LayerStaging | null;
+  readonly attachment: TenantAttachment;
+  readonly clock: Clock;
+  readonly log: Log;
+  /** Aborted when the timeline is closed: attempts end. */
+  readonly signal: AbortSignal;
+  /** Resolves when every read that may have found a layer dropped by now has ended. */
+  readersGone(): Promise<void>;
+  /** Nothing more can be stored: `fenced`, or worse. */
+  onFailure(error: Error): void;
+}
+
+export interface UploadStatus {
+  /** Layers that are not in the store yet. */
+  readonly waitingLayers: number;
+  readonly waitingBytes: number;
+  readonly deleting: number;
+  /** Why the last attempt failed; null if it did not. */
+  readonly lastError: string | null;
+}
+
+interface Waiter {
+  readonly resolve: () => void;
+  readonly reject: (error: Error) => void;
+}
+
+/** Layers that are uploaded at the same time. */
+const uploadsAtOnce = 3;
+
+export class UploadQueue {
+  readonly id: TenantTimelineId;
+  readonly #parts: UploadQueueParts;
+  #part: IndexPart;
+  /** Keys of layers that are staged and not uploaded, with their sizes. */
+  readonly #staged = new Map<string, number>();
+  #waiters: Waiter[] = [];
+  #running: Promise<void> | null = null;
+  #deletions: Promise<void> = Promise.resolve();
+  #deleting = 0;
+  #failure: Error | null = null;
+  #lastError: string | null = null;
+
+  constructor(parts: UploadQueueParts) {
+    this.#parts = parts;
+    this.id = parts.index.id;
+    this.#part = parts.index.part;
+  }
+
+  /** The index as this process has it. */
+  get part(): IndexPart {
+    return this.#part;
+  }
+
+  /** The index as the store has it: what remains of the timeline if this host is lost. */
+  get storedPart(): IndexPart {
+    return this.#parts.index.part;
+  }
+
+  /** Layers are readable before they are in the store: nobody needs to wait for it. */
+  get isStaged(): boolean {
+    return this.#parts.staging !== null;
+  }
+
+  get generation(): number {
+    return this.#parts.index.generation;
+  }
+
+  get status(): UploadStatus {
+    let waitingBytes = 0;
+    for (const bytes of this.#staged.values()) waitingBytes += bytes;
+    const { size } = this.#staged;
+    return { waitingLayers: size, waitingBytes, deleting: this.#deleting, lastError: this.#lastError };
+  }
+
+  /** Makes a new layer readable; it counts once a change of the index names it. */
+  async addLayer({ name, bytes }: WrittenLayer, isComplete = false): Promise<LayerEntry> {
+    const entry: LayerEntry = { name, size: bytes.length, generation: this.generation, isComplete };
+    const key = layerKey(this.id, entry);
+    const { staging, store } = this.#parts;
+    if (staging === null) {
+      await this.#retry(() => store.put(key, bytes));
+    } else {
+      await this.#retry(() => staging.stage(key, bytes));
+      this.#staged.set(key, bytes.length);
+    }
+    return entry;
+  }
+
+  /** A layer that somebody else has staged (a worker that compacts). */
+  addStaged(entry: LayerEntry): void {
+    if (this.#parts.staging !== null) this.#staged.set(layerKey(this.id, entry), entry.size);
+  }
+
+  /** `part` is what `change` makes of it, at once. Resolves when the store has it. Rejects when the queue has failed or is closed. */
+  change(change: (part: IndexPart) => IndexPart): Promise<void> {
+    if (this.#failure !== null) return Promise.reject(this.#failure);
+    this.#part = change(this.#part);
+    const done = new Promise<void>((resolve, reject) => this.#waiters.push({ resolve, reject }));
+    // Not everybody waits; the queue tells of a failure by itself.
+    done.catch(() => {});
+    this.#kick();
+    return done;
+  }
+
+  /** As `change`, but a store that is away rejects it (`unavailable`), and then nothing has changed. */
+  async tryChange(change: (part: IndexPart) => IndexPart): Promise<void> {
+    while (this.#running !== null) await this.#running;
+    if (this.#failure !== null) throw this.#failure;
+    const { index, attachment } = this.#parts;
+    const before = index.part;
+    const attempt = async () => {
+      const next = change(this.#part);
+      await this.#uploadLayers(next);
+      await index.put(next);
+      // Others may have made changes meanwhile, which are stored after this one.
+      this.#part = change(this.#part);
+      await attachment.check();
+    };
+    const done = attempt();
+    const run = done.then(
+      () => this.#deleteDropped(before),
+      () => {},
+    );
+    this.#running = run.finally(() => {
+      this.#running = null;
+      if (this.#waiters.length > 0) this.#kick();
+    });
+    await done;
+  }
+
+  /** Resolves when the store has everything. Rejects when it never will. */
+  async idle(): Promise<void> {
+    while (this.#running !== null) await this.#running;
+    if (this.#failure !== null) throw this.#failure;
+  }
+
+  /** Resolves when nothing is under way any more: after the signal fired, what is not stored stays so, and is made of WAL again. */
+  async close(): Promise<void> {
+    await this.#running;
+    await this.#deletions;
+  }
+
+  /** Deletes objects that no index of ours names, in the background. */
+  deleteObjects(keys: readonly string[]): void {
+    this.#deleting += keys.length;
+    this.#deletions = this.#deletions
+      .then(() => this.#delete(keys))
+      .catch((error) => {
+        // They are waste from now on, which a later start or a scrub removes.
+        if (!this.#parts.signal.aborted) {
+          this.#parts.log.warn('objects cannot be deleted', { ...this.id, error: messageOf(error) });
+        }
+      })
+      .finally(() => {
+        this.#deleting -= keys.length;
+      });
+  }
+
+  #kick(): void {
+    if (this.#running !== null) return;
+    this.#running = this.#run().finally(() => {
+      this.#running = null;
+    });
+  }
+
+  async #run(): Promise<void> {
+    const { index, attachment, log, signal } = this.#parts;
+    let waiters: Waiter[] = [];
+    try {
+      while (this.#waiters.length > 0) {
+        waiters = this.#waiters.splice(0);
+        const before = index.part;
+        const part = this.#part;
+        await this.#retry(() => this.#uploadLayers(part));
+        await this.#retry(() => index.put(part));
+        await this.#retry(() => attachment.check());
+        this.#lastError = null;
+        for (const { resolve } of waiters.splice(0)) resolve();
+        this.#deleteDropped(before);
+      }
+    } catch (error) {
+      this.#failure = error as Error;
+      for (const { reject } of [...waiters, ...this.#waiters.splice(0)]) reject(error as Error);
+      if (signal.aborted) return;
+      log.error('a timeline cannot be stored', { ...this.id, error: messageOf(error) });
+      this.#parts.onFailure(error as Error);
+    }
+  }
+
+  /** What `part` names is in the store afterwards. */
+  async #uploadLayers(part: IndexPart): Promise<void> {
+    const { staging, signal } = this.#parts;
+    if (staging === null) return;
+    const keys = part.layers.map((entry) => layerKey(this.id, entry)).filter((key) => this.#staged.has(key));
+    const uploadNext = async (): Promise<void> => {
+      for (let key = keys.shift(); key !== undefined; key = keys.shift()) {
+        signal.throwIfAborted();
+        await staging.upload(key);
+        this.#staged.delete(key);
+      }
+    };
+    const results = await Promise.allSettled(Array.from({ length: uploadsAtOnce }, uploadNext));
+    for (const result of results) if (result.status === 'rejected') throw result.reason;
+  }
+
+  /** Of the index that was stored before the present one. */
+  #deleteDropped(before: IndexPart): void {
+    const named = new Set(this.#parts.index.part.layers.map((entry) => layerKey(this.id, entry)));
+    const dropped = before.layers.map((entry) => layerKey(this.id, entry)).filter((key) => !named.has(key));
+    if (dropped.length > 0) this.deleteObjects(dropped);
+  }
+
+  async #delete(keys: readonly string[]): Promise<void> {
+    const { store, attachment, signal } = this.#parts;
+    await this.#parts.readersGone();
+    signal.throwIfAborted();
+    await this.#retry(() => attachment.check());
+    for (const key of keys) {
+      signal.throwIfAborted();
+      await this.#retry(() => store.delete(key));
+    }
+  }
+
+  #retry(work: () => Promise<unknown>): Promise<void> {
+    const { clock, log, signal } = this.#parts;
+    return retryUnavailable(work, clock, signal, (error) => {
+      this.#lastError = messageOf(error);
+      log.warn('the object store is away', { ...this.id, error: messageOf(error) });
+    });
+  }
+}
+
+/** Does `work` until it succeeds or fails with anything but `unavailable`, or the signal fires. */
+export async function retryUnavailable(
+  work: () => Promise<unknown>,
+  clock: Clock,
+  signal: AbortSignal,
+  onError: (error: unknown) => void,
+): Promise<void> {
+  for (let pause = reconnectPauseMinMs; ; pause = Math.min(pause * 2, reconnectPauseMaxMs)) {
+    signal.throwIfAborted();
+    try {
+      await work();
+      return;
+    } catch (error) {
+      if (!isPageliteError(error, 'unavailable')) throw error;
+      onError(error);
+      await clock.sleep(pause, signal);
+    }
+  }
+}
