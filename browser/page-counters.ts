@@ -56,4 +56,8 @@ export class CountedPages implements PageService {
   getStatus(signal?: AbortSignal): Promise<TimelineStatus> {
     return this.#pages.getStatus(signal);
   }
+
+  leaseLsn(lsn: Lsn, signal?: AbortSignal): Promise<{ readonly validForMs: number }> {
+    return this.#pages.leaseLsn(lsn, signal);
+  }
 }

@@ -109,6 +109,24 @@ export const copyLayerBytesMax = 8 * 1024 * 1024;
 export const copyRequestsMax = 6;
 /** How long a safekeeper may take to say whether it has WAL of a timeline. */
 export const walFenceTimeoutMs = 10_000;
+/** A timeline that nobody writes to is flushed after this, so that its WAL need not be kept (Neon's checkpoint_timeout). */
+export const checkpointTimeoutMs = 10 * 60 * 1000;
+/** Flushed layers before they are merged: a read passes each of them (Neon's compaction_threshold, 10 there). */
+export const compactionThreshold = 3;
+/** A layer that compaction writes is closed at this size: it is in memory while it is written (Neon's compaction_target_size). */
+export const compactionTargetBytes = 64 * 1024 * 1024;
+/** How often compaction looks for something to do, beside after each flush (Neon's compaction_period). */
+export const compactionPeriodMs = 20_000;
+/** WAL of history that is kept however old it is (Neon's gc_horizon). */
+export const gcHorizonBytes = 64 * 1024 * 1024;
+/** How often garbage is collected (Neon's gc_period). */
+export const gcPeriodMs = 60 * 60 * 1000;
+/** How long history is kept (Neon's pitr_interval). */
+export const pitrIntervalMs = 7 * 24 * 60 * 60 * 1000;
+/** How long an LSN that was asked for stays readable (Neon's lsn_lease_length); whoever holds a lease renews it twice in that time. */
+export const lsnLeaseLengthMs = 10 * 60 * 1000;
+/** Before a lease that could not be renewed is asked for again. */
+export const leaseRetryPauseMs = 5_000;
 /** Pause of a WAL receiver when a safekeeper does not have its timeline yet or is away: doubled up to the maximum, cut short when a read waits. */
 export const walReceiverPauseMinMs = 20;
 export const walReceiverPauseMaxMs = 1_000;

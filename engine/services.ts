@@ -72,8 +72,12 @@ export interface TimelineStatus {
   readonly lastRecordLsn: Lsn;
   /** Start of the last record ingested; 0 if none is known. */
   readonly prevRecordLsn: Lsn;
-  /** Everything up to here is in layer files; after a crash, WAL is read again from here. */
+  /** Everything up to here is in layers that can be read again without memory. */
   readonly diskConsistentLsn: Lsn;
+  /** Everything up to here is in the object store: if the host is lost, WAL is read again from here. */
+  readonly remoteConsistentLsn: Lsn;
+  /** What is older may have been collected as garbage: reads and branches begin here, or where a lease holds. */
+  readonly gcCutoffLsn: Lsn;
   /** The first LSN of this timeline itself: the branch point, or the template's LSN. */
   readonly startLsn: Lsn;
   readonly ancestor: { readonly timelineId: string; readonly lsn: Lsn } | null;
@@ -111,6 +115,11 @@ export interface PageService {
   /** The data directory of a compute that boots at `lsn`, or at the last ingested LSN when null. */
   getBasebackup(lsn: Lsn | null, signal?: AbortSignal): Promise<Basebackup>;
   getStatus(signal?: AbortSignal): Promise<TimelineStatus>;
+  /**
+   * Keeps `lsn` readable for `validForMs` from now, whatever garbage collection does; asking again prolongs it. Rejects `invalid` if it is collected
+   * already.
+   */
+  leaseLsn(lsn: Lsn, signal?: AbortSignal): Promise<{ readonly validForMs: number }>;
 }
 
 /** A message pipe in both directions: whole messages, in order, until it closes. A WebSocket or a pair in memory. */

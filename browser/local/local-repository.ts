@@ -48,7 +48,7 @@ import { flushWhenIdle } from './idle-flush.ts';
 import { LazyRedo } from './lazy-redo.ts';
 import { RepositoryLock } from './repository-lock.ts';
 import { settleAll, trimAll } from './settle.ts';
-import { tabLimits } from './tab-limits.ts';
+import { tabConfig, tabLimits } from './tab-limits.ts';
 import { type LoadArtefacts, loadTabTemplate } from './tab-template.ts';
 import { yieldTurn } from './yield-turn.ts';
 
@@ -544,6 +544,7 @@ async function openParts(options: LocalRepositoryOptions, lock: RepositoryLock, 
     random,
     log,
     limits: { ...tabLimits, ...options.limits },
+    config: tabConfig,
     yieldTurn,
     openRemote: (id) => pageCache.service(id, () => openServerPages?.(id) ?? null),
   });

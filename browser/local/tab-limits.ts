@@ -6,18 +6,23 @@
  */
 import { openChainLengthMax } from '../../engine/limits.ts';
 import type { PageserverLimits } from '../../engine/timeline/pageserver.ts';
+import type { TenantConfig } from '../../engine/timeline/tenant-config.ts';
 
 const megabyte = 1024 * 1024;
 
 export const tabLimits: Partial<PageserverLimits> = {
   openLayerBytesMax: 16 * megabyte,
   openChainLengthMax,
-  /** What a reload reads again at most: 32 MB of WAL are ingested in about half a second. */
-  flushWalDistance: 32 * megabyte,
   frozenLayersMax: 2,
   imageLayerBytesMax: 16 * megabyte,
   blockCacheBytesMax: 32 * megabyte,
   pageVersionsBytesMax: 16 * megabyte,
+};
+
+export const tabConfig: Partial<TenantConfig> = {
+  /** What a reload reads again at most: 32 MB of WAL are ingested in about half a second. */
+  checkpoint_distance: 32 * megabyte,
+  compaction_target_size: 16 * megabyte,
 };
 
 /** A branch that nobody has written to for this long is flushed, if there is enough to: the next load then reads layers, not WAL. */

@@ -240,6 +240,10 @@ class CachedPageService implements PageService {
     }
   }
 
+  leaseLsn(lsn: Lsn, signal?: AbortSignal): Promise<{ readonly validForMs: number }> {
+    return this.#ask((server, limit) => server.leaseLsn(lsn, limit), signal);
+  }
+
   #readerAt(lsn: Lsn, signal: AbortSignal | undefined): ValueReader {
     const at = { requestLsn: lsn, notModifiedSince: lsn };
     return { getImage: async (prefix, block) => (await this.getImages(at, [{ prefix, block }], signal))[0] ?? null };

@@ -35,6 +35,8 @@ export class LayerFile {
   /** Its key in the object store. */
   readonly key: string;
   readonly size: number;
+  /** Of an image layer: the timeline itself has no older value of a key in its range that a read would need. */
+  readonly isComplete: boolean;
   readonly #id: TenantTimelineId;
   readonly #store: ObjectStore;
   readonly #cache: BlockCache;
@@ -50,12 +52,13 @@ export class LayerFile {
     size: number,
     store: ObjectStore,
     cache: BlockCache,
-    generation = 0,
+    { generation = 0, isComplete = false }: { generation?: number; isComplete?: boolean } = {},
   ) {
     this.desc = desc;
     this.name = formatLayerName(desc);
     this.key = folder + formatLayerFile(this.name, generation);
     this.size = size;
+    this.isComplete = isComplete;
     this.#id = id;
     this.#store = store;
     this.#cache = cache;

@@ -38,7 +38,7 @@ import { ByteReader, ByteWriter } from './byte-codec.ts';
 import { readErrorBody } from './message-frame.ts';
 
 /** Raised whenever the bytes of any message change. tests/pagestream/golden.test.ts pins them. */
-export const pagestreamVersion = 1;
+export const pagestreamVersion = 2;
 
 /** `PLPS` as bytes: opens `hello`. */
 const helloMagic = 0x53504c50;
@@ -53,6 +53,7 @@ export const requestTag = {
   getBasebackup: 6,
   getStatus: 7,
   cancel: 8,
+  leaseLsn: 9,
 } as const;
 
 export const responseTag = {
@@ -64,6 +65,7 @@ export const responseTag = {
   basebackupChunk: 133,
   status: 134,
   error: 135,
+  lease: 136,
 } as const;
 
 export type PagestreamRequest =
@@ -81,6 +83,7 @@ export type PagestreamRequest =
   | { readonly kind: 'listRels'; readonly id: number; readonly at: ReadLsn; readonly spc: number; readonly db: number }
   | { readonly kind: 'getBasebackup'; readonly id: number; readonly lsn: Lsn | null }
   | { readonly kind: 'getStatus'; readonly id: number }
+  | { readonly kind: 'leaseLsn'; readonly id: number; readonly lsn: Lsn }
   | { readonly kind: 'cancel'; readonly id: number };
 
 export type PagestreamResponse =
@@ -98,6 +101,7 @@ export type PagestreamResponse =
       readonly bytes: Uint8Array;
     }
   | { readonly kind: 'status'; readonly id: number; readonly status: TimelineStatus }
+  | { readonly kind: 'lease'; readonly id: number; readonly validForMs: number }
   | { readonly kind: 'error'; readonly id: number; readonly error: PageliteError };
 
 const utf8 = new TextEncoder();
@@ -132,6 +136,8 @@ export function encodeRequest(request: PagestreamRequest): Uint8Array {
       return seal(requestTag.getBasebackup, id, begin(8).u53(request.lsn ?? maxLsn));
     case 'getStatus':
       return seal(requestTag.getStatus, id, begin(0));
+    case 'leaseLsn':
+      return seal(requestTag.leaseLsn, id, begin(8).u53(request.lsn));
     case 'cancel':
       return seal(requestTag.cancel, id, begin(0));
     default:
@@ -185,6 +191,8 @@ function readRequest(tag: number, id: number, reader: ByteReader): PagestreamReq
     }
     case requestTag.getStatus:
       return { kind: 'getStatus', id };
+    case requestTag.leaseLsn:
+      return { kind: 'leaseLsn', id, lsn: reader.lsn() };
     default:
       return { kind: 'cancel', id };
   }
@@ -237,6 +245,8 @@ export function encodeResponse(response: PagestreamResponse): Uint8Array {
         .u32(response.last ? 1 : 0);
       return seal(responseTag.basebackupChunk, id, out.put(response.bytes));
     }
+    case 'lease':
+      return seal(responseTag.lease, id, begin(4).u32(response.validForMs));
     case 'status':
       return seal(responseTag.status, id, writeStatus(response.status));
     case 'error': {
@@ -284,6 +294,8 @@ function readResponse(tag: number, id: number, reader: ByteReader): PagestreamRe
       if (flags > 1) throw reader.invalid(`flags ${flags}`);
       return { kind: 'basebackupChunk', id, offset, last: flags === 1, bytes: reader.bytes(reader.remaining) };
     }
+    case responseTag.lease:
+      return { kind: 'lease', id, validForMs: reader.u32() };
     case responseTag.status:
       return { kind: 'status', id, status: readStatus(reader) };
     default:
@@ -322,10 +334,12 @@ const statusFlag = { ancestor: 1, stopped: 2 } as const;
 function writeStatus(status: TimelineStatus): ByteWriter {
   const stopped = utf8.encode(status.stopped ?? '');
   const flags = (status.ancestor ? statusFlag.ancestor : 0) | (status.stopped !== null ? statusFlag.stopped : 0);
-  return begin(72 + stopped.length)
+  return begin(88 + stopped.length)
     .u53(status.lastRecordLsn)
     .u53(status.prevRecordLsn)
     .u53(status.diskConsistentLsn)
+    .u53(status.remoteConsistentLsn)
+    .u53(status.gcCutoffLsn)
     .u53(status.startLsn)
     .u53(status.layerBytes)
     .u53(status.ancestor?.lsn ?? 0)
@@ -339,6 +353,8 @@ function readStatus(reader: ByteReader): TimelineStatus {
   const lastRecordLsn = reader.lsn();
   const prevRecordLsn = reader.lsn();
   const diskConsistentLsn = reader.lsn();
+  const remoteConsistentLsn = reader.lsn();
+  const gcCutoffLsn = reader.lsn();
   const startLsn = reader.lsn();
   const layerBytes = reader.u53();
   const ancestor = { lsn: reader.lsn(), timelineId: reader.id() };
@@ -348,6 +364,8 @@ function readStatus(reader: ByteReader): TimelineStatus {
     lastRecordLsn,
     prevRecordLsn,
     diskConsistentLsn,
+    remoteConsistentLsn,
+    gcCutoffLsn,
     startLsn,
     layerBytes,
     ancestor: flags & statusFlag.ancestor ? ancestor : null,

@@ -133,6 +133,11 @@ export class RemotePageService implements PageService {
     return (await this.#ask({ kind: 'getStatus' }, 'status', signal)).status;
   }
 
+  async leaseLsn(lsn: Lsn, signal?: AbortSignal): Promise<{ readonly validForMs: number }> {
+    const { validForMs } = await this.#ask({ kind: 'leaseLsn', lsn }, 'lease', signal);
+    return { validForMs };
+  }
+
   /** Closes the channel. Calls under way and later ones reject `closed`. */
   close(): void {
     const closed = new PageliteError('closed', 'the remote page service was closed');

@@ -6,7 +6,7 @@ import { InMemoryLayer } from '../layers/in-memory-layer.ts';
 import type { TenantTimelineId } from '../model/ids.ts';
 import { invalidLsn } from '../model/lsn.ts';
 import type { ObjectStore, TenantTemplate } from '../services.ts';
-import { type IndexPart, layerKey } from './index-part.ts';
+import { type IndexPart, layerKey, newIndexPart } from './index-part.ts';
 import type { YieldTurn } from './reconstruct.ts';
 
 export async function bootstrap(
@@ -22,13 +22,5 @@ export async function bootstrap(
   const layer = must(await writeImageLayer(id, values, lsn, yieldTurn), 'a template has files');
   const entry = { name: layer.name, size: layer.bytes.length, generation, isComplete: true };
   await store.put(layerKey(id, entry), layer.bytes);
-  return {
-    systemIdentifier,
-    startLsn: lsn,
-    ancestor: null,
-    diskConsistentLsn: lsn,
-    prevRecordLsn: invalidLsn,
-    imagedLsn: lsn,
-    layers: [entry],
-  };
+  return newIndexPart({ systemIdentifier, lsn, prevRecordLsn: invalidLsn, layers: [entry] });
 }

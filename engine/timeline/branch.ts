@@ -8,18 +8,20 @@ import { PageliteError } from '../errors.ts';
 import type { TimelineId } from '../model/ids.ts';
 import { alignLsn, formatLsn, invalidLsn, type Lsn } from '../model/lsn.ts';
 import { recordEnd } from '../wal/wal-page.ts';
-import type { IndexPart } from './index-part.ts';
+import { type IndexPart, newIndexPart } from './index-part.ts';
 
 export interface BranchSource {
   readonly timelineId: TimelineId;
   readonly systemIdentifier: bigint;
   readonly startLsn: Lsn;
+  /** What is before it may be gone. */
+  readonly gcCutoffLsn: Lsn;
   readonly lastRecordLsn: Lsn;
   readonly prevRecordLsn: Lsn;
 }
 
 /** The LSN to wait for before branching at `requested`. Throws `invalid` if it is before the ancestor's start or past `endLsn`, its end of WAL. */
-export function checkBranchPoint(source: BranchSource, requested: Lsn, endLsn: Lsn): Lsn {
+export function checkBranchPoint(source: BranchSource, requested: Lsn, endLsn: Lsn, isLeased = false): Lsn {
   const lsn = recordEnd(alignLsn(requested));
   const data = { timelineId: source.timelineId, lsn: formatLsn(lsn) };
   if (lsn < source.startLsn) {
@@ -28,6 +30,14 @@ export function checkBranchPoint(source: BranchSource, requested: Lsn, endLsn: L
       'invalid',
       `cannot branch at ${formatLsn(lsn)}: timeline ${source.timelineId} starts at ${start}`,
       { ...data, startLsn: start },
+    );
+  }
+  if (lsn < source.gcCutoffLsn && !isLeased) {
+    const cutoff = formatLsn(source.gcCutoffLsn);
+    throw new PageliteError(
+      'invalid',
+      `cannot branch at ${formatLsn(lsn)}: timeline ${source.timelineId} keeps its history from ${cutoff} on (pitr_interval, gc_horizon)`,
+      { ...data, gcCutoffLsn: cutoff },
     );
   }
   if (lsn > endLsn) {
@@ -44,13 +54,10 @@ export function checkBranchPoint(source: BranchSource, requested: Lsn, endLsn: L
 /** The index of a branch at `requested`. An LSN inside the last, incomplete record is the same as the end of the record before. */
 export function branchIndex(source: BranchSource, requested: Lsn): IndexPart {
   const lsn = Math.min(requested, source.lastRecordLsn) as Lsn;
-  return {
+  return newIndexPart({
     systemIdentifier: source.systemIdentifier,
-    startLsn: lsn,
-    ancestor: { timelineId: source.timelineId, lsn },
-    diskConsistentLsn: lsn,
+    lsn,
     prevRecordLsn: lsn === source.lastRecordLsn ? source.prevRecordLsn : invalidLsn,
-    imagedLsn: lsn,
-    layers: [],
-  };
+    ancestor: { timelineId: source.timelineId, lsn },
+  });
 }

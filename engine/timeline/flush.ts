@@ -23,7 +23,6 @@ import type { UploadQueue } from './upload-queue.ts';
 
 export interface FlushLimits {
   readonly openLayerBytesMax: number;
-  readonly flushWalDistance: number;
   readonly frozenLayersMax: number;
 }
 
@@ -33,6 +32,8 @@ export interface FlushParts {
   readonly log: Log;
   readonly limits: FlushLimits;
   readonly yieldTurn: YieldTurn;
+  /** WAL in memory before it is flushed, now. */
+  checkpointDistance(): number;
   /** Aborted when the timeline is closed: attempts end. */
   readonly signal: AbortSignal;
   /** The LayerFile of a layer of this timeline. */
@@ -62,7 +63,8 @@ export class Flusher {
     const { timeline, limits } = this.#parts;
     const { openLayer, lastRecordLsn } = timeline;
     const full =
-      openLayer.bytes >= limits.openLayerBytesMax || lastRecordLsn - openLayer.lsnStart >= limits.flushWalDistance;
+      openLayer.bytes >= limits.openLayerBytesMax ||
+      lastRecordLsn - openLayer.lsnStart >= this.#parts.checkpointDistance();
     if (full || this.#freezeWanted.length > 0) {
       this.#freeze();
       for (const wake of this.#freezeWanted.splice(0)) wake();

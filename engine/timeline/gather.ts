@@ -19,6 +19,7 @@ import type { Lsn } from '../model/lsn.ts';
 import { valueKind } from '../model/value.ts';
 import type { PageService } from '../services.ts';
 import type { PageVersions } from './page-versions.ts';
+import type { ReaderEpoch, Readers } from './readers.ts';
 import { throwIfCancelled } from './wait-lsn.ts';
 
 /** A timeline's layers at one moment. */
@@ -35,6 +36,8 @@ export interface TimelineView {
   readonly layers: LayerSnapshot;
   readonly versions: PageVersions;
   readonly ancestor: Ancestor | null;
+  /** Reads that wait for something while they use the layers. */
+  readonly readers: Readers;
   /** Resolves when all WAL up to `lsn` is ingested; undefined if it is already. */
   waitLsn(lsn: Lsn, signal?: AbortSignal): Promise<void> | undefined;
 }
@@ -74,6 +77,8 @@ class Gather {
   #view: TimelineView;
   #files: LayerMap<LayerFile>;
   #work: Item[] = [];
+  /** Of the timelines whose layers are held; null: nothing was waited for yet. */
+  #held: { readonly readers: Readers; readonly epoch: ReaderEpoch }[] | null = null;
 
   constructor(
     view: TimelineView,
@@ -93,17 +98,39 @@ class Gather {
   }
 
   run(): ValueChain[] | Promise<ValueChain[]> {
+    const wait = this.#advance();
+    return wait === done ? this.#chains : this.#runOn(wait);
+  }
+
+  /** As far as it goes without waiting. */
+  #advance(): Promise<void> | typeof done {
     for (;;) {
       const item = this.#work.at(-1);
       const wait = item === undefined ? this.#descend() : this.#searchFiles(item);
-      if (wait === done) return this.#chains;
-      if (wait !== undefined) return wait.then(() => this.run());
+      if (wait !== undefined) return wait;
     }
+  }
+
+  /** From the first wait on the layers are held. */
+  async #runOn(first: Promise<void>): Promise<ValueChain[]> {
+    this.#held = [];
+    this.#hold(this.#view);
+    try {
+      for (let wait: Promise<void> | typeof done = first; wait !== done; wait = this.#advance()) await wait;
+      return this.#chains;
+    } finally {
+      for (const { readers, epoch } of this.#held) readers.leave(epoch);
+    }
+  }
+
+  #hold({ readers }: TimelineView): void {
+    this.#held?.push({ readers, epoch: readers.enter() });
   }
 
   /** Looks through the memory layers of `view`; the rest is left to its files. */
   #enter(view: TimelineView, lsnEnd: number): void {
     const { memory, files, filesLsnEnd } = view.layers;
+    if (view !== this.#view) this.#hold(view);
     this.#view = view;
     this.#files = files;
     for (const chain of this.#chains) {

@@ -16,6 +16,7 @@ import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
 import { formatLayerFile, parseLayerName } from '../layers/layer-name.ts';
 import { type TenantTimelineId, type TimelineId, timelineId } from '../model/ids.ts';
 import { formatLsn, type Lsn, parseLsn } from '../model/lsn.ts';
+import { formatTimestamp, parseTimestamp } from '../model/timestamp.ts';
 import type { ObjectStore } from '../services.ts';
 
 export const indexVersion = 2;
@@ -44,7 +45,36 @@ export interface IndexPart {
   readonly prevRecordLsn: Lsn;
   /** Delta layers that end at or below this were looked through for pages that want an image. */
   readonly imagedLsn: Lsn;
+  /** Delta layers that end at or below this were merged by key; those above it are as they were flushed. */
+  readonly compactedLsn: Lsn;
+  /** History before this may be gone. */
+  readonly gcCutoffLsn: Lsn;
+  /** Milliseconds since the Unix epoch; null: not archived. */
+  readonly archivedAtMs: number | null;
   readonly layers: readonly LayerEntry[];
+}
+
+/** The index of a timeline that begins at `lsn`. */
+export function newIndexPart(start: {
+  readonly systemIdentifier: bigint;
+  readonly lsn: Lsn;
+  readonly prevRecordLsn: Lsn;
+  readonly ancestor?: IndexPart['ancestor'];
+  readonly layers?: readonly LayerEntry[];
+}): IndexPart {
+  const { systemIdentifier, lsn, prevRecordLsn, ancestor = null, layers = [] } = start;
+  return {
+    systemIdentifier,
+    startLsn: lsn,
+    ancestor,
+    diskConsistentLsn: lsn,
+    prevRecordLsn,
+    imagedLsn: lsn,
+    compactedLsn: lsn,
+    gcCutoffLsn: lsn,
+    archivedAtMs: null,
+    layers,
+  };
 }
 
 export const tenantFolder = (tenant: string): string => `tenants/${tenant}/`;
@@ -72,6 +102,9 @@ export function encodeIndexPart(index: IndexPart): Uint8Array {
     disk_consistent_lsn: formatLsn(index.diskConsistentLsn),
     prev_record_lsn: formatLsn(index.prevRecordLsn),
     imaged_lsn: formatLsn(index.imagedLsn),
+    compacted_lsn: formatLsn(index.compactedLsn),
+    gc_cutoff_lsn: formatLsn(index.gcCutoffLsn),
+    archived_at: index.archivedAtMs === null ? null : formatTimestamp(index.archivedAtMs),
     layers: index.layers.map(({ name, size, generation, isComplete }) => ({
       name,
       size,
@@ -105,6 +138,9 @@ export function decodeIndexPart(bytes: Uint8Array, file: string): IndexPart {
       diskConsistentLsn: parseLsn(json.disk_consistent_lsn),
       prevRecordLsn: parseLsn(json.prev_record_lsn),
       imagedLsn: parseLsn(json.imaged_lsn),
+      compactedLsn: json.version === 1 ? startLsn : parseLsn(json.compacted_lsn),
+      gcCutoffLsn: json.version === 1 ? startLsn : parseLsn(json.gc_cutoff_lsn),
+      archivedAtMs: json.archived_at == null ? null : parseTimestamp(json.archived_at),
       layers,
     };
   } catch (error) {

@@ -15,7 +15,6 @@ import { ClockCache } from '../layers/clock-cache.ts';
 import type { LayerFile } from '../layers/layer-file.ts';
 import {
   blockCacheBytesMax,
-  flushWalDistance,
   frozenLayersMax,
   imageChainBytesMin,
   imageChainRecordsMin,
@@ -41,11 +40,15 @@ import type {
 import { TimelineImports } from '../transfer/timeline-imports.ts';
 import { type CommitPoint, clogCommits, spreadCommits } from './commit-history.ts';
 import { findLsnByTimestamp, type TimestampLsn, timestampOfLsn } from './find-lsn.ts';
+import type { GcResult } from './garbage-collection.ts';
 import { encodeChecked, type IndexPart, layerKey, tenantFolder } from './index-part.ts';
 import type { YieldTurn } from './reconstruct.ts';
+import type { Retention } from './retention.ts';
 import type { RunningTimeline, SharedParts, TimelineLimits } from './running-timeline.ts';
 import { Tenant, type TenantParts } from './tenant.ts';
 import { claimTenant, newestClaim, parseClaimName, TenantAttachment } from './tenant-claims.ts';
+import { loadTenantConfig, type TenantConfig, tenantConfigDefaults } from './tenant-config.ts';
+import { collected } from './timeline-page-service.ts';
 
 export interface PageserverLimits extends TimelineLimits {
   readonly blockCacheBytesMax: number;
@@ -55,7 +58,6 @@ export interface PageserverLimits extends TimelineLimits {
 export const defaultPageserverLimits: PageserverLimits = {
   openLayerBytesMax,
   openChainLengthMax,
-  flushWalDistance,
   frozenLayersMax,
   waitLsnTimeoutMs,
   imageChainRecordsMin,
@@ -80,6 +82,8 @@ export interface PageserverOptions {
   readonly random: Random;
   readonly log: Log;
   readonly limits?: Partial<PageserverLimits>;
+  /** Of tenants that do not set it themselves. */
+  readonly config?: Partial<TenantConfig>;
   /** Gives the event loop a turn; by default `clock.sleep(0)`, which a host may do faster. */
   readonly yieldTurn?: YieldTurn;
   /** Timelines that are not in this store but may be ancestors of some that are. */
@@ -114,7 +118,7 @@ const attachesAtOnce = 4;
 
 export class Pageserver {
   readonly #options: PageserverOptions;
-  readonly #shared: Omit<SharedParts, 'attachment'>;
+  readonly #shared: Omit<SharedParts, 'attachment' | 'config'>;
   readonly #tenants = new Map<TenantId, TenantSlot>();
   #closed = false;
   /** Timelines whose layers are made elsewhere. */
@@ -231,6 +235,16 @@ export class Pageserver {
     }
   }
 
+  /** What is set of a tenant, and what holds. */
+  tenantConfig(id: TenantId): Tenant['config'] {
+    return this.#tenant(id).config;
+  }
+
+  /** Replaces what is set of a tenant. */
+  async setTenantConfig(id: TenantId, overrides: Partial<TenantConfig>): Promise<void> {
+    await this.#tenant(id).setConfig(overrides);
+  }
+
   // Timelines
 
   /**
@@ -280,7 +294,8 @@ export class Pageserver {
 
   async findLsnByTimestamp(id: TenantTimelineId, timestampMs: number): Promise<TimestampLsn> {
     const { timeline, pages } = this.#running(id);
-    return findLsnByTimestamp((lsn) => pages.readerAt(lsn), timeline.startLsn, timeline.lastRecordLsn, timestampMs);
+    const { gcCutoffLsn: start, lastRecordLsn: end } = timeline;
+    return pages.holding(start, () => findLsnByTimestamp((lsn) => pages.readerAt(lsn), start, end, timestampMs));
   }
 
   /**
@@ -293,19 +308,22 @@ export class Pageserver {
       const range = `${formatLsn(timeline.startLsn)} to ${formatLsn(timeline.lastRecordLsn)}`;
       throw new PageliteError('invalid', `timeline ${id.timelineId} has ${range}, not ${formatLsn(lsn)}`, { ...id });
     }
-    return timestampOfLsn(pages.readerAt(lsn));
+    if (lsn < timeline.gcCutoffLsn) throw collected(timeline, lsn);
+    return pages.holding(lsn, () => timestampOfLsn(pages.readerAt(lsn)));
   }
 
   /** Some commits of the timeline itself, up to `until` or all that is ingested, spread over time (commit-history.ts). */
   async commitHistory(id: TenantTimelineId, until: Lsn | null, countMax: number): Promise<CommitHistory> {
     const { timeline, pages } = this.#running(id);
-    const { startLsn: start, lastRecordLsn } = timeline;
+    const { gcCutoffLsn: start, lastRecordLsn } = timeline;
     const end = Math.max(start, Math.min(until ?? lastRecordLsn, lastRecordLsn)) as Lsn;
     const readerAt = (lsn: Lsn) => pages.readerAt(lsn);
-    const startMs = await timestampOfLsn(readerAt(start));
-    const endMs = await timestampOfLsn(readerAt(end));
-    const commits = await spreadCommits(clogCommits(timeline, readerAt), start, end, startMs, countMax);
-    return { start: { lsn: start, timeMs: startMs }, end: { lsn: end, timeMs: endMs }, commits };
+    return pages.holding(start, async () => {
+      const startMs = await timestampOfLsn(readerAt(start));
+      const endMs = await timestampOfLsn(readerAt(end));
+      const commits = await spreadCommits(clogCommits(timeline, readerAt), start, end, startMs, countMax);
+      return { start: { lsn: start, timeMs: startMs }, end: { lsn: end, timeMs: endMs }, commits };
+    });
   }
 
   /** Writes everything ingested so far to layers (Neon's "checkpoint" of a timeline). `isUploaded`: waits until the store has them. */
@@ -336,6 +354,16 @@ export class Pageserver {
       inMemory: memory.map((layer) => ({ startLsn: layer.lsnStart, endLsn: layer.lsnEnd })),
       files: files.layers().map(info),
     };
+  }
+
+  /** What of a timeline's history must stay, and why. */
+  async retention(id: TenantTimelineId): Promise<Retention> {
+    return this.#tenant(id.tenantId).retention(id.timelineId);
+  }
+
+  /** Removes what a timeline no longer has to keep. */
+  async collectGarbage(id: TenantTimelineId): Promise<GcResult> {
+    return this.#tenant(id.tenantId).collectGarbage(id.timelineId, true);
   }
 
   /** Throws `notFound`, and `invalid` while other timelines branch from it. */
@@ -391,7 +419,9 @@ export class Pageserver {
     const { store, nodeId, template, openRemote } = this.#options;
     const generation = nodeId === null ? 0 : await claimTenant(store, id, nodeId);
     const shared = { ...this.#shared, attachment: new TenantAttachment(store, id, generation) };
-    return { shared, template, imports: this.imports, openRemote };
+    const overrides = await loadTenantConfig(store, id);
+    const defaults = { ...tenantConfigDefaults, ...this.#options.config };
+    return { shared, template, imports: this.imports, openRemote, defaults, overrides };
   }
 
   /** The note that it was deleted goes last: while it is there, whoever finds it goes on. */

@@ -14,12 +14,15 @@ import { formatKey, type Key } from '../model/key.ts';
 import type { Lsn } from '../model/lsn.ts';
 import type { Clock, LayerStaging, Log, ObjectStore, Random, WalRedo, WalService } from '../services.ts';
 import { Flusher, type FlushLimits } from './flush.ts';
+import { collectGarbage, type GcResult } from './garbage-collection.ts';
 import { type Ancestor, gather } from './gather.ts';
 import { ImageCreation, type ImageLimits } from './image-creation.ts';
 import { type IndexPart, type LayerEntry, layerKey, type StoredIndex, timelineFolder } from './index-part.ts';
+import { LsnLeases } from './lsn-leases.ts';
 import { PageVersions } from './page-versions.ts';
 import { reconstructWhenReady, WorkBudget, type YieldTurn } from './reconstruct.ts';
 import type { TenantAttachment } from './tenant-claims.ts';
+import type { TenantConfig } from './tenant-config.ts';
 import { Timeline } from './timeline.ts';
 import { TimelinePageService } from './timeline-page-service.ts';
 import { UploadQueue } from './upload-queue.ts';
@@ -42,6 +45,8 @@ export interface SharedParts {
   readonly random: Random;
   readonly log: Log;
   readonly limits: TimelineLimits;
+  /** The tenant's settings as they are now. */
+  readonly config: () => TenantConfig;
   readonly blocks: BlockCache;
   readonly versions: ClockCache;
   readonly yieldTurn: YieldTurn;
@@ -56,6 +61,7 @@ export class RunningTimeline {
   readonly timeline: Timeline;
   readonly pages: TimelinePageService;
   readonly uploads: UploadQueue;
+  readonly leases = new LsnLeases();
   readonly #shared: SharedParts;
   readonly #id: TenantTimelineId;
   readonly #flusher: Flusher;
@@ -91,18 +97,26 @@ export class RunningTimeline {
       ...shared,
       index,
       signal,
-      readersGone: () => Promise.resolve(),
+      readersGone: () => timeline.readers.gone(),
       onFailure: (error) => timeline.stop(error),
     });
     const { uploads } = this;
     const openLayer = (entry: LayerEntry) => layerFileOf(id, entry, shared);
     const parts = { timeline, uploads, log, limits, yieldTurn, openLayer, signal };
-    this.#flusher = new Flusher({ ...parts, onFlushed: () => this.#onFlushed() });
+    const checkpointDistance = () => shared.config().checkpoint_distance;
+    this.#flusher = new Flusher({ ...parts, checkpointDistance, onFlushed: () => this.#onFlushed() });
     this.#images = new ImageCreation({ ...parts, yieldToReads: () => this.#yieldToReads() });
     this.pages = new TimelinePageService(timeline, {
       yieldTurn,
       checkOpen: () => this.#checkOpen(),
       settled: () => this.#settling,
+      remoteConsistentLsn: () => uploads.storedPart.diskConsistentLsn,
+      isLeased: (lsn) => this.leases.has(lsn, clock.now()),
+      lease: (lsn) => {
+        const lengthMs = shared.config().lsn_lease_length;
+        this.leases.grant(lsn, clock.now(), lengthMs);
+        return lengthMs;
+      },
       onRedo: (prefix, block, records) => {
         if (records >= limits.imageChainRecordsMin * redoFactorForImage) this.#images.want(prefix, block);
       },
@@ -216,6 +230,12 @@ export class RunningTimeline {
     if (isUploaded) await this.uploads.idle();
   }
 
+  /** See garbage-collection.ts. */
+  collectGarbage(cutoffLsn: Lsn, points: readonly Lsn[]): Promise<GcResult> {
+    this.#checkOpen();
+    return collectGarbage(this.timeline, this.uploads, cutoffLsn, points);
+  }
+
   /** Resolves when no image creation is under way. */
   imagesIdle(): Promise<void> {
     return this.#images.idle();
@@ -283,6 +303,7 @@ export function timelineOf(
       ancestor,
       diskConsistentLsn: part.diskConsistentLsn,
       prevRecordLsn: part.prevRecordLsn,
+      gcCutoffLsn: part.gcCutoffLsn,
       files: part.layers.map((entry) => layerFileOf(id, entry, shared)),
     },
     {
@@ -296,6 +317,6 @@ export function timelineOf(
 }
 
 function layerFileOf(id: TenantTimelineId, entry: LayerEntry, { store, blocks }: SharedParts): LayerFile {
-  const { name, size, generation } = entry;
-  return new LayerFile(id, must(parseLayerName(name)), timelineFolder(id), size, store, blocks, generation);
+  const { name, size } = entry;
+  return new LayerFile(id, must(parseLayerName(name)), timelineFolder(id), size, store, blocks, entry);
 }

@@ -11,6 +11,7 @@
  * - a timeline exists from the moment its index is stored until its indexes are deleted; other files of its folder are waste then
  * - a timeline whose index is damaged is there, and says so to whoever asks for it; others go on
  */
+import { must } from '../assert.ts';
 import { systemIdentifierOf } from '../basebackup/control-data.ts';
 import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
 import { type TenantId, type TenantTimelineId, type TimelineId, timelineId } from '../model/ids.ts';
@@ -23,24 +24,31 @@ import type { ImportTarget, TimelineImports } from '../transfer/timeline-imports
 import { transferFileName } from '../transfer/transfer-record.ts';
 import { bootstrap } from './bootstrap.ts';
 import { type BranchSource, branchIndex, checkBranchPoint } from './branch.ts';
+import type { GcResult } from './garbage-collection.ts';
+import { skipped } from './garbage-collection.ts';
 import type { Ancestor } from './gather.ts';
 import { type IndexPart, layerKey, parseIndexFile, StoredIndex, tenantFolder, timelineFolder } from './index-part.ts';
+import { findRetention, type Retention } from './retention.ts';
 import { RunningTimeline, type SharedParts, timelineOf } from './running-timeline.ts';
 import type { TenantAttachment } from './tenant-claims.ts';
+import { storeTenantConfig, type TenantConfig } from './tenant-config.ts';
 
 export interface TenantParts {
-  readonly shared: SharedParts;
+  readonly shared: Omit<SharedParts, 'config'>;
   readonly template: () => Promise<TenantTemplate>;
   readonly imports: TimelineImports;
   /** Timelines that are not in this store but may be ancestors of some that are. */
   readonly openRemote: ((id: TenantTimelineId) => PageService) | undefined;
+  readonly defaults: TenantConfig;
+  /** What is set of the tenant. */
+  readonly overrides: Partial<TenantConfig>;
 }
 
 type Slot =
   | { readonly kind: 'running'; readonly running: RunningTimeline }
   | { readonly kind: 'broken'; readonly error: Error }
-  /** Being created, as a branch of another or not, or being deleted. */
-  | { readonly kind: 'busy'; readonly ancestorId: TimelineId | null };
+  /** Being created, as a branch of another or not, or being deleted. `branchLsn`: where it branches off, once that is checked. */
+  | { readonly kind: 'busy'; readonly ancestorId: TimelineId | null; readonly branchLsn?: Lsn };
 
 /** A timeline whose index was read. */
 interface LoadedTimeline {
@@ -56,12 +64,20 @@ const timelineKeyPattern = /^timelines\/([0-9a-f]{32})\/([^/]+)$/;
 export class Tenant {
   readonly id: TenantId;
   readonly #parts: TenantParts;
+  readonly #shared: SharedParts;
   readonly #timelines = new Map<TimelineId, Slot>();
+  readonly #attachedAtMs: number;
+  #overrides: Partial<TenantConfig>;
+  #config: TenantConfig;
   #closed = false;
 
   private constructor(id: TenantId, parts: TenantParts) {
     this.id = id;
+    this.#overrides = parts.overrides;
+    this.#config = { ...parts.defaults, ...parts.overrides };
     this.#parts = parts;
+    this.#shared = { ...parts.shared, config: () => this.#config };
+    this.#attachedAtMs = parts.shared.clock.now();
   }
 
   /** Loads every timeline's index and follows its WAL. A damaged index costs that timeline. */
@@ -77,7 +93,21 @@ export class Tenant {
   }
 
   get attachment(): TenantAttachment {
-    return this.#parts.shared.attachment;
+    return this.#shared.attachment;
+  }
+
+  /** What is set, and what holds. */
+  get config(): { readonly overrides: Partial<TenantConfig>; readonly effective: TenantConfig } {
+    return { overrides: this.#overrides, effective: this.#config };
+  }
+
+  /** Replaces what is set. It holds at once. */
+  async setConfig(overrides: Partial<TenantConfig>): Promise<void> {
+    const { store, attachment } = this.#shared;
+    await attachment.check();
+    await storeTenantConfig(store, this.id, overrides);
+    this.#config = { ...this.#parts.defaults, ...overrides };
+    this.#overrides = overrides;
   }
 
   listTimelines(): TimelineId[] {
@@ -102,7 +132,7 @@ export class Tenant {
     ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn | null } | null,
   ): Promise<void> {
     return this.#create(timeline, ancestor?.timelineId ?? null, () =>
-      ancestor === null ? this.#fromTemplate(timeline) : this.#branch(ancestor),
+      ancestor === null ? this.#fromTemplate(timeline) : this.#branch(timeline, ancestor),
     );
   }
 
@@ -113,7 +143,7 @@ export class Tenant {
   adoptTimeline(timeline: TimelineId, part: IndexPart): Promise<void> {
     return this.#create(timeline, part.ancestor?.timelineId ?? null, async () => {
       const id = this.#idOf(timeline);
-      if (part.ancestor !== null) checkSamePoint(id, part, await this.#branch(part.ancestor));
+      if (part.ancestor !== null) checkSamePoint(id, part, await this.#branch(timeline, part.ancestor));
       await this.#checkImported(id, part);
       return part;
     });
@@ -126,7 +156,7 @@ export class Tenant {
     this.#timelines.set(timeline, { kind: 'busy', ancestorId });
     try {
       const part = await make();
-      const { store, attachment } = this.#parts.shared;
+      const { store, attachment } = this.#shared;
       const index = await StoredIndex.create(store, id, attachment.generation, part);
       // Whoever has attached the tenant since does not know of this timeline.
       await attachment.check();
@@ -148,7 +178,7 @@ export class Tenant {
     if (reason !== null) {
       throw new PageliteError('invalid', `timeline ${timeline} cannot be deleted: ${reason}`, { ...id });
     }
-    const { store, attachment } = this.#parts.shared;
+    const { store, attachment } = this.#shared;
     await attachment.check();
     this.#timelines.set(timeline, { kind: 'busy', ancestorId: null });
     if (slot.kind === 'running') await slot.running.close();
@@ -193,7 +223,7 @@ export class Tenant {
 
   async #load(): Promise<void> {
     const folder = tenantFolder(this.id);
-    const { store, log } = this.#parts.shared;
+    const { store, log } = this.#shared;
     const folders = new Map<TimelineId, string[]>();
     for (const { key } of await store.list(`${folder}timelines/`)) {
       const match = timelineKeyPattern.exec(key.slice(folder.length));
@@ -222,7 +252,7 @@ export class Tenant {
   }
 
   async #loadTimeline(timeline: TimelineId, keys: readonly string[]): Promise<LoadedTimeline | null> {
-    const { store, log, attachment } = this.#parts.shared;
+    const { store, log, attachment } = this.#shared;
     const id = this.#idOf(timeline);
     const folder = timelineFolder(id);
     const isUnderWay = await this.#parts.imports.filesUnderWay(id, keys);
@@ -245,7 +275,7 @@ export class Tenant {
 
   #make(id: TenantTimelineId, index: StoredIndex, leftovers: readonly string[]): RunningTimeline {
     const ancestor = this.#ancestorOf(index.part);
-    const running = new RunningTimeline(id, index, ancestor, leftovers, this.#parts.shared);
+    const running = new RunningTimeline(id, index, ancestor, leftovers, this.#shared);
     this.#timelines.set(id.timelineId, { kind: 'running', running });
     return running;
   }
@@ -263,12 +293,14 @@ export class Tenant {
   // Creation
 
   async #fromTemplate(timeline: TimelineId): Promise<IndexPart> {
-    const { shared, template } = this.#parts;
-    const { store, attachment, yieldTurn } = shared;
-    return bootstrap(store, this.#idOf(timeline), attachment.generation, await template(), yieldTurn);
+    const { store, attachment, yieldTurn } = this.#shared;
+    return bootstrap(store, this.#idOf(timeline), attachment.generation, await this.#parts.template(), yieldTurn);
   }
 
-  async #branch(ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn | null }): Promise<IndexPart> {
+  async #branch(
+    timeline: TimelineId,
+    ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn | null },
+  ): Promise<IndexPart> {
     const slot = this.#timelines.get(ancestor.timelineId);
     const { openRemote } = this.#parts;
     if (slot === undefined && openRemote !== undefined) {
@@ -277,7 +309,10 @@ export class Tenant {
     const running = this.running(ancestor.timelineId);
     const source = { ...sourceOf(running.timeline), timelineId: ancestor.timelineId };
     const committedLsn = Math.max(running.timeline.lastRecordLsn, await this.commitLsn(ancestor.timelineId)) as Lsn;
-    const lsn = checkBranchPoint(source, ancestor.lsn ?? committedLsn, committedLsn);
+    const at = ancestor.lsn ?? committedLsn;
+    const lsn = checkBranchPoint(source, at, committedLsn, running.leases.has(at, this.#shared.clock.now()));
+    // From here on garbage collection sees it.
+    this.#timelines.set(timeline, { kind: 'busy', ancestorId: ancestor.timelineId, branchLsn: lsn });
     await running.catchUp(lsn);
     return branchIndex({ ...sourceOf(running.timeline), timelineId: ancestor.timelineId }, lsn);
   }
@@ -285,7 +320,7 @@ export class Tenant {
   /** The end of committed WAL as the safekeepers know it; 0 if none answers or knows the timeline. */
   async commitLsn(timeline: TimelineId): Promise<Lsn> {
     const id = this.#idOf(timeline);
-    const { wal, log } = this.#parts.shared;
+    const { wal, log } = this.#shared;
     const statuses = await Promise.all(
       wal.map((service) =>
         service.getStatus(id).catch((error) => {
@@ -323,12 +358,62 @@ export class Tenant {
 
   /** A compute could boot at its end. */
   async #checkImported(id: TenantTimelineId, part: IndexPart): Promise<void> {
-    const timeline = timelineOf(id, part, this.#ancestorOf(part), this.#parts.shared);
+    const timeline = timelineOf(id, part, this.#ancestorOf(part), this.#shared);
     try {
       await checkDatabase(timeline);
     } finally {
       for (const file of timeline.layers.files.layers()) file.forget();
     }
+  }
+
+  // Retention
+
+  /** What of a timeline's history must stay, and why. */
+  async retention(timeline: TimelineId): Promise<Retention> {
+    const running = this.running(timeline);
+    const nowMs = this.#shared.clock.now();
+    return findRetention({
+      timeline: running.timeline,
+      pages: running.pages,
+      config: this.#config,
+      nowMs,
+      branchPoints: this.#branchPoints(timeline),
+      leases: running.leases.active(nowMs),
+    });
+  }
+
+  /**
+   * Removes what a timeline no longer has to keep. Right after the tenant was attached nothing is removed, as leases of before may hold, but if
+   * `isForced`; and nothing while a timeline cannot be opened, which may be a branch of this one.
+   */
+  async collectGarbage(timeline: TimelineId, isForced = false): Promise<GcResult> {
+    const broken = [...this.#timelines].find(([, { kind }]) => kind === 'broken');
+    if (broken !== undefined) return skipped(`timeline ${broken[0]} cannot be opened, and may be a branch of it`);
+    const { clock } = this.#shared;
+    if (!isForced && clock.now() < this.#attachedAtMs + this.#config.lsn_lease_length) {
+      return skipped('leases that were given before the start may hold still');
+    }
+    const { cutoffLsn } = await this.retention(timeline);
+    const running = this.running(timeline);
+    // What came since, up to this moment, counts: nothing is awaited between this look and the change.
+    const points = [
+      ...this.#branchPoints(timeline).map(({ lsn }) => lsn),
+      ...running.leases.active(clock.now()).map(({ lsn }) => lsn),
+      ...running.pages.lsnsRead(),
+    ];
+    return running.collectGarbage(cutoffLsn, points);
+  }
+
+  #branchPoints(ancestor: TimelineId): { lsn: Lsn; timelineId: TimelineId }[] {
+    const points: { lsn: Lsn; timelineId: TimelineId }[] = [];
+    for (const [timelineId, slot] of this.#timelines) {
+      if (slot.kind === 'running' && slot.running.timeline.ancestorId === ancestor) {
+        points.push({ timelineId, lsn: must(slot.running.timeline.ancestor).lsn });
+      } else if (slot.kind === 'busy' && slot.ancestorId === ancestor && slot.branchLsn !== undefined) {
+        points.push({ timelineId, lsn: slot.branchLsn });
+      }
+    }
+    return points;
   }
 
   // Look-ups
@@ -375,8 +460,8 @@ function checkSamePoint(id: TenantTimelineId, imported: IndexPart, branch: Index
 }
 
 function sourceOf(timeline: Omit<BranchSource, 'timelineId'>): Omit<BranchSource, 'timelineId'> {
-  const { systemIdentifier, startLsn, lastRecordLsn, prevRecordLsn } = timeline;
-  return { systemIdentifier, startLsn, lastRecordLsn, prevRecordLsn };
+  const { systemIdentifier, startLsn, gcCutoffLsn, lastRecordLsn, prevRecordLsn } = timeline;
+  return { systemIdentifier, startLsn, gcCutoffLsn, lastRecordLsn, prevRecordLsn };
 }
 
 /** A branch here of a timeline elsewhere. */

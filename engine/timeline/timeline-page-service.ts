@@ -27,6 +27,12 @@ export interface PageServiceHooks {
   checkOpen(): void;
   /** Resolves when it is known where the timeline ends; undefined if it is. */
   settled(): Promise<void> | undefined;
+  /** Everything up to here is in the object store. */
+  remoteConsistentLsn(): Lsn;
+  /** Whether an LSN before the cutoff of garbage collection is kept all the same. */
+  isLeased(lsn: Lsn): boolean;
+  /** How long `lsn` is kept from now on, in milliseconds. */
+  lease(lsn: Lsn): number;
   /** A chain of this many values was redone for a read. */
   onRedo(prefix: KeyPrefix, block: number, records: number): void;
 }
@@ -36,6 +42,8 @@ export class TimelinePageService implements PageService {
   readonly #timeline: Timeline;
   readonly #hooks: PageServiceHooks;
   readonly #budget: WorkBudget;
+  /** LSNs of requests under way, with how many there are of each. */
+  readonly #running = new Map<Lsn, number>();
   #reading = 0;
 
   constructor(timeline: Timeline, hooks: PageServiceHooks) {
@@ -50,6 +58,33 @@ export class TimelinePageService implements PageService {
     return this.#reading;
   }
 
+  /** Where requests under way read. */
+  lsnsRead(): Lsn[] {
+    return [...this.#running.keys()];
+  }
+
+  /** While `work` runs, `lsn` and everything after it is kept. */
+  async holding<T>(lsn: Lsn, work: () => Promise<T>): Promise<T> {
+    this.#enter(lsn);
+    try {
+      return await work();
+    } finally {
+      this.#leave(lsn);
+    }
+  }
+
+  #enter(lsn: Lsn): void {
+    this.#running.set(lsn, (this.#running.get(lsn) ?? 0) + 1);
+    this.#reading++;
+  }
+
+  #leave(lsn: Lsn): void {
+    const count = this.#running.get(lsn)! - 1;
+    if (count === 0) this.#running.delete(lsn);
+    else this.#running.set(lsn, count);
+    this.#reading--;
+  }
+
   async getPages(
     at: ReadLsn,
     rel: RelTag,
@@ -60,9 +95,8 @@ export class TimelinePageService implements PageService {
     if (!(blockCount >= 1 && blockCount <= pagesPerRequestMax)) {
       throw new PageliteError('invalid', `${blockCount} pages asked for, 1 to ${pagesPerRequestMax} are possible`);
     }
-    this.#reading++;
+    const lsn = await this.#begin(at, signal);
     try {
-      const lsn = await this.#readLsn(at, signal);
       const prefix = relPrefix(rel);
       const size = await this.#relSize(prefix, lsn, signal);
       const out = new Uint8Array(blockCount * pageSize);
@@ -85,7 +119,7 @@ export class TimelinePageService implements PageService {
       }
       return out;
     } finally {
-      this.#reading--;
+      this.#leave(lsn);
     }
   }
 
@@ -93,19 +127,23 @@ export class TimelinePageService implements PageService {
     if (keys.length > keysPerRequestMax) {
       throw new PageliteError('invalid', `${keys.length} keys asked for, at most ${keysPerRequestMax} are possible`);
     }
-    this.#reading++;
+    const lsn = await this.#begin(at, signal);
     try {
-      const lsn = await this.#readLsn(at, signal);
       const images: (Uint8Array | null)[] = [];
       for (const { prefix, block } of keys) images.push(await this.#image(prefix, block, lsn, signal));
       return images;
     } finally {
-      this.#reading--;
+      this.#leave(lsn);
     }
   }
 
   async getRelSize(at: ReadLsn, rel: RelTag, signal?: AbortSignal): Promise<BlockNumber | null> {
-    return this.#relSize(relPrefix(rel), await this.#readLsn(at, signal), signal);
+    const lsn = await this.#begin(at, signal);
+    try {
+      return await this.#relSize(relPrefix(rel), lsn, signal);
+    } finally {
+      this.#leave(lsn);
+    }
   }
 
   async listRels(
@@ -114,15 +152,24 @@ export class TimelinePageService implements PageService {
     db: number,
     signal?: AbortSignal,
   ): Promise<{ rel: RelTag; size: BlockNumber }[]> {
-    return readRels(this.readerAt(await this.#readLsn(at, signal), signal), spc, db);
+    const lsn = await this.#begin(at, signal);
+    try {
+      return await readRels(this.readerAt(lsn, signal), spc, db);
+    } finally {
+      this.#leave(lsn);
+    }
   }
 
   async getBasebackup(lsn: Lsn | null, signal?: AbortSignal): Promise<Basebackup> {
     if (lsn === null) await this.#hooks.settled();
     const wanted = recordEnd(lsn ?? this.#timeline.lastRecordLsn);
-    const at = await this.#readLsn({ requestLsn: wanted, notModifiedSince: wanted }, signal);
-    const prevLsn = at === this.#timeline.lastRecordLsn ? this.#timeline.prevRecordLsn : invalidLsn;
-    return buildBasebackup(this.readerAt(at, signal), at, prevLsn);
+    const at = await this.#begin({ requestLsn: wanted, notModifiedSince: wanted }, signal);
+    try {
+      const prevLsn = at === this.#timeline.lastRecordLsn ? this.#timeline.prevRecordLsn : invalidLsn;
+      return await buildBasebackup(this.readerAt(at, signal), at, prevLsn);
+    } finally {
+      this.#leave(at);
+    }
   }
 
   async getStatus(signal?: AbortSignal): Promise<TimelineStatus> {
@@ -134,6 +181,8 @@ export class TimelinePageService implements PageService {
       lastRecordLsn: timeline.lastRecordLsn,
       prevRecordLsn: timeline.prevRecordLsn,
       diskConsistentLsn: timeline.diskConsistentLsn,
+      remoteConsistentLsn: this.#hooks.remoteConsistentLsn(),
+      gcCutoffLsn: timeline.gcCutoffLsn,
       startLsn: timeline.startLsn,
       ancestor:
         timeline.ancestorId && timeline.ancestor
@@ -144,13 +193,24 @@ export class TimelinePageService implements PageService {
     };
   }
 
-  /** Values as of `lsn`, which is ingested already. */
+  async leaseLsn(lsn: Lsn, signal?: AbortSignal): Promise<{ readonly validForMs: number }> {
+    const at = await this.#begin({ requestLsn: lsn, notModifiedSince: lsn }, signal);
+    // From here on garbage collection sees the lease, as it saw the request until now.
+    const validForMs = this.#hooks.lease(at);
+    this.#leave(at);
+    return { validForMs };
+  }
+
+  /** Values as of `lsn`, which is ingested already and held by the caller. */
   readerAt(lsn: Lsn, signal?: AbortSignal): ValueReader {
     return { getImage: (prefix, block) => this.#image(prefix, block, lsn, signal) };
   }
 
-  /** Where to read: the LSN asked for, or as far as ingest has come if nothing was modified since before that. */
-  async #readLsn(at: ReadLsn, signal: AbortSignal | undefined): Promise<Lsn> {
+  /**
+   * Where to read: the LSN asked for, or as far as ingest has come if nothing was modified since before that. It is kept from garbage collection until
+   * `#leave`.
+   */
+  async #begin(at: ReadLsn, signal: AbortSignal | undefined): Promise<Lsn> {
     throwIfCancelled(signal);
     const requestLsn = recordEnd(at.requestLsn);
     const notModifiedSince = recordEnd(at.notModifiedSince);
@@ -172,7 +232,10 @@ export class TimelinePageService implements PageService {
     }
     const wait = timeline.waitLsn(notModifiedSince, signal);
     if (wait !== undefined) await wait;
-    return Math.min(requestLsn, timeline.lastRecordLsn) as Lsn;
+    const lsn = Math.min(requestLsn, timeline.lastRecordLsn) as Lsn;
+    if (lsn < timeline.gcCutoffLsn && !this.#hooks.isLeased(lsn)) throw collected(timeline, lsn);
+    this.#enter(lsn);
+    return lsn;
   }
 
   async #relSize(prefix: KeyPrefix, lsn: Lsn, signal: AbortSignal | undefined): Promise<number | null> {
@@ -200,6 +263,15 @@ export class TimelinePageService implements PageService {
     if (chain.lsns.length > 1) this.#hooks.onRedo(chain.prefix, chain.block, chain.lsns.length);
     return reconstructWhenReady(chain, this.#timeline.redo, this.#timeline.versions, this.id);
   }
+}
+
+/** History that is not kept any more. */
+export function collected({ id, gcCutoffLsn }: Pick<Timeline, 'id' | 'gcCutoffLsn'>, lsn: Lsn): PageliteError {
+  return new PageliteError(
+    'invalid',
+    `LSN ${formatLsn(lsn)} of timeline ${id.timelineId} is older than what is kept: history begins at ${formatLsn(gcCutoffLsn)} (pitr_interval, gc_horizon)`,
+    { ...id, lsn: formatLsn(lsn), gcCutoffLsn: formatLsn(gcCutoffLsn) },
+  );
 }
 
 function wrongLength(chain: ValueChain, page: Uint8Array): PageliteError {

@@ -20,6 +20,7 @@ import { formatLsn, type Lsn, maxLsn } from '../model/lsn.ts';
 import type { Clock, ValueReader, ValueSink, WalRedo } from '../services.ts';
 import { type Ancestor, gather, type LayerSnapshot, type TimelineView } from './gather.ts';
 import type { PageVersions } from './page-versions.ts';
+import { Readers } from './readers.ts';
 import { reconstructWhenReady } from './reconstruct.ts';
 import { LsnWaiters } from './wait-lsn.ts';
 
@@ -31,6 +32,7 @@ export interface TimelineStart {
   readonly ancestor: Ancestor | null;
   readonly diskConsistentLsn: Lsn;
   readonly prevRecordLsn: Lsn;
+  readonly gcCutoffLsn: Lsn;
   readonly files: readonly LayerFile[];
 }
 
@@ -51,6 +53,7 @@ export class Timeline implements TimelineView, ValueSink, ValueReader {
   readonly ancestor: Ancestor | null;
   readonly versions: PageVersions;
   readonly redo: WalRedo;
+  readonly readers = new Readers();
   readonly #waiters: LsnWaiters;
   readonly #openChainLengthMax: number;
 
@@ -58,6 +61,7 @@ export class Timeline implements TimelineView, ValueSink, ValueReader {
   #layers: LayerSnapshot;
   #lastRecordLsn: Lsn;
   #prevRecordLsn: Lsn;
+  #gcCutoffLsn: Lsn;
   #stopped: Error | null = null;
   /** Called when a read begins to wait: the WAL receiver looks for WAL at once. */
   onWait: () => void = () => {};
@@ -76,6 +80,7 @@ export class Timeline implements TimelineView, ValueSink, ValueReader {
     this.#openChainLengthMax = parts.openChainLengthMax;
     this.#lastRecordLsn = start.diskConsistentLsn;
     this.#prevRecordLsn = start.prevRecordLsn;
+    this.#gcCutoffLsn = start.gcCutoffLsn;
     const filesLsnEnd = (start.diskConsistentLsn + 1) as Lsn;
     this.#open = new InMemoryLayer(filesLsnEnd, parts.openChainLengthMax);
     this.#layers = { memory: [this.#open], files: LayerMap.of(start.files), filesLsnEnd };
@@ -96,6 +101,16 @@ export class Timeline implements TimelineView, ValueSink, ValueReader {
 
   get diskConsistentLsn(): Lsn {
     return (this.#layers.filesLsnEnd - 1) as Lsn;
+  }
+
+  /** What is before it may be gone, but for points that are retained. */
+  get gcCutoffLsn(): Lsn {
+    return this.#gcCutoffLsn;
+  }
+
+  raiseGcCutoff(lsn: Lsn): void {
+    assert(lsn >= this.#gcCutoffLsn && lsn <= this.#lastRecordLsn);
+    this.#gcCutoffLsn = lsn;
   }
 
   get openLayer(): InMemoryLayer {

@@ -18,7 +18,7 @@ import { newTimelineId, type TenantId, type TenantTimelineId } from '../model/id
 import { controlFileKey, type Key, relPrefix } from '../model/key.ts';
 import { alignLsn, formatLsn, invalidLsn, type Lsn } from '../model/lsn.ts';
 import type { Clock, ObjectStore, PageService, Random } from '../services.ts';
-import { timelineFolder } from '../timeline/index-part.ts';
+import { newIndexPart, timelineFolder } from '../timeline/index-part.ts';
 import type { Pageserver } from '../timeline/pageserver.ts';
 import { recordEnd } from '../wal/wal-page.ts';
 import { type CopyRecord, findCopy, removeCopyRecord, storeCopyRecord } from './copy-record.ts';
@@ -54,16 +54,10 @@ export async function copyTimeline(options: CopyTimelineOptions): Promise<Timeli
   const { layers } = await new Copy(options, record).run();
   const pulledFrom = { id: source.id, lsn, name: source.name };
   await storeTransferRecord(options.store, id, { pulledFrom, pushedTo: null });
-  await options.pageserver.adoptTimeline(id, {
-    systemIdentifier,
-    startLsn: lsn,
-    ancestor: null,
-    diskConsistentLsn: lsn,
-    prevRecordLsn,
-    imagedLsn: lsn,
-    // Nothing of the timeline is older, so they are all there is of it.
-    layers: layers.map((layer) => ({ ...layer, generation: 0, isComplete: true })),
-  });
+  // Nothing of the timeline is older, so each layer is all there is of its range.
+  const entries = layers.map((layer) => ({ ...layer, generation: 0, isComplete: true }));
+  const part = newIndexPart({ systemIdentifier, lsn, prevRecordLsn, layers: entries });
+  await options.pageserver.adoptTimeline(id, part);
   await removeCopyRecord(options.store, id);
   return { id, lsn };
 }

@@ -135,7 +135,14 @@ export class TimelineImports {
           ...id,
         });
       }
-      await this.#makeCurrent(id, { ...manifest, layers: layers.entries });
+      await this.#makeCurrent(id, {
+        ...manifest,
+        // All of it is as it was flushed, as far as we know, and all of it is kept.
+        compactedLsn: manifest.startLsn,
+        gcCutoffLsn: manifest.startLsn,
+        archivedAtMs: null,
+        layers: layers.entries,
+      });
       await this.#finish(id, importId, manifest);
       const { diskConsistentLsn: lsn } = manifest;
       this.#host.log.info('imported', { ...id, lsn: formatLsn(lsn), layers: manifest.layers.length });

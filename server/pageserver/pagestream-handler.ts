@@ -234,6 +234,8 @@ async function answer(
       return { kind: 'relSize', id, size: await service.getRelSize(request.at, request.rel, signal) };
     case 'listRels':
       return { kind: 'rels', id, rels: await service.listRels(request.at, request.spc, request.db, signal) };
+    case 'leaseLsn':
+      return { kind: 'lease', id, validForMs: (await service.leaseLsn(request.lsn, signal)).validForMs };
     case 'getStatus':
       return { kind: 'status', id, status: await service.getStatus(signal) };
     default:

@@ -17,6 +17,7 @@ import { walInFlightBytesMax, walMessageBytesMax } from '../../engine/limits.ts'
 import type { TenantTimelineId } from '../../engine/model/ids.ts';
 import { formatLsn, type Lsn, maxLsn } from '../../engine/model/lsn.ts';
 import type { ForkNumber, RelTag } from '../../engine/model/rel.ts';
+import { holdLease } from '../../engine/remote/hold-lease.ts';
 import type {
   Basebackup,
   Clock,
@@ -126,10 +127,9 @@ export class IoHost {
 
   /** Rejects as `ProposerDriver.elect` and `PageService.getBasebackup` do. */
   async start(): Promise<ComputeStart> {
-    const { pages, mode } = this.#options;
-    const { signal } = this.#closing;
+    const { mode } = this.#options;
     try {
-      const basebackup = mode === 'primary' ? await this.#elect() : await pages.getBasebackup(mode.readOnlyAt, signal);
+      const basebackup = mode === 'primary' ? await this.#elect() : await this.#openAt(mode.readOnlyAt);
       this.#bootLsn = basebackup.lsn;
       this.#takenLsn = basebackup.lsn;
       this.#served = this.#serve();
@@ -149,6 +149,14 @@ export class IoHost {
       this.#proposer?.close();
     }
     await this.#served;
+  }
+
+  /** Garbage collection leaves the LSN alone for as long as we are there. */
+  async #openAt(lsn: Lsn): Promise<Basebackup> {
+    const { pages, clock, log } = this.#options;
+    const { signal } = this.#closing;
+    await holdLease(pages, lsn, { clock, log, signal });
+    return pages.getBasebackup(lsn, signal);
   }
 
   async #elect(): Promise<Basebackup> {

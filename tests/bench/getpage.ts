@@ -16,10 +16,11 @@ import { relPrefix, sizeBlock } from '../../engine/model/key.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
 import type { RelTag } from '../../engine/model/rel.ts';
 import type { WalRedo } from '../../engine/services.ts';
-import { StoredIndex, timelineFolder } from '../../engine/timeline/index-part.ts';
+import { newIndexPart, StoredIndex, timelineFolder } from '../../engine/timeline/index-part.ts';
 import { defaultPageserverLimits } from '../../engine/timeline/pageserver.ts';
 import { RunningTimeline } from '../../engine/timeline/running-timeline.ts';
 import { TenantAttachment } from '../../engine/timeline/tenant-claims.ts';
+import { tenantConfigDefaults } from '../../engine/timeline/tenant-config.ts';
 import { DiskObjectStore } from '../../server/object-store/disk.ts';
 import { nodeClock, nodeRandom, silentLog } from '../../server/process/node-host.ts';
 import { type BenchContext, type Benchmark, interleave, median, type Row, timed } from './harness.ts';
@@ -46,15 +47,12 @@ async function readPages({ folder, rounds, scale, say }: BenchContext): Promise<
   const store = await DiskObjectStore.open(folder);
   const startLsn = 4096 as Lsn;
   const id = { tenantId: tenantId('01'.repeat(16)), timelineId: newTimelineId(nodeRandom) };
-  const index = await StoredIndex.create(store, id, 0, {
-    systemIdentifier: 1n,
-    startLsn,
-    ancestor: null,
-    diskConsistentLsn: startLsn,
-    prevRecordLsn: startLsn,
-    imagedLsn: startLsn,
-    layers: [],
-  });
+  const index = await StoredIndex.create(
+    store,
+    id,
+    0,
+    newIndexPart({ systemIdentifier: 1n, lsn: startLsn, prevRecordLsn: startLsn }),
+  );
   const blocks = new BlockCache(1.2 * blockCount * pageSize);
   const running = new RunningTimeline(id, index, null, [], {
     store,
@@ -65,6 +63,7 @@ async function readPages({ folder, rounds, scale, say }: BenchContext): Promise<
     clock: nodeClock,
     random: nodeRandom,
     log: silentLog,
+    config: () => tenantConfigDefaults,
     limits: defaultPageserverLimits,
     blocks,
     versions: new ClockCache(1e6),

@@ -22,6 +22,7 @@ import { sampleRequests, sampleResponses } from './samples.ts';
 /** SHA-256 over the tags and the bytes of all samples. */
 const schemaHashes: Record<number, string> = {
   1: 'f04a9ce39cfd8d4dc139a8f8c0ea1146f89500aadb276f49519e3ae40372bc2d',
+  2: '34ec6bff7c6063814c2b17fddd153b696fbdf447e51416e7748f028f8814f0f8',
 };
 
 const hex = (bytes: Uint8Array) => Buffer.from(bytes).toString('hex');

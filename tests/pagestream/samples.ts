@@ -14,7 +14,7 @@ export const sampleRequests: PagestreamRequest[] = [
   {
     kind: 'hello',
     id: 0,
-    version: 1,
+    version: 2,
     timeline: {
       tenantId: tenantId('0123456789abcdef'.repeat(2)),
       timelineId: timelineId('fedcba9876543210'.repeat(2)),
@@ -38,6 +38,7 @@ export const sampleRequests: PagestreamRequest[] = [
   { kind: 'getBasebackup', id: 6, lsn: null },
   { kind: 'getStatus', id: 0xffffffff },
   { kind: 'cancel', id: 5 },
+  { kind: 'leaseLsn', id: 9, lsn: at.requestLsn },
 ];
 
 const page = Uint8Array.from({ length: pageSize }, (_, i) => i % 251);
@@ -65,6 +66,8 @@ export const sampleResponses: PagestreamResponse[] = [
       lastRecordLsn: at.requestLsn,
       prevRecordLsn: at.notModifiedSince,
       diskConsistentLsn: parseLsn('1/0'),
+      remoteConsistentLsn: parseLsn('0/FFFFFFF8'),
+      gcCutoffLsn: parseLsn('0/2000000'),
       startLsn: parseLsn('0/1500028'),
       layerBytes: 123456789,
       ancestor: { timelineId: 'fedcba9876543210'.repeat(2), lsn: parseLsn('0/1500000') },
@@ -78,11 +81,14 @@ export const sampleResponses: PagestreamResponse[] = [
       lastRecordLsn: at.requestLsn,
       prevRecordLsn: 0 as Lsn,
       diskConsistentLsn: 0 as Lsn,
+      remoteConsistentLsn: 0 as Lsn,
+      gcCutoffLsn: 0 as Lsn,
       startLsn: parseLsn('0/1500028'),
       layerBytes: 0,
       ancestor: null,
       stopped: null,
     },
   },
+  { kind: 'lease', id: 9, validForMs: 600_000 },
   { kind: 'error', id: 8, error: new PageliteError('corrupt', 'layer damaged', { layer: 'x__y', lsn: '0/16B5A50' }) },
 ];

@@ -263,6 +263,7 @@ function counted(pages: PageService, counters: StorageCounters, fault: Fault): P
     },
     getBasebackup: (lsn, signal) => pages.getBasebackup(lsn, signal),
     getStatus: (signal) => pages.getStatus(signal),
+    leaseLsn: (lsn, signal) => pages.leaseLsn(lsn, signal),
   };
 }
 

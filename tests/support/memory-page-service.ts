@@ -115,11 +115,18 @@ export class MemoryPageService implements PageService {
       lastRecordLsn: this.#lastRecordLsn,
       prevRecordLsn: invalidLsn,
       diskConsistentLsn: this.#startLsn,
+      remoteConsistentLsn: this.#startLsn,
+      gcCutoffLsn: this.#startLsn,
       startLsn: this.#startLsn,
       ancestor: null,
       layerBytes: 0,
       stopped: null,
     };
+  }
+
+  async leaseLsn(lsn: Lsn, signal?: AbortSignal): Promise<{ readonly validForMs: number }> {
+    await this.#waitLsn({ requestLsn: lsn, notModifiedSince: lsn }, signal);
+    return { validForMs: 60_000 };
   }
 
   async #waitLsn(at: ReadLsn, signal: AbortSignal | undefined): Promise<Lsn> {

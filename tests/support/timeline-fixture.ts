@@ -19,6 +19,7 @@ import { type IndexPart, StoredIndex } from '../../engine/timeline/index-part.ts
 import { defaultPageserverLimits } from '../../engine/timeline/pageserver.ts';
 import { RunningTimeline, type SharedParts } from '../../engine/timeline/running-timeline.ts';
 import { TenantAttachment } from '../../engine/timeline/tenant-claims.ts';
+import { tenantConfigDefaults } from '../../engine/timeline/tenant-config.ts';
 import type { PageServiceFixture } from '../contracts/page-service.ts';
 import { hostClock, hostRandom, silentLog } from './any-host.ts';
 import { ModelRedo } from './model-redo.ts';
@@ -50,6 +51,7 @@ function sharedParts({ store, yieldTurn }: TimelineFixtureOptions): SharedParts 
     clock: hostClock,
     random: hostRandom,
     log: silentLog,
+    config: () => tenantConfigDefaults,
     limits: defaultPageserverLimits,
     blocks: new BlockCache(1e7),
     versions: new ClockCache(1e6),
@@ -118,5 +120,6 @@ const sourceOf = ({ timeline }: RunningTimeline) => ({
   systemIdentifier: timeline.systemIdentifier,
   startLsn: timeline.startLsn,
   lastRecordLsn: timeline.lastRecordLsn,
+  gcCutoffLsn: timeline.gcCutoffLsn,
   prevRecordLsn: timeline.prevRecordLsn,
 });

@@ -4,6 +4,7 @@
  *
  * The rig keeps each timeline's log of values, as safekeepers would: after a restart it puts again what is above diskConsistentLsn.
  */
+
 import { applyPatches, slruWritePatch } from '../../engine/ingest/patch.ts';
 import { BlockCache } from '../../engine/layers/block-cache.ts';
 import { ClockCache } from '../../engine/layers/clock-cache.ts';
@@ -14,10 +15,11 @@ import { isSelfContained, type ValueKind, valueKind } from '../../engine/model/v
 import type { Clock, Log, ObjectStore } from '../../engine/services.ts';
 import { branchIndex } from '../../engine/timeline/branch.ts';
 import type { Ancestor } from '../../engine/timeline/gather.ts';
-import { StoredIndex } from '../../engine/timeline/index-part.ts';
+import { newIndexPart, StoredIndex } from '../../engine/timeline/index-part.ts';
 import { defaultPageserverLimits } from '../../engine/timeline/pageserver.ts';
 import { RunningTimeline, type SharedParts } from '../../engine/timeline/running-timeline.ts';
 import { claimTenant, TenantAttachment } from '../../engine/timeline/tenant-claims.ts';
+import { tenantConfigDefaults } from '../../engine/timeline/tenant-config.ts';
 import { ModelRedo } from './model-redo.ts';
 import type { SeededRandom } from './seeded-random.ts';
 import { TestClock } from './test-clock.ts';
@@ -108,11 +110,11 @@ export class TimelineRig {
       clock: this.#clock,
       random,
       log: silent,
+      config: () => ({ ...tenantConfigDefaults, checkpoint_distance: 20_000 }),
       limits: {
         ...defaultPageserverLimits,
         openLayerBytesMax: 40_000,
         openChainLengthMax: random.pick([4, 7, 512]),
-        flushWalDistance: 20_000,
         imageChainRecordsMin: 3,
         imageChainBytesMin: 400,
         imageLayerBytesMax: 100_000,
@@ -140,15 +142,12 @@ export class TimelineRig {
     };
     await this.#start(
       model,
-      await StoredIndex.create(this.#shared.store, model.id, this.#generation, {
-        systemIdentifier: 1n,
-        startLsn,
-        ancestor: null,
-        diskConsistentLsn: startLsn,
-        prevRecordLsn: 0 as Lsn,
-        imagedLsn: startLsn,
-        layers: [],
-      }),
+      await StoredIndex.create(
+        this.#shared.store,
+        model.id,
+        this.#generation,
+        newIndexPart({ systemIdentifier: 1n, lsn: startLsn, prevRecordLsn: 0 as Lsn }),
+      ),
     );
     return model;
   }
@@ -156,8 +155,15 @@ export class TimelineRig {
   async branch(of: ModelTimeline, lsn: Lsn): Promise<ModelTimeline> {
     const id = { tenantId: this.#tenant, timelineId: newTimelineId(this.#random) };
     const { timeline } = this.running.get(of.id.timelineId)!;
-    const { systemIdentifier, startLsn: start, lastRecordLsn, prevRecordLsn } = timeline;
-    const source = { timelineId: of.id.timelineId, systemIdentifier, startLsn: start, lastRecordLsn, prevRecordLsn };
+    const { systemIdentifier, startLsn: start, gcCutoffLsn, lastRecordLsn, prevRecordLsn } = timeline;
+    const source = {
+      timelineId: of.id.timelineId,
+      systemIdentifier,
+      startLsn: start,
+      gcCutoffLsn,
+      lastRecordLsn,
+      prevRecordLsn,
+    };
     const part = branchIndex(source, lsn);
     const model: ModelTimeline = {
       id,

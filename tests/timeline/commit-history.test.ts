@@ -132,6 +132,7 @@ describe('a timeline', () => {
         ancestor: null,
         diskConsistentLsn: start,
         prevRecordLsn: start,
+        gcCutoffLsn: start,
         files: [],
       },
       { redo: new ModelRedo(), versions, clock: new TestClock(), waitLsnTimeoutMs: 1000, openChainLengthMax: 512 },

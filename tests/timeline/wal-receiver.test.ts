@@ -14,10 +14,11 @@ import { checkpointKey } from '../../engine/model/key.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
 import type { Clock, ObjectStore, WalService } from '../../engine/services.ts';
 import { MemoryObjectStore } from '../../engine/stores/memory.ts';
-import { StoredIndex } from '../../engine/timeline/index-part.ts';
+import { newIndexPart, StoredIndex } from '../../engine/timeline/index-part.ts';
 import { defaultPageserverLimits } from '../../engine/timeline/pageserver.ts';
 import { RunningTimeline } from '../../engine/timeline/running-timeline.ts';
 import { TenantAttachment } from '../../engine/timeline/tenant-claims.ts';
+import { tenantConfigDefaults } from '../../engine/timeline/tenant-config.ts';
 import { nodeClock, nodeRandom, silentLog } from '../../server/process/node-host.ts';
 import { CapturedWal } from '../support/captured-wal.ts';
 import { ModelRedo } from '../support/model-redo.ts';
@@ -40,15 +41,12 @@ async function start(
   const index =
     found.length > 0
       ? await StoredIndex.load(store, id, 0)
-      : await StoredIndex.create(store, id, 0, {
-          systemIdentifier: syntheticSystemIdentifier,
-          startLsn,
-          ancestor: null,
-          diskConsistentLsn: startLsn,
-          prevRecordLsn: 0 as Lsn,
-          imagedLsn: startLsn,
-          layers: [],
-        });
+      : await StoredIndex.create(
+          store,
+          id,
+          0,
+          newIndexPart({ systemIdentifier: syntheticSystemIdentifier, lsn: startLsn, prevRecordLsn: 0 as Lsn }),
+        );
   const running = new RunningTimeline(id, index, null, [], {
     store,
     staging: null,
@@ -58,6 +56,7 @@ async function start(
     clock: fastClock,
     random: nodeRandom,
     log: silentLog,
+    config: () => tenantConfigDefaults,
     limits: { ...defaultPageserverLimits, waitLsnTimeoutMs: 20 * 20_000 },
     blocks: new BlockCache(1e6),
     versions: new ClockCache(1e6),

@@ -20,7 +20,7 @@ beforeAll(async () => {
 afterAll(() => chromium?.close());
 
 /** Layers of a few hundred kB, so that a short test has flushes and images in it. */
-const smallLayers = { openLayerBytesMax: 200_000, flushWalDistance: 400_000, imageChainRecordsMin: 4 };
+const smallLayers = { openLayerBytesMax: 200_000, imageChainRecordsMin: 4 };
 
 async function openTab(options: OpenRepository, onAcknowledged?: (id: number) => void): Promise<TabWorker> {
   onTestFailed(() => console.log(chromium.console.slice(-40).join('\n')));

@@ -1,0 +1,51 @@
+/**
+ * Removes layers that nothing needs any more: retention.ts says what must stay readable, compaction/removable-layers.ts which layers that takes.
+ *
+ * The cutoff is raised first, at once and for good: whoever comes later reads at or after it, or at a point that is kept. The index without the
+ * layers is stored next, and the layers are deleted last, when the reads that may still use them have ended (upload-queue.ts).
+ */
+import { removableLayers } from '../compaction/removable-layers.ts';
+import type { Lsn } from '../model/lsn.ts';
+import { layerKey } from './index-part.ts';
+import type { Timeline } from './timeline.ts';
+import type { UploadQueue } from './upload-queue.ts';
+
+export interface GcResult {
+  readonly cutoffLsn: Lsn | null;
+  readonly layersRemoved: number;
+  readonly bytesRemoved: number;
+  readonly layersKept: number;
+  /** Why nothing was looked at; null if it was. */
+  readonly skipped: string | null;
+}
+
+export function skipped(reason: string): GcResult {
+  return { cutoffLsn: null, layersRemoved: 0, bytesRemoved: 0, layersKept: 0, skipped: reason };
+}
+
+/** Points: LSNs before the cutoff that must stay readable. Resolves when the index without the removed layers is stored. */
+export async function collectGarbage(
+  timeline: Timeline,
+  uploads: UploadQueue,
+  cutoffLsn: Lsn,
+  points: readonly Lsn[],
+): Promise<GcResult> {
+  timeline.raiseGcCutoff(cutoffLsn);
+  const files = timeline.layers.files.layers();
+  const removed = removableLayers(files, cutoffLsn, points);
+  const gone = new Set(removed.map(({ key }) => key));
+  timeline.filesChanged([], removed);
+  await uploads.change((part) => ({
+    ...part,
+    gcCutoffLsn: cutoffLsn,
+    layers: part.layers.filter((entry) => !gone.has(layerKey(uploads.id, entry))),
+  }));
+  for (const file of removed) file.forget();
+  return {
+    cutoffLsn,
+    layersRemoved: removed.length,
+    bytesRemoved: removed.reduce((sum, { size }) => sum + size, 0),
+    layersKept: files.length - removed.length,
+    skipped: null,
+  };
+}
