@@ -115,6 +115,16 @@ export const checkpointTimeoutMs = 10 * 60 * 1000;
 export const compactionThreshold = 3;
 /** A layer that compaction writes is closed at this size: it is in memory while it is written (Neon's compaction_target_size). */
 export const compactionTargetBytes = 64 * 1024 * 1024;
+/** What a merge reads ahead of each of its inputs at once: memory is this times the inputs, whatever their size. */
+export const cursorRunBytes = 1024 * 1024;
+/** Flushed bytes that one merge takes, beside the first few layers: bounds how long it lasts, and what a crash repeats. */
+export const mergeInputBytesMax = 1024 * 1024 * 1024;
+/** Runs of delta layers that may lie above the images of a column: a read passes each of them. */
+export const columnRunsMax = 2;
+/** A column gets new images when deltas above its images are this part of their size... */
+export const imageDeltaRatio = 0.5;
+/** ...and at least this much, so that small columns do not get images all the time. */
+export const imageDeltaBytesMin = 4 * 1024 * 1024;
 /** How often compaction looks for something to do, beside after each flush (Neon's compaction_period). */
 export const compactionPeriodMs = 20_000;
 /** WAL of history that is kept however old it is (Neon's gc_horizon). */

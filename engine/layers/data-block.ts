@@ -95,6 +95,11 @@ export class DataBlock {
     return this.bytes.subarray(dataBlockHeaderBytes + start, dataBlockHeaderBytes + this.#ends[entry]!);
   }
 
+  /** Where the entry's value begins in `bytes`. */
+  valueStart(entry: number): number {
+    return dataBlockHeaderBytes + (entry === 0 ? 0 : this.#ends[entry - 1]!);
+  }
+
   valueLength(entry: number): number {
     return this.#ends[entry]! - (entry === 0 ? 0 : this.#ends[entry - 1]!);
   }

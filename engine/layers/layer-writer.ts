@@ -10,12 +10,12 @@ import { assert, must } from '../assert.ts';
 import { crc32c } from '../crc32c.ts';
 import { deltaBlockBytes, imageBlockBytes } from '../limits.ts';
 import type { TenantTimelineId } from '../model/ids.ts';
-import { type KeyPrefix, writeKey } from '../model/key.ts';
+import { type Key, type KeyPrefix, writeKey } from '../model/key.ts';
 import { type Lsn, writeLsn } from '../model/lsn.ts';
 import type { ValueKind } from '../model/value.ts';
 import { align8, compareEntries, dataBlockHeaderBytes, prefixEntryBytes } from './data-block.ts';
 import { footerBytes, footerMagic, formatVersion, headerBytes, headerMagic, writeIds } from './layer-format.ts';
-import { formatLayerName, keyAfter, type LayerDesc } from './layer-name.ts';
+import { formatLayerName, type KeyRange, keyAfter, type LayerDesc, rangeContains } from './layer-name.ts';
 
 export interface WrittenLayer {
   readonly desc: LayerDesc;
@@ -105,16 +105,19 @@ export class LayerWriter {
     if (large && this.#kind === 'image') this.#closeBlock();
   }
 
-  /** The finished file. The writer is done with. Null if nothing was added. */
-  finish(lsnStart: Lsn, lsnEnd: Lsn): WrittenLayer | null {
+  /**
+   * The finished file. The writer is done with. Null if nothing was added. `keys`: the range that the layer stands for, if that is more than from its
+   * first key to its last.
+   */
+  finish(lsnStart: Lsn, lsnEnd: Lsn, keys?: KeyRange): WrittenLayer | null {
     if (this.#firstPrefix === null) return null;
     if (this.#count > 0) this.#closeBlock();
+    const first: Key = { prefix: this.#firstPrefix, block: this.#firstBlock };
+    const last: Key = { prefix: must(this.#lastPrefix), block: this.#lastBlock };
+    assert(keys === undefined || (rangeContains(keys, first) && rangeContains(keys, last)));
     const desc: LayerDesc = {
       kind: this.#kind,
-      keys: {
-        start: { prefix: this.#firstPrefix, block: this.#firstBlock },
-        end: keyAfter({ prefix: must(this.#lastPrefix), block: this.#lastBlock }),
-      },
+      keys: keys ?? { start: first, end: keyAfter(last) },
       lsnStart,
       lsnEnd,
     };

@@ -9,6 +9,7 @@
  * Invariants:
  * - the layers are those of the moment at which the timeline was entered, whatever is flushed meanwhile
  * - a chain holds versions in [0, lsnEnd), newest first, without a gap down to its last
+ * - a key that a complete image layer does not have did not exist at its LSN: in a timeline without an ancestor the search ends there
  */
 import type { InMemoryLayer } from '../layers/in-memory-layer.ts';
 import type { HeldBlocks, LayerFile } from '../layers/layer-file.ts';
@@ -197,8 +198,10 @@ class Gather {
         if (!chain.complete && chain.knownLsn < to) layer.collect(held, chain, Math.max(from, chain.knownLsn + 1), to);
       }
     }
-    item.lsnEnd = found.lsnEnd;
-    item.imageEnd = found.imageEnd;
+    // Below a complete image a timeline that branches from none has nothing more.
+    const isLast = layer.isComplete && this.#view.ancestor === null;
+    item.lsnEnd = isLast ? 0 : found.lsnEnd;
+    item.imageEnd = isLast ? 0 : found.imageEnd;
   }
 
   /** Whether nothing below `lsnEnd` is needed. Then a known version, if that is why, becomes the chain's last. */

@@ -246,7 +246,7 @@ describe('a branch of a server in a tab', () => {
       return [await of(lite.connect('main')), await of(lite.branches()), await of(lite.branches())];
     });
     for (const text of told)
-      expect(text).toMatch(/^invalid: the server .* speaks pagestream 2, this page speaks 1\. Reload/);
+      expect(text).toMatch(/^invalid: the server .* speaks pagestream 3, this page speaks 2\. Reload/);
   });
 
   it('says which server is not there, and knows a name that does not exist', async () => {

@@ -1,0 +1,24 @@
+/** What a job of compaction works with, wherever it runs: beside the timeline in a tab, in a worker thread in Node. */
+import type { WrittenLayer } from '../layers/layer-writer.ts';
+import type { TenantTimelineId } from '../model/ids.ts';
+import type { Log, WalRedo } from '../services.ts';
+import type { TimelineView } from '../timeline/gather.ts';
+import type { YieldTurn } from '../timeline/reconstruct.ts';
+
+export interface CompactionParts {
+  readonly id: TenantTimelineId;
+  /** The timeline up to the end of what is compacted, its ancestors too. */
+  readonly view: TimelineView & { readonly redo: WalRedo };
+  /** Bytes of a layer that is written. */
+  readonly targetBytes: number;
+  /** A chain this long gets an image within the deltas. */
+  readonly chainRecordsMin: number;
+  readonly chainBytesMin: number;
+  readonly log: Log;
+  readonly yieldTurn: YieldTurn;
+  readonly signal: AbortSignal;
+  /** Makes a layer readable; nothing names it yet. */
+  put(layer: WrittenLayer, isComplete: boolean): Promise<void>;
+  /** Bytes that were read or written since the last call. */
+  onProgress(bytes: number): void;
+}
