@@ -111,11 +111,9 @@ export class Flusher {
       while (this.#frozen.length > 0) {
         const frozen = this.#frozen[0]!;
         const lsnEnd = must(frozen.layer.lsnEnd);
-        const written = await writeDeltaLayer(timeline.id, frozen.layer, lsnEnd, this.#parts.yieldTurn);
-        const files = written === null ? [] : [this.#parts.openLayer(written)];
-        if (written !== null) await this.#retry(() => this.#parts.store.put(files[0]!.key, written.bytes));
-        await this.#retry(() => this.#storeIndex(frozen, written));
-        timeline.flushed(frozen.layer, files);
+        const written = await timeline.counters.layerFlush.time(this.#parts.clock, () =>
+          this.#writeOut(frozen, lsnEnd),
+        );
         this.#frozen.shift();
         log.debug('flushed a layer', { ...timeline.id, layer: written?.name, lsn: formatLsn(lsnEnd - 1) });
         if (this.#frozen.length < this.#parts.limits.frozenLayersMax) {
@@ -131,6 +129,16 @@ export class Flusher {
       }
       throw error;
     }
+  }
+
+  async #writeOut(frozen: Frozen, lsnEnd: Lsn): Promise<WrittenLayer | null> {
+    const { timeline, store, yieldTurn } = this.#parts;
+    const written = await writeDeltaLayer(timeline.id, frozen.layer, lsnEnd, yieldTurn);
+    const files = written === null ? [] : [this.#parts.openLayer(written)];
+    if (written !== null) await this.#retry(() => store.put(files[0]!.key, written.bytes));
+    await this.#retry(() => this.#storeIndex(frozen, written));
+    timeline.flushed(frozen.layer, files);
+    return written;
   }
 
   #storeIndex(frozen: Frozen, written: WrittenLayer | null): Promise<void> {

@@ -68,9 +68,10 @@ export class ImageCreation {
 
   /** Starts a run if there is something new in files. */
   kick(): void {
-    const { timeline, index, signal } = this.#parts;
+    const { timeline, index, clock, signal } = this.#parts;
     if (this.#running !== null || signal.aborted || index.part.imagedLsn >= timeline.diskConsistentLsn) return;
-    this.#running = this.#run()
+    this.#running = timeline.counters.createImages
+      .time(clock, () => this.#run())
       .catch((error) => {
         // Without images everything still reads, slower. The next flush tries again.
         if (!signal.aborted)

@@ -12,6 +12,7 @@
  */
 
 import { systemIdentifierOf } from '../basebackup/control-data.ts';
+import { TimelineCounters } from '../counters.ts';
 import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
 import { BlockCache } from '../layers/block-cache.ts';
 import { ClockCache } from '../layers/clock-cache.ts';
@@ -23,6 +24,7 @@ import {
   imageChainBytesMin,
   imageChainRecordsMin,
   imageLayerBytesMax,
+  logicalSizeWaitMs,
   openChainLengthMax,
   openLayerBytesMax,
   pageVersionsBytesMax,
@@ -49,6 +51,8 @@ import {
   tenantFolder,
   timelineFolder,
 } from './index-part.ts';
+import type { LogicalSize } from './logical-size.ts';
+import { observeCache, observeTimeline, type PageserverObservation } from './observation.ts';
 import type { YieldTurn } from './reconstruct.ts';
 import { RunningTimeline, type SharedParts, type TimelineLimits, timelineOf } from './running-timeline.ts';
 
@@ -120,7 +124,10 @@ export class Pageserver {
   readonly #options: PageserverOptions;
   readonly #shared: SharedParts;
   readonly #tenants = new Map<TenantId, Map<TimelineId, Slot>>();
+  readonly #deletedCounters = new TimelineCounters();
   #closed = false;
+  /** The logical sizes that are being counted. */
+  #counting: Promise<void> = Promise.resolve();
   /** Timelines whose layers are made elsewhere. */
   readonly imports: TimelineImports;
 
@@ -294,6 +301,64 @@ export class Pageserver {
     };
   }
 
+  /**
+   * Bytes of all relations at the timeline's end. Counted when it is asked for first, one timeline at a time; null if that takes longer than
+   * `logicalSizeWaitMs`, or cannot be done: ask again later.
+   */
+  async logicalSize(id: TenantTimelineId): Promise<number | null> {
+    const { logicalSize } = this.#running(id);
+    const { clock } = this.#options;
+    if (logicalSize.bytes === null) {
+      const timer = new AbortController();
+      const timeout = clock.sleep(logicalSizeWaitMs, timer.signal).catch(() => {});
+      await Promise.race([this.#countLogicalSize(id, logicalSize), timeout]);
+      timer.abort();
+    }
+    return logicalSize.bytes;
+  }
+
+  /** Bytes of a timeline's own layer files; 0 if it cannot be opened. */
+  physicalSize(id: TenantTimelineId): number {
+    const slot = this.#timelines(id.tenantId).get(id.timelineId);
+    return slot?.kind === 'running' ? slot.running.layerBytes : 0;
+  }
+
+  /** Numbers for operators. Begins to count logical sizes that nobody has asked for yet. */
+  observe(): PageserverObservation {
+    const slots = [...this.#tenants.values()].flatMap((timelines) => [...timelines.values()]);
+    const running = slots.flatMap((slot) => (slot.kind === 'running' ? [slot.running] : []));
+    const total = new TimelineCounters();
+    total.add(this.#deletedCounters);
+    for (const { timeline, logicalSize } of running) {
+      total.add(timeline.counters);
+      void this.#countLogicalSize(timeline.id, logicalSize);
+    }
+    return {
+      tenantCount: this.#tenants.size,
+      timelines: running.map(observeTimeline),
+      total,
+      brokenCount: slots.filter(({ kind }) => kind === 'broken').length,
+      blocks: observeCache(this.#shared.blocks),
+      versions: observeCache(this.#shared.versions),
+    };
+  }
+
+  /** In turn, so that many timelines together take no more of the event loop than one. */
+  #countLogicalSize(id: TenantTimelineId, size: LogicalSize): Promise<void> {
+    if (this.#closed || !size.isWanted) return Promise.resolve();
+    const counted = this.#counting.then(async () => {
+      try {
+        if (!this.#closed) await size.count();
+      } catch (error) {
+        // Closed or deleted meanwhile: nobody is interested any more.
+        if (isPageliteError(error, 'closed')) return;
+        this.#options.log.warn('the logical size cannot be counted', { ...id, error: messageOf(error) });
+      }
+    });
+    this.#counting = counted;
+    return counted;
+  }
+
   /** Throws `notFound`, and `invalid` while other timelines branch from it. */
   async deleteTimeline(id: TenantTimelineId): Promise<void> {
     this.#checkOpen();
@@ -305,7 +370,10 @@ export class Pageserver {
       throw new PageliteError('invalid', `timeline ${id.timelineId} cannot be deleted: ${reason}`, { ...id });
     }
     timelines.set(id.timelineId, { kind: 'busy', ancestorId: null });
-    if (slot.kind === 'running') await slot.running.close();
+    if (slot.kind === 'running') {
+      await slot.running.close();
+      this.#deletedCounters.add(slot.running.timeline.counters);
+    }
     const folder = timelineFolder(id);
     const keys = (await this.#options.store.list(folder)).map(({ key }) => key);
     // The index first: without it the rest is waste, whenever we crash.

@@ -18,8 +18,10 @@ import { Flusher, type FlushLimits } from './flush.ts';
 import { type Ancestor, gather } from './gather.ts';
 import { ImageCreation, type ImageLimits } from './image-creation.ts';
 import { type IndexPart, type StoredIndex, timelineFolder } from './index-part.ts';
+import { LogicalSize } from './logical-size.ts';
 import { PageVersions } from './page-versions.ts';
 import { reconstructWhenReady, WorkBudget, type YieldTurn } from './reconstruct.ts';
+import { SlowReads } from './slow-reads.ts';
 import { Timeline } from './timeline.ts';
 import { TimelinePageService } from './timeline-page-service.ts';
 import { LsnWaiters } from './wait-lsn.ts';
@@ -52,6 +54,7 @@ export class RunningTimeline {
   readonly timeline: Timeline;
   readonly pages: TimelinePageService;
   readonly index: StoredIndex;
+  logicalSize: LogicalSize;
   readonly #shared: SharedParts;
   readonly #id: TenantTimelineId;
   readonly #folder: string;
@@ -91,12 +94,15 @@ export class RunningTimeline {
     this.#images = new ImageCreation({ ...parts, yieldToReads: () => this.#yieldToReads() });
     this.pages = new TimelinePageService(timeline, {
       yieldTurn,
+      clock,
+      slowReads: new SlowReads(id, clock, log),
       checkOpen: () => this.#checkOpen(),
       settled: () => this.#settling,
       onRedo: (prefix, block, records) => {
         if (records >= limits.imageChainRecordsMin * redoFactorForImage) this.#images.want(prefix, block);
       },
     });
+    this.logicalSize = this.#newLogicalSize();
     this.#receiver = new WalReceiver({
       target: timeline,
       services: shared.wal,
@@ -195,6 +201,8 @@ export class RunningTimeline {
       prevRecordLsn,
       layers.map(({ name, size }) => this.#layerFile(name, size)),
     );
+    // Those layers hold more than ingest knows of.
+    this.logicalSize = this.#newLogicalSize();
     this.#onFed(diskConsistentLsn);
     this.#onFlushed();
   }
@@ -220,6 +228,21 @@ export class RunningTimeline {
     await receiver;
     await this.#images.idle();
     for (const file of this.timeline.layers.files.layers()) file.forget();
+  }
+
+  /** Bytes of its own layer files. */
+  get layerBytes(): number {
+    return this.index.part.layers.reduce((sum, { size }) => sum + size, 0);
+  }
+
+  #newLogicalSize(): LogicalSize {
+    const { clock, yieldTurn } = this.#shared;
+    return new LogicalSize({
+      timeline: this.timeline,
+      clock,
+      yieldTurn,
+      readerAt: (lsn) => this.pages.readerAt(lsn),
+    });
   }
 
   #checkOpen(): void {
