@@ -54,7 +54,7 @@ const commonErrors: Readonly<Record<number, string>> = {
 
 export function describeApi(info: ApiInfo, routes: readonly Route[]): OpenApi {
   const schemas = new Components();
-  const error = schemas.reference(errorBody, 'output');
+  const error = schemas.schema(errorBody, 'output');
   const errorContent = { 'application/json': { schema: error } };
   const responses = Object.fromEntries(
     Object.entries(commonErrors).map(([status, description]) => [status, { description, content: errorContent }]),
@@ -111,13 +111,13 @@ function pathParameters({ parameters }: Route, schemas: Components): Json[] {
     name,
     in: 'path',
     required: true,
-    ...described(schemas.reference(schema, 'input')),
+    ...described(schemas.schema(schema, 'input')),
   }));
 }
 
 function queryParameters({ query }: Route, schemas: Components): Json[] {
   if (query === undefined) return [];
-  const { properties = {}, required = [] } = schemas.inline(query, 'input') as {
+  const { properties = {}, required = [] } = schemas.schema(query, 'input') as {
     properties?: Json;
     required?: string[];
   };
@@ -140,14 +140,14 @@ function requestBody({ body, bytes }: Route, schemas: Components): Json | null {
     return { required: true, description: bytes, content: { 'application/octet-stream': { schema: {} } } };
   }
   if (body === undefined) return null;
-  const schema = schemas.reference(body, 'input');
+  const schema = schemas.schema(body, 'input');
   return { required: !body.safeParse({}).success, content: { 'application/json': { schema } } };
 }
 
 function answers({ answer }: Route, schemas: Components): Json {
   const { status, description } = answer;
   if (answer.kind === 'json') {
-    const schema = schemas.reference(answer.schema, 'output');
+    const schema = schemas.schema(answer.schema, 'output');
     return { [status]: { description, content: { 'application/json': { schema } } } };
   }
   const headers = Object.entries(answer.headers ?? {}).map(([name, text]) => [
@@ -179,38 +179,30 @@ function errors(route: Route, content: Json): Json {
 
 /** The schemas that have a name, as they are met. */
 class Components {
-  readonly all: { [name: string]: Json } = {};
+  readonly all: Record<string, Json> = {};
 
-  /** A reference for a schema with an id; others as they are. */
-  reference(schema: z.ZodType, io: 'input' | 'output'): Json {
-    const { id } = z.globalRegistry.get(schema) ?? {};
-    const json = this.inline(schema, io);
-    return typeof id === 'string' ? this.#refer(id, json) : json;
-  }
-
-  inline(schema: z.ZodType, io: 'input' | 'output'): Json {
-    const json = z.toJSONSchema(schema, {
-      io,
-      override: ({ jsonSchema }) => {
-        if (io === 'output' && jsonSchema.additionalProperties === false) delete jsonSchema.additionalProperties;
-      },
-    });
-    const { $schema: _, $defs = {}, id: __, ...rest } = withReferences(json) as Json;
-    for (const [name, def] of Object.entries($defs as Json)) {
-      const { id: ___, ...named } = def as Json;
-      this.#refer(name, named);
-    }
+  /** A schema with an id is a reference to it, also inside of others. */
+  schema(schema: z.ZodType, io: 'input' | 'output'): Json {
+    const json = z.toJSONSchema(schema, { io, override: ({ jsonSchema }) => simplify(jsonSchema, io) });
+    const { $schema: _, $defs = {}, ...rest } = withReferences(json) as Json;
+    for (const [name, named] of Object.entries($defs as Json)) this.#add(name, named as Json);
     return rest;
   }
 
-  #refer(name: string, json: Json): Json {
+  #add(name: string, json: Json): void {
     const before = this.all[name];
     if (before !== undefined && JSON.stringify(before) !== JSON.stringify(json)) {
       throw new Error(`two schemas are called ${name}`);
     }
     this.all[name] = json;
-    return { $ref: `#/components/schemas/${name}` };
   }
+}
+
+/** What holds of every number here goes without saying. */
+function simplify(schema: z.core.JSONSchema.BaseSchema, io: 'input' | 'output'): void {
+  if (io === 'output' && schema.additionalProperties === false) delete schema.additionalProperties;
+  if (schema.maximum === Number.MAX_SAFE_INTEGER) delete schema.maximum;
+  if (schema.minimum === Number.MIN_SAFE_INTEGER) delete schema.minimum;
 }
 
 function withReferences(json: unknown): unknown {

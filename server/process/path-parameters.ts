@@ -1,7 +1,6 @@
 /** What the parts of paths in our HTTP APIs stand for, and `route` for paths that are made of them. */
 import { z } from 'zod';
 import { PageliteError } from '../../engine/errors.ts';
-import { parseLayerName } from '../../engine/layers/layer-name.ts';
 import { type TenantId, type TenantTimelineId, type TimelineId, tenantId, timelineId } from '../../engine/model/ids.ts';
 import { type PathParameter, routesWith } from './http-routes.ts';
 
@@ -13,11 +12,13 @@ const importId: PathParameter<string> = {
   schema: z.string().describe('Id of an import, as the request that began it answered'),
   parse: (text) => text,
 };
+/** Not parsed: keys that a caller thinks up are none to remember (engine/model/key.ts). */
+const layerName = /^[0-9A-F]{36}-[0-9A-F]{36}__[0-9A-F]{16}(-[0-9A-F]{16})?$/;
 /** A name that is one: nothing else becomes a part of a file's path. */
 const layerFileName: PathParameter<string> = {
-  schema: z.string().describe('Name of a layer file: its keys and LSNs'),
+  schema: z.string().regex(layerName).describe('Name of a layer file: its keys and LSNs'),
   parse: (text) => {
-    if (parseLayerName(text) === null) throw new PageliteError('invalid', `"${text}" is not the name of a layer`);
+    if (!layerName.test(text)) throw new PageliteError('invalid', `"${text}" is not the name of a layer`);
     return text;
   },
 };
