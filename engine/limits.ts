@@ -86,6 +86,13 @@ export const frozenLayersMax = 2;
 export const blockCacheBytesMax = 64 * 1024 * 1024;
 /** Pages that were rebuilt from records, kept for the next read, all timelines together. */
 export const pageVersionsBytesMax = 32 * 1024 * 1024;
+/** A read of pages that takes this long, or looks into this many layers for one page (Neon warns at 100), is told to the log. */
+export const slowReadMs = 1_000;
+export const slowReadLayers = 100;
+/** A timeline tells of slow reads this often at most. */
+export const slowReadLogPauseMs = 10_000;
+/** How long somebody who asks for a timeline waits until its logical size is counted for the first time. */
+export const logicalSizeWaitMs = 250;
 /** WAL records redone before the event loop has a turn: about 10 ms. */
 export const redoRecordsPerTurn = 2000;
 /** WAL bytes ingested before the event loop has a turn: about 3 ms. */

@@ -4,6 +4,7 @@
  *
  * Hot: looked up once per block reference of every record; an array indexed by the interned prefix's id.
  */
+import { must } from '../assert.ts';
 import { PageliteError } from '../errors.ts';
 import { formatKey, type KeyPrefix, sizeBlock } from '../model/key.ts';
 import type { Lsn } from '../model/lsn.ts';
@@ -33,10 +34,16 @@ export class RelSizes {
   readonly #sizes: (number | undefined)[] = [];
   readonly #image = new Uint8Array(4);
   readonly #view = new DataView(this.#image.buffer);
+  #blocksAdded = 0;
 
   constructor(reader: ValueReader, sink: ValueSink) {
     this.#reader = reader;
     this.#sink = sink;
+  }
+
+  /** By how many blocks all relations together have grown here. */
+  get blocksAdded(): number {
+    return this.#blocksAdded;
   }
 
   /** Size in blocks, `noRel`, or undefined if it has to be loaded first. */
@@ -52,14 +59,22 @@ export class RelSizes {
     return size;
   }
 
+  /** The caller has loaded the size that was. */
   set(prefix: KeyPrefix, lsn: Lsn, blocks: number): void {
+    this.#count(prefix, blocks);
     this.#sizes[prefix.id] = blocks;
     this.#view.setUint32(0, blocks, true);
     this.#sink.putImage(prefix, sizeBlock, lsn, this.#image);
   }
 
+  /** The caller has loaded the size that was. */
   drop(prefix: KeyPrefix, lsn: Lsn): void {
+    this.#count(prefix, 0);
     this.#sizes[prefix.id] = noRel;
     this.#sink.putImage(prefix, sizeBlock, lsn, tombstone);
+  }
+
+  #count(prefix: KeyPrefix, blocks: number): void {
+    this.#blocksAdded += blocks - Math.max(0, must(this.#sizes[prefix.id], 'a size is loaded before it is changed'));
   }
 }

@@ -57,6 +57,11 @@ export class WalIngest {
     return new WalIngest(await IngestContext.open(reader, sink, checkpoint));
   }
 
+  /** By how many blocks the records so far have grown relations. */
+  get blocksAdded(): number {
+    return this.#context.sizes.blocksAdded;
+  }
+
   ingest(record: WalRecord): void | Promise<void> {
     const context = this.#context;
     context.checkpoint.sawXid(record.xid);

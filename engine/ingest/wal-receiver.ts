@@ -9,6 +9,7 @@
  * - records are ingested once each, in order, from lastRecordLsn on; after a lost connection reading goes on at the last whole record
  * - lastRecordLsn only moves past records that are ingested completely
  */
+import type { TimelineCounters } from '../counters.ts';
 import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
 import { ingestBytesPerTurn, walReceiverPauseMaxMs, walReceiverPauseMinMs, walReceiverSilenceMs } from '../limits.ts';
 import type { TenantTimelineId } from '../model/ids.ts';
@@ -25,6 +26,8 @@ export interface IngestTarget extends ValueSink, ValueReader {
   readonly prevRecordLsn: Lsn;
   /** Why ingest ended for good, if it did. */
   readonly stopped: Error | null;
+  readonly counters: TimelineCounters;
+  blocksAdded: number;
   advance(lsn: Lsn, prevLsn: Lsn): void;
   stop(error: Error): void;
 }
@@ -198,6 +201,7 @@ export class WalReceiver {
   async #ingestChunk(decoder: WalDecoder, chunk: WalChunk): Promise<void> {
     const { yieldTurn, afterBatch } = this.#parts;
     if (chunk.bytes.length === 0) return;
+    this.#parts.target.counters.walBytesReceived += chunk.bytes.length;
     feed(decoder, chunk);
     for (let more = true; more; ) {
       more = await this.#ingestBatch(decoder);
@@ -216,14 +220,18 @@ export class WalReceiver {
     let doneLsn = target.lastRecordLsn;
     let donePrevLsn = target.prevRecordLsn;
     const stopAt = doneLsn + ingestBytesPerTurn;
+    const { counters } = target;
     try {
       this.#ingest ??= await WalIngest.open(target, target);
       const ingest = this.#ingest;
       while (doneLsn < stopAt) {
         const record = decoder.next();
         if (record === null) return false;
+        const putBefore = counters.valuesPutCount;
         const pending = ingest.ingest(record);
         if (pending !== undefined) await pending;
+        counters.walRecordsReceived++;
+        if (counters.valuesPutCount > putBefore) counters.walRecordsCommitted++;
         doneLsn = record.endLsn;
         donePrevLsn = record.lsn;
       }
@@ -234,7 +242,10 @@ export class WalReceiver {
       throw new IngestError(error);
     } finally {
       // Also after a failure: the records before it are whole.
-      if (doneLsn > target.lastRecordLsn && target.stopped === null) target.advance(doneLsn, donePrevLsn);
+      if (doneLsn > target.lastRecordLsn && target.stopped === null) {
+        target.blocksAdded = this.#ingest?.blocksAdded ?? 0;
+        target.advance(doneLsn, donePrevLsn);
+      }
     }
   }
 }

@@ -15,6 +15,9 @@ export interface CacheEntry {
 
 export class ClockCache {
   readonly bytesMax: number;
+  /** Counted by the owners: how often something was looked for here, and was here. */
+  lookups = 0;
+  hits = 0;
   #bytes = 0;
   #entries: CacheEntry[] = [];
   #hand = 0;

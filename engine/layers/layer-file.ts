@@ -111,12 +111,14 @@ export class LayerFile {
 
   holdBlocks(first: number, last: number): HeldBlocks | Promise<HeldBlocks> {
     const blocks: DataBlock[] = [];
+    this.#cache.lookups += last - first + 1;
     for (let i = first; i <= last; i++) {
       const cached = this.#resident[i];
       if (cached === undefined) return this.#load(first, last);
       cached.used = true;
       blocks.push(cached.block);
     }
+    this.#cache.hits += blocks.length;
     return { first, blocks };
   }
 
@@ -155,7 +157,8 @@ export class LayerFile {
     const pending: (DataBlock | Promise<DataBlock>)[] = [];
     for (let i = first; i <= last; i++) {
       const cached = this.#resident[i];
-      if (cached === undefined && !this.#loading.has(i)) this.#startRun(i, last);
+      if (cached !== undefined) this.#cache.hits++;
+      else if (!this.#loading.has(i)) this.#startRun(i, last);
       pending.push(cached?.block ?? this.#loading.get(i)!);
     }
     return { first, blocks: await Promise.all(pending) };

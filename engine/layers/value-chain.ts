@@ -17,6 +17,8 @@ export class ValueChain {
   complete = false;
   /** Versions at or below this LSN are not needed: `known` is the whole value as of it. */
   knownLsn = -1;
+  /** Layers that were looked into for it so far. */
+  layersVisited = 0;
   known: Uint8Array | null = null;
 
   constructor(prefix: KeyPrefix, block: number) {

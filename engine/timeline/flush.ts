@@ -14,8 +14,9 @@ import { messageOf } from '../errors.ts';
 import { writeDeltaLayer } from '../layers/delta-layer.ts';
 import type { InMemoryLayer } from '../layers/in-memory-layer.ts';
 import type { LayerFile } from '../layers/layer-file.ts';
+import type { WrittenLayer } from '../layers/layer-writer.ts';
 import { formatLsn, type Lsn } from '../model/lsn.ts';
-import type { Log } from '../services.ts';
+import type { Clock, Log } from '../services.ts';
 import type { LayerEntry } from './index-part.ts';
 import type { YieldTurn } from './reconstruct.ts';
 import type { Timeline } from './timeline.ts';
@@ -29,6 +30,7 @@ export interface FlushLimits {
 export interface FlushParts {
   readonly timeline: Timeline;
   readonly uploads: UploadQueue;
+  readonly clock: Clock;
   readonly log: Log;
   readonly limits: FlushLimits;
   readonly yieldTurn: YieldTurn;
@@ -104,17 +106,14 @@ export class Flusher {
   }
 
   async #run(): Promise<void> {
-    const { timeline, log, uploads } = this.#parts;
+    const { timeline, log } = this.#parts;
     try {
       while (this.#frozen.length > 0) {
         const frozen = this.#frozen[0]!;
         const lsnEnd = must(frozen.layer.lsnEnd);
-        const written = await writeDeltaLayer(timeline.id, frozen.layer, lsnEnd, this.#parts.yieldTurn);
-        const entries = written === null ? [] : [await uploads.addLayer(written)];
-        const files = entries.map((entry) => this.#parts.openLayer(entry));
-        const stored = this.#changeIndex(frozen, entries);
-        if (!uploads.isStaged) await stored;
-        timeline.flushed(frozen.layer, files);
+        const written = await timeline.counters.layerFlush.time(this.#parts.clock, () =>
+          this.#writeOut(frozen, lsnEnd),
+        );
         this.#frozen.shift();
         log.debug('flushed a layer', { ...timeline.id, layer: written?.name, lsn: formatLsn(lsnEnd - 1) });
         if (this.#frozen.length < this.#parts.limits.frozenLayersMax) {
@@ -130,6 +129,17 @@ export class Flusher {
       }
       throw error;
     }
+  }
+
+  async #writeOut(frozen: Frozen, lsnEnd: Lsn): Promise<WrittenLayer | null> {
+    const { timeline, uploads, yieldTurn } = this.#parts;
+    const written = await writeDeltaLayer(timeline.id, frozen.layer, lsnEnd, yieldTurn);
+    const entries = written === null ? [] : [await uploads.addLayer(written)];
+    const files = entries.map((entry) => this.#parts.openLayer(entry));
+    const stored = this.#changeIndex(frozen, entries);
+    if (!uploads.isStaged) await stored;
+    timeline.flushed(frozen.layer, files);
+    return written;
   }
 
   #changeIndex(frozen: Frozen, entries: readonly LayerEntry[]): Promise<void> {

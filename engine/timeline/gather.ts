@@ -11,6 +11,7 @@
  * - a chain holds versions in [0, lsnEnd), newest first, without a gap down to its last
  * - a key that a complete image layer does not have did not exist at its LSN: in a timeline without an ancestor the search ends there
  */
+import type { TimelineCounters } from '../counters.ts';
 import type { InMemoryLayer } from '../layers/in-memory-layer.ts';
 import type { HeldBlocks, LayerFile } from '../layers/layer-file.ts';
 import type { LayerMap, SearchResult } from '../layers/layer-map.ts';
@@ -39,6 +40,7 @@ export interface TimelineView {
   readonly ancestor: Ancestor | null;
   /** Reads that wait for something while they use the layers. */
   readonly readers: Readers;
+  readonly counters: TimelineCounters;
   /** Resolves when all WAL up to `lsn` is ingested; undefined if it is already. */
   waitLsn(lsn: Lsn, signal?: AbortSignal): Promise<void> | undefined;
 }
@@ -75,6 +77,8 @@ class Gather {
   readonly #prefix: KeyPrefix;
   readonly #firstBlock: number;
   readonly #signal: AbortSignal | undefined;
+  /** Of the timeline that is read, whichever of its ancestors is looked into. */
+  readonly #counters: TimelineCounters;
   #view: TimelineView;
   #files: LayerMap<LayerFile>;
   #work: Item[] = [];
@@ -93,6 +97,7 @@ class Gather {
     this.#prefix = prefix;
     this.#firstBlock = firstBlock;
     this.#signal = signal;
+    this.#counters = view.counters;
     this.#view = view;
     this.#files = view.layers.files;
     this.#enter(view, lsnEnd);
@@ -108,6 +113,7 @@ class Gather {
     for (;;) {
       const item = this.#work.at(-1);
       const wait = item === undefined ? this.#descend() : this.#searchFiles(item);
+      if (wait === done) this.#countReads();
       if (wait !== undefined) return wait;
     }
   }
@@ -141,7 +147,10 @@ class Gather {
         chain.knownLsn = version.lsn;
         chain.known = version.bytes;
       }
-      for (let i = 0; i < memory.length && !chain.complete; i++) memory[i]!.collect(chain, chain.knownLsn + 1, lsnEnd);
+      for (let i = 0; i < memory.length && !chain.complete; i++) {
+        chain.layersVisited++;
+        memory[i]!.collect(chain, chain.knownLsn + 1, lsnEnd);
+      }
     }
     const fileEnd = Math.min(lsnEnd, filesLsnEnd);
     this.#work.push({
@@ -192,16 +201,25 @@ class Gather {
     to: number,
     found: SearchResult<LayerFile>,
   ): void {
-    if (held !== null) {
-      for (let block = item.first; block < item.end; block++) {
-        const chain = this.#chains[block - this.#firstBlock]!;
-        if (!chain.complete && chain.knownLsn < to) layer.collect(held, chain, Math.max(from, chain.knownLsn + 1), to);
-      }
+    for (let block = item.first; block < item.end; block++) {
+      const chain = this.#chains[block - this.#firstBlock]!;
+      if (chain.complete || chain.knownLsn >= to) continue;
+      // Also if its index alone says that the layer has nothing of this key.
+      chain.layersVisited++;
+      if (held !== null) layer.collect(held, chain, Math.max(from, chain.knownLsn + 1), to);
     }
     // Below a complete image a timeline that branches from none has nothing more.
     const isLast = layer.isComplete && this.#view.ancestor === null;
     item.lsnEnd = isLast ? 0 : found.lsnEnd;
     item.imageEnd = isLast ? 0 : found.imageEnd;
+  }
+
+  #countReads(): void {
+    const { layersPerRead, deltasPerRead } = this.#counters;
+    for (const { layersVisited, kinds } of this.#chains) {
+      layersPerRead.observe(layersVisited);
+      deltasPerRead.observe(kinds.at(-1) === valueKind.image ? kinds.length - 1 : kinds.length);
+    }
   }
 
   /** Whether nothing below `lsnEnd` is needed. Then a known version, if that is why, becomes the chain's last. */
@@ -231,6 +249,7 @@ class Gather {
     const open = this.#chains.filter((chain) => !chain.complete);
     const images = await service.getImages({ requestLsn: lsn, notModifiedSince: lsn }, open, this.#signal);
     for (const [i, chain] of open.entries()) {
+      chain.layersVisited++;
       const image = images[i] ?? nothing;
       chain.add(lsn, valueKind.image, image);
       this.#view.versions.keep(chain.prefix, chain.block, lsn, image);

@@ -16,7 +16,7 @@ import type { ValueChain } from '../layers/value-chain.ts';
 import { comparePrefixes, formatKey, type KeyPrefix } from '../model/key.ts';
 import type { Lsn } from '../model/lsn.ts';
 import { isSelfContained, type ValueKind } from '../model/value.ts';
-import type { Log } from '../services.ts';
+import type { Clock, Log } from '../services.ts';
 import { gather } from './gather.ts';
 import type { LayerEntry } from './index-part.ts';
 import { reconstructWhenReady, WorkBudget, type YieldTurn } from './reconstruct.ts';
@@ -32,6 +32,7 @@ export interface ImageLimits {
 export interface ImageCreationParts {
   readonly timeline: Timeline;
   readonly uploads: UploadQueue;
+  readonly clock: Clock;
   readonly log: Log;
   readonly limits: ImageLimits;
   readonly yieldTurn: YieldTurn;
@@ -65,9 +66,10 @@ export class ImageCreation {
 
   /** Starts a run if there is something new in files. */
   kick(): void {
-    const { timeline, uploads, signal } = this.#parts;
+    const { timeline, uploads, clock, signal } = this.#parts;
     if (this.#running !== null || signal.aborted || uploads.part.imagedLsn >= timeline.diskConsistentLsn) return;
-    this.#running = this.#run()
+    this.#running = timeline.counters.createImages
+      .time(clock, () => this.#run())
       .catch((error) => {
         // Without images everything still reads, slower. The next flush tries again.
         if (!signal.aborted)

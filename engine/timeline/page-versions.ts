@@ -41,7 +41,9 @@ export class PageVersions {
   /** The kept version if its LSN is below `lsnEnd`. */
   find(prefix: KeyPrefix, block: number, lsnEnd: number): PageVersion | null {
     const version = this.#pages.get(prefix)?.get(block);
+    this.#budget.lookups++;
     if (version === undefined || version.lsn >= lsnEnd) return null;
+    this.#budget.hits++;
     version.used = true;
     return version;
   }

@@ -9,6 +9,7 @@
  * - a tenant that cannot be attached is there, and says why to whoever asks for it; others go on
  */
 
+import { TimelineCounters } from '../counters.ts';
 import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
 import { BlockCache } from '../layers/block-cache.ts';
 import { ClockCache } from '../layers/clock-cache.ts';
@@ -19,6 +20,7 @@ import {
   imageChainBytesMin,
   imageChainRecordsMin,
   imageLayerBytesMax,
+  logicalSizeWaitMs,
   openChainLengthMax,
   openLayerBytesMax,
   pageVersionsBytesMax,
@@ -42,6 +44,8 @@ import { type CommitPoint, clogCommits, spreadCommits } from './commit-history.t
 import { findLsnByTimestamp, type TimestampLsn, timestampOfLsn } from './find-lsn.ts';
 import type { GcResult } from './garbage-collection.ts';
 import { encodeChecked, type IndexPart, layerKey, tenantFolder } from './index-part.ts';
+import type { LogicalSize } from './logical-size.ts';
+import { observeCache, observeTimeline, type PageserverObservation } from './observation.ts';
 import type { YieldTurn } from './reconstruct.ts';
 import type { Retention } from './retention.ts';
 import type { RunningTimeline, SharedParts, TimelineLimits } from './running-timeline.ts';
@@ -121,6 +125,8 @@ export class Pageserver {
   readonly #shared: Omit<SharedParts, 'attachment' | 'config'>;
   readonly #tenants = new Map<TenantId, TenantSlot>();
   #closed = false;
+  /** The logical sizes that are being counted. */
+  #counting: Promise<void> = Promise.resolve();
   /** Timelines whose layers are made elsewhere. */
   readonly imports: TimelineImports;
 
@@ -140,6 +146,7 @@ export class Pageserver {
       blocks: new BlockCache(limits.blockCacheBytesMax),
       versions: new ClockCache(limits.pageVersionsBytesMax),
       yieldTurn: options.yieldTurn ?? (() => clock.sleep(0)),
+      deletedCounters: new TimelineCounters(),
     };
     this.imports = new TimelineImports({
       store,
@@ -364,6 +371,63 @@ export class Pageserver {
   /** Removes what a timeline no longer has to keep. */
   async collectGarbage(id: TenantTimelineId): Promise<GcResult> {
     return this.#tenant(id.tenantId).collectGarbage(id.timelineId, true);
+  }
+
+  /**
+   * Bytes of all relations at the timeline's end. Counted when it is asked for first, one timeline at a time; null if that takes longer than
+   * `logicalSizeWaitMs`, or cannot be done: ask again later.
+   */
+  async logicalSize(id: TenantTimelineId): Promise<number | null> {
+    const { logicalSize } = this.#running(id);
+    const { clock } = this.#options;
+    if (logicalSize.bytes === null) {
+      const timer = new AbortController();
+      const timeout = clock.sleep(logicalSizeWaitMs, timer.signal).catch(() => {});
+      await Promise.race([this.#countLogicalSize(id, logicalSize), timeout]);
+      timer.abort();
+    }
+    return logicalSize.bytes;
+  }
+
+  /** Bytes of a timeline's own layer files; 0 if it cannot be opened. */
+  physicalSize(id: TenantTimelineId): number {
+    return this.#tenant(id.tenantId).find(id.timelineId)?.layerBytes ?? 0;
+  }
+
+  /** Numbers for operators. Begins to count logical sizes that nobody has asked for yet. */
+  observe(): PageserverObservation {
+    const tenants = [...this.#tenants.values()].flatMap((slot) => (slot.kind === 'attached' ? [slot.tenant] : []));
+    const running = tenants.flatMap((tenant) => tenant.runningTimelines());
+    const total = new TimelineCounters();
+    total.add(this.#shared.deletedCounters);
+    for (const { timeline, logicalSize } of running) {
+      total.add(timeline.counters);
+      void this.#countLogicalSize(timeline.id, logicalSize);
+    }
+    return {
+      tenantCount: this.#tenants.size,
+      timelines: running.map(observeTimeline),
+      total,
+      brokenCount: tenants.reduce((sum, { brokenCount }) => sum + brokenCount, 0),
+      blocks: observeCache(this.#shared.blocks),
+      versions: observeCache(this.#shared.versions),
+    };
+  }
+
+  /** In turn, so that many timelines together take no more of the event loop than one. */
+  #countLogicalSize(id: TenantTimelineId, size: LogicalSize): Promise<void> {
+    if (this.#closed || !size.isWanted) return Promise.resolve();
+    const counted = this.#counting.then(async () => {
+      try {
+        if (!this.#closed) await size.count();
+      } catch (error) {
+        // Closed or deleted meanwhile: nobody is interested any more.
+        if (isPageliteError(error, 'closed')) return;
+        this.#options.log.warn('the logical size cannot be counted', { ...id, error: messageOf(error) });
+      }
+    });
+    this.#counting = counted;
+    return counted;
   }
 
   /** Throws `notFound`, and `invalid` while other timelines branch from it. */

@@ -3,6 +3,7 @@
  */
 
 import { must } from '../assert.ts';
+import type { TimelineCounters } from '../counters.ts';
 import { messageOf, PageliteError } from '../errors.ts';
 import { WalReceiver } from '../ingest/wal-receiver.ts';
 import type { BlockCache } from '../layers/block-cache.ts';
@@ -18,9 +19,11 @@ import { collectGarbage, type GcResult } from './garbage-collection.ts';
 import { type Ancestor, gather } from './gather.ts';
 import { ImageCreation, type ImageLimits } from './image-creation.ts';
 import { type IndexPart, type LayerEntry, layerKey, type StoredIndex, timelineFolder } from './index-part.ts';
+import { LogicalSize } from './logical-size.ts';
 import { LsnLeases } from './lsn-leases.ts';
 import { PageVersions } from './page-versions.ts';
 import { reconstructWhenReady, WorkBudget, type YieldTurn } from './reconstruct.ts';
+import { SlowReads } from './slow-reads.ts';
 import type { TenantAttachment } from './tenant-claims.ts';
 import type { TenantConfig } from './tenant-config.ts';
 import { Timeline } from './timeline.ts';
@@ -50,6 +53,8 @@ export interface SharedParts {
   readonly blocks: BlockCache;
   readonly versions: ClockCache;
   readonly yieldTurn: YieldTurn;
+  /** What happened in timelines that are deleted. */
+  readonly deletedCounters: TimelineCounters;
 }
 
 /** Turns of the event loop that image creation lets pass at most while reads are being served. */
@@ -62,6 +67,7 @@ export class RunningTimeline {
   readonly pages: TimelinePageService;
   readonly uploads: UploadQueue;
   readonly leases = new LsnLeases();
+  logicalSize: LogicalSize;
   readonly #shared: SharedParts;
   readonly #id: TenantTimelineId;
   readonly #flusher: Flusher;
@@ -102,12 +108,14 @@ export class RunningTimeline {
     });
     const { uploads } = this;
     const openLayer = (entry: LayerEntry) => layerFileOf(id, entry, shared);
-    const parts = { timeline, uploads, log, limits, yieldTurn, openLayer, signal };
+    const parts = { timeline, uploads, clock, log, limits, yieldTurn, openLayer, signal };
     const checkpointDistance = () => shared.config().checkpoint_distance;
     this.#flusher = new Flusher({ ...parts, checkpointDistance, onFlushed: () => this.#onFlushed() });
     this.#images = new ImageCreation({ ...parts, yieldToReads: () => this.#yieldToReads() });
     this.pages = new TimelinePageService(timeline, {
       yieldTurn,
+      clock,
+      slowReads: new SlowReads(id, clock, log),
       checkOpen: () => this.#checkOpen(),
       settled: () => this.#settling,
       remoteConsistentLsn: () => uploads.storedPart.diskConsistentLsn,
@@ -121,6 +129,7 @@ export class RunningTimeline {
         if (records >= limits.imageChainRecordsMin * redoFactorForImage) this.#images.want(prefix, block);
       },
     });
+    this.logicalSize = this.#newLogicalSize();
     this.#receiver = new WalReceiver({
       target: timeline,
       services: shared.wal,
@@ -219,6 +228,8 @@ export class RunningTimeline {
       prevRecordLsn,
       layers.map((entry) => layerFileOf(this.#id, entry, this.#shared)),
     );
+    // Those layers hold more than ingest knows of.
+    this.logicalSize = this.#newLogicalSize();
     this.#onFed(diskConsistentLsn);
     this.#onFlushed();
   }
@@ -253,6 +264,21 @@ export class RunningTimeline {
     await this.#images.idle();
     await this.uploads.close();
     for (const file of this.timeline.layers.files.layers()) file.forget();
+  }
+
+  /** Bytes of its own layer files. */
+  get layerBytes(): number {
+    return this.uploads.part.layers.reduce((sum, { size }) => sum + size, 0);
+  }
+
+  #newLogicalSize(): LogicalSize {
+    const { clock, yieldTurn } = this.#shared;
+    return new LogicalSize({
+      timeline: this.timeline,
+      clock,
+      yieldTurn,
+      readerAt: (lsn) => this.pages.readerAt(lsn),
+    });
   }
 
   #checkOpen(): void {

@@ -126,6 +126,21 @@ export class Tenant {
     return slot.running;
   }
 
+  runningTimelines(): RunningTimeline[] {
+    return [...this.#timelines.values()].flatMap((slot) => (slot.kind === 'running' ? [slot.running] : []));
+  }
+
+  /** Timelines that could not be opened. */
+  get brokenCount(): number {
+    return [...this.#timelines.values()].filter(({ kind }) => kind === 'broken').length;
+  }
+
+  /** Null if there is none that runs. */
+  find(timeline: TimelineId): RunningTimeline | null {
+    const slot = this.#timelines.get(timeline);
+    return slot?.kind === 'running' ? slot.running : null;
+  }
+
   /** See Pageserver.createTimeline. */
   createTimeline(
     timeline: TimelineId,
@@ -181,7 +196,10 @@ export class Tenant {
     const { store, attachment } = this.#shared;
     await attachment.check();
     this.#timelines.set(timeline, { kind: 'busy', ancestorId: null });
-    if (slot.kind === 'running') await slot.running.close();
+    if (slot.kind === 'running') {
+      await slot.running.close();
+      this.#shared.deletedCounters.add(slot.running.timeline.counters);
+    }
     await deleteFiles(store, id);
     this.#parts.imports.forget(id);
     this.#timelines.delete(timeline);

@@ -14,10 +14,11 @@ import type { TenantTimelineId } from '../model/ids.ts';
 import { type Key, type KeyPrefix, relPrefix, sizeBlock } from '../model/key.ts';
 import { formatLsn, invalidLsn, type Lsn } from '../model/lsn.ts';
 import type { BlockNumber, RelTag } from '../model/rel.ts';
-import type { Basebackup, PageService, ReadLsn, TimelineStatus, ValueReader } from '../services.ts';
+import type { Basebackup, Clock, PageService, ReadLsn, TimelineStatus, ValueReader } from '../services.ts';
 import { recordEnd } from '../wal/wal-page.ts';
 import { gather } from './gather.ts';
 import { reconstructWhenReady, WorkBudget, type YieldTurn } from './reconstruct.ts';
+import type { SlowReads } from './slow-reads.ts';
 import type { Timeline } from './timeline.ts';
 import { throwIfCancelled } from './wait-lsn.ts';
 
@@ -33,6 +34,8 @@ export interface PageServiceHooks {
   isLeased(lsn: Lsn): boolean;
   /** How long `lsn` is kept from now on, in milliseconds. */
   lease(lsn: Lsn): number;
+  readonly clock: Clock;
+  readonly slowReads: SlowReads;
   /** A chain of this many values was redone for a read. */
   onRedo(prefix: KeyPrefix, block: number, records: number): void;
 }
@@ -96,6 +99,7 @@ export class TimelinePageService implements PageService {
       throw new PageliteError('invalid', `${blockCount} pages asked for, 1 to ${pagesPerRequestMax} are possible`);
     }
     const lsn = await this.#begin(at, signal);
+    const startMs = this.#hooks.clock.now();
     try {
       const prefix = relPrefix(rel);
       const size = await this.#relSize(prefix, lsn, signal);
@@ -117,6 +121,7 @@ export class TimelinePageService implements PageService {
         if (page.length !== pageSize) throw wrongLength(chain, page);
         out.set(page, i * pageSize);
       }
+      this.#hooks.slowReads.observe(chains, lsn, startMs);
       return out;
     } finally {
       this.#leave(lsn);

@@ -10,12 +10,13 @@
  * - a layer is frozen at a record boundary
  */
 import { assert } from '../assert.ts';
+import { TimelineCounters } from '../counters.ts';
 import { PageliteError } from '../errors.ts';
 import { InMemoryLayer } from '../layers/in-memory-layer.ts';
 import type { LayerFile } from '../layers/layer-file.ts';
 import { LayerMap } from '../layers/layer-map.ts';
 import type { TenantTimelineId, TimelineId } from '../model/ids.ts';
-import type { KeyPrefix } from '../model/key.ts';
+import { type KeyPrefix, keyKind, sizeBlock } from '../model/key.ts';
 import { formatLsn, type Lsn, maxLsn } from '../model/lsn.ts';
 import type { Clock, ValueReader, ValueSink, WalRedo } from '../services.ts';
 import { type Ancestor, gather, type LayerSnapshot, type TimelineView } from './gather.ts';
@@ -54,7 +55,11 @@ export class Timeline implements TimelineView, ValueSink, ValueReader {
   readonly versions: PageVersions;
   readonly redo: WalRedo;
   readonly readers = new Readers();
+  readonly counters = new TimelineCounters();
+  /** By how many blocks ingest has grown relations since this process has the timeline, as of lastRecordLsn. */
+  blocksAdded = 0;
   readonly #waiters: LsnWaiters;
+  readonly #clock: Clock;
   readonly #openChainLengthMax: number;
 
   #open: InMemoryLayer;
@@ -76,6 +81,7 @@ export class Timeline implements TimelineView, ValueSink, ValueReader {
     this.ancestor = start.ancestor;
     this.redo = parts.redo;
     this.versions = parts.versions;
+    this.#clock = parts.clock;
     this.#waiters = new LsnWaiters(parts.clock, parts.waitLsnTimeoutMs);
     this.#openChainLengthMax = parts.openChainLengthMax;
     this.#lastRecordLsn = start.diskConsistentLsn;
@@ -133,14 +139,23 @@ export class Timeline implements TimelineView, ValueSink, ValueReader {
 
   putRecord(prefix: KeyPrefix, block: number, lsn: Lsn, handle: number, willInit: boolean): void {
     this.#open.putRecord(prefix, block, lsn, handle, willInit);
+    this.#countPut(prefix, block, true);
   }
 
   putImage(prefix: KeyPrefix, block: number, lsn: Lsn, image: Uint8Array): void {
     this.#open.putImage(prefix, block, lsn, image);
+    this.#countPut(prefix, block, false);
   }
 
   putPatch(prefix: KeyPrefix, block: number, lsn: Lsn, patch: Uint8Array): void {
     this.#open.putPatch(prefix, block, lsn, patch);
+    this.#countPut(prefix, block, true);
+  }
+
+  /** Directories and sizes are no data. */
+  #countPut(prefix: KeyPrefix, block: number, isDelta: boolean): void {
+    const isData = prefix.kind === keyKind.rel && prefix.rel !== 0 && block !== sizeBlock;
+    this.counters.valuesPut[(isData ? 2 : 0) + (isDelta ? 1 : 0)]!++;
   }
 
   async getImage(prefix: KeyPrefix, block: number): Promise<Uint8Array | null> {
@@ -171,7 +186,7 @@ export class Timeline implements TimelineView, ValueSink, ValueReader {
   waitLsn(lsn: Lsn, signal?: AbortSignal): Promise<void> | undefined {
     if (lsn <= this.#lastRecordLsn) return;
     if (this.#stopped !== null) return Promise.reject(this.#stoppedError());
-    const wait = this.#waiters.wait(lsn, signal);
+    const wait = this.counters.waitLsn.time(this.#clock, () => this.#waiters.wait(lsn, signal));
     this.onWait();
     return wait;
   }

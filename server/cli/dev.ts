@@ -190,7 +190,7 @@ class DevServer {
   }
 
   /** The ports of `pagelite start`, moved on where they are taken and remembered for the other commands. */
-  async #servePorts({ pageserver, safekeeper, safekeeperStorage }: EmbeddedStorage): Promise<void> {
+  async #servePorts({ pageserver, safekeeper, safekeeperStorage, redoCounters }: EmbeddedStorage): Promise<void> {
     const log = this.#log;
     await this.#onFreePorts(async () => {
       const config = await this.#repository.update(async (config) => {
@@ -206,6 +206,7 @@ class DevServer {
       });
       const pages = await servePageserver({
         pageserver,
+        redoCounters,
         nodeId: nodeId(config.pageserver.id),
         random: nodeRandom,
         log,

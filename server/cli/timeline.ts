@@ -155,6 +155,7 @@ function timelineJson(timeline: TimelineInfo & { readonly name: string | null })
     ancestorLsn: text(timeline.ancestor?.lsn),
     startLsn: text(timeline.startLsn),
     lastRecordLsn: text(timeline.lastRecordLsn),
+    logicalBytes: timeline.logicalBytes,
     layerBytes: timeline.layerBytes,
     broken: timeline.broken,
   };

@@ -15,7 +15,9 @@ export interface TimelineInfo {
   /** Up to here the pageserver has ingested. Null if the timeline is broken. */
   readonly lastRecordLsn: Lsn | null;
   readonly startLsn: Lsn | null;
-  /** Bytes of layer files. */
+  /** Bytes of all relations at the end, its ancestors' pages included. Null if they are not counted yet, or it is broken. */
+  readonly logicalBytes: number | null;
+  /** Bytes of its own layer files. */
   readonly layerBytes: number | null;
   /** Why it is broken, or null. */
   readonly broken: string | null;

@@ -29,6 +29,7 @@ const timelineSchema = z.object({
   ancestor_lsn: lsnText.nullish(),
   last_record_lsn: lsnText.optional(),
   min_readable_lsn: lsnText.optional(),
+  current_logical_size: z.number().optional(),
   current_physical_size: z.number().optional(),
   state: stateText,
 });
@@ -252,6 +253,7 @@ function timelineInfo(info: z.infer<typeof timelineSchema>): TimelineInfo {
     ancestor: ancestor && lsn !== null && lsn !== undefined ? { timelineId: ancestor, lsn } : null,
     lastRecordLsn: info.last_record_lsn ?? null,
     startLsn: info.min_readable_lsn ?? null,
+    logicalBytes: info.current_logical_size ?? null,
     layerBytes: info.current_physical_size ?? null,
     broken: typeof state === 'string' ? null : state.Broken.reason,
   };

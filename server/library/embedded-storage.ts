@@ -18,6 +18,7 @@ import type { Pageserver } from '../../engine/timeline/pageserver.ts';
 import type { TimestampAnswer } from '../control-plane/branch-point.ts';
 import type { Repository } from '../control-plane/repository.ts';
 import type { CommitHistory, StorageApi, TimelineInfo } from '../control-plane/storage-api.ts';
+import { RedoCounters } from '../pageserver/metered-redo.ts';
 import { openPageserver } from '../pageserver/open-pageserver.ts';
 import type { PGliteArtefacts } from '../process/pglite-artefacts.ts';
 import { claimPidFile, type PidFile } from '../process/pid-file.ts';
@@ -37,17 +38,20 @@ export class EmbeddedStorage implements StorageApi {
   readonly pageserver: Pageserver;
   readonly safekeeper: Safekeeper;
   readonly safekeeperStorage: DiskSafekeeperStorage;
+  readonly redoCounters: RedoCounters;
   readonly #locks: readonly PidFile[];
 
   private constructor(
     pageserver: Pageserver,
     safekeeper: Safekeeper,
     safekeeperStorage: DiskSafekeeperStorage,
+    redoCounters: RedoCounters,
     locks: readonly PidFile[],
   ) {
     this.pageserver = pageserver;
     this.safekeeper = safekeeper;
     this.safekeeperStorage = safekeeperStorage;
+    this.redoCounters = redoCounters;
     this.#locks = locks;
   }
 
@@ -64,15 +68,17 @@ export class EmbeddedStorage implements StorageApi {
     const safekeeper = new Safekeeper({ nodeId: nodeId(safekeeperConfig.id), storage: wal, log });
     try {
       const dir = repository.pageserverDir;
+      const redoCounters = new RedoCounters();
       const pageserver = await openPageserver({
         dir,
         nodeId: nodeId(repository.readConfig().pageserver.id),
         wal: [safekeeper],
         artefacts,
         log,
+        redoCounters,
         ...(progress && { progress }),
       });
-      return new EmbeddedStorage(pageserver, safekeeper, wal, locks);
+      return new EmbeddedStorage(pageserver, safekeeper, wal, redoCounters, locks);
     } catch (error) {
       await safekeeper.close();
       for (const lock of locks) lock.release();
@@ -107,7 +113,7 @@ export class EmbeddedStorage implements StorageApi {
   async getTimeline(id: TenantTimelineId): Promise<TimelineInfo> {
     try {
       const pages = await this.pageserver.openPages(id);
-      return timelineInfo(id.timelineId, await pages.getStatus());
+      return timelineInfo(id.timelineId, await pages.getStatus(), await this.pageserver.logicalSize(id));
     } catch (error) {
       if (!isPageliteError(error, 'corrupt')) throw error;
       const { message: broken } = error;
@@ -116,6 +122,7 @@ export class EmbeddedStorage implements StorageApi {
         ancestor: null,
         lastRecordLsn: null,
         startLsn: null,
+        logicalBytes: null,
         layerBytes: null,
         broken,
       };
@@ -167,7 +174,7 @@ function claimAll(repository: Repository, safekeeperId: number): PidFile[] {
   }
 }
 
-function timelineInfo(timelineId: TimelineId, status: TimelineStatus): TimelineInfo {
+function timelineInfo(timelineId: TimelineId, status: TimelineStatus, logicalBytes: number | null): TimelineInfo {
   return {
     timelineId,
     ancestor: status.ancestor && {
@@ -176,6 +183,7 @@ function timelineInfo(timelineId: TimelineId, status: TimelineStatus): TimelineI
     },
     lastRecordLsn: status.lastRecordLsn,
     startLsn: status.startLsn,
+    logicalBytes,
     layerBytes: status.layerBytes,
     broken: status.stopped,
   };

@@ -10,6 +10,7 @@ import { Pageserver, type PageserverLimits } from '../../engine/timeline/pageser
 import { DiskObjectStore } from '../object-store/disk.ts';
 import { nodeClock, nodeRandom } from '../process/node-host.ts';
 import type { PGliteArtefacts } from '../process/pglite-artefacts.ts';
+import { MeteredRedo, type RedoCounters } from './metered-redo.ts';
 import { loadTenantTemplate } from './template-cache.ts';
 
 export interface OpenPageserverOptions {
@@ -20,6 +21,8 @@ export interface OpenPageserverOptions {
   readonly artefacts: PGliteArtefacts;
   readonly log: Log;
   readonly limits?: Partial<PageserverLimits>;
+  /** Counts what WAL redo does. */
+  readonly redoCounters?: RedoCounters;
   /** Told what takes long. */
   readonly progress?: (text: string) => void;
 }
@@ -27,7 +30,9 @@ export interface OpenPageserverOptions {
 export async function openPageserver(options: OpenPageserverOptions): Promise<Pageserver> {
   const { dir, nodeId, wal, artefacts, log, limits, progress } = options;
   const template = await loadTenantTemplate({ dir, artefacts, log, ...(progress && { progress }) });
-  const redo = await PostgresRedo.create({ template, artefacts, log });
+  const postgres = await PostgresRedo.create({ template, artefacts, log });
+  const { redoCounters } = options;
+  const redo = redoCounters === undefined ? postgres : new MeteredRedo(postgres, redoCounters);
   try {
     return await Pageserver.open({
       store: await DiskObjectStore.open(dir),

@@ -12,6 +12,7 @@ import { nodeRandom } from '../process/node-host.ts';
 import { loadPGliteArtefacts } from '../process/pglite-artefacts.ts';
 import { connectSafekeeper } from '../safekeeper/connect.ts';
 import type { PageserverConfig } from './config.ts';
+import { RedoCounters } from './metered-redo.ts';
 import { openPageserver } from './open-pageserver.ts';
 import { type PageserverPorts, servePageserver } from './serve.ts';
 
@@ -31,9 +32,10 @@ export interface PageserverServer {
 
 export async function startPageserver(options: PageserverServerOptions): Promise<PageserverServer> {
   const wal = options.safekeepers.map(connectSafekeeper);
-  const pageserver = await openPageserver({ ...options, wal, artefacts: await loadPGliteArtefacts() });
+  const redoCounters = new RedoCounters();
+  const pageserver = await openPageserver({ ...options, wal, artefacts: await loadPGliteArtefacts(), redoCounters });
   try {
-    const served = await servePageserver({ ...options, pageserver, random: nodeRandom });
+    const served = await servePageserver({ ...options, pageserver, random: nodeRandom, redoCounters });
     return {
       ports: served.ports,
       pageserver,

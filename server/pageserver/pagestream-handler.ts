@@ -35,8 +35,20 @@ export interface PagestreamHost {
   open(id: TenantTimelineId): Promise<PageService>;
   readonly turns: Turns;
   readonly log: Log;
+  readonly onStarted?: (kind: PagestreamRequest['kind'], timeline: TenantTimelineId) => void;
   /** Called with every answer. */
-  readonly onServed?: (kind: PagestreamRequest['kind'], seconds: number, error: PageliteError | undefined) => void;
+  readonly onServed?: (
+    kind: PagestreamRequest['kind'],
+    timeline: TenantTimelineId,
+    seconds: number,
+    error: PageliteError | undefined,
+  ) => void;
+}
+
+/** A peer that said hello: its timeline, and the reads of it. */
+interface Greeted {
+  readonly timeline: TenantTimelineId;
+  readonly opening: Promise<PageService>;
 }
 
 type ReadRequest = Exclude<PagestreamRequest, { kind: 'hello' | 'cancel' }>;
@@ -53,7 +65,7 @@ class PagestreamConnection {
   readonly #peer: string;
   readonly #running = new Map<number, AbortController>();
   #helloTimer: NodeJS.Timeout | undefined;
-  #service: Promise<PageService> | undefined;
+  #service: Greeted | undefined;
   #timeline: TenantTimelineId | undefined;
   /** The last of those that wait for the peer to read. */
   #drain: Promise<void> | undefined;
@@ -99,6 +111,7 @@ class PagestreamConnection {
     const cancel = new AbortController();
     this.#running.set(id, cancel);
     const startMs = performance.now();
+    this.#host.onStarted?.(request.kind, service.timeline);
     this.#host.turns.run(() => void this.#serve(request, service, cancel.signal, startMs));
   }
 
@@ -113,8 +126,9 @@ class PagestreamConnection {
       );
     }
     this.#timeline = timeline;
-    this.#service = this.#host.open(timeline);
-    this.#service.then(
+    const opening = this.#host.open(timeline);
+    this.#service = { opening, timeline };
+    opening.then(
       () => this.#send({ kind: 'welcome', id: 0, version: pagestreamVersion }),
       (error) => this.#refuse(error),
     );
@@ -122,7 +136,7 @@ class PagestreamConnection {
 
   async #serve(
     request: ReadRequest,
-    opening: Promise<PageService>,
+    { opening, timeline }: Greeted,
     signal: AbortSignal,
     startMs: number,
   ): Promise<void> {
@@ -137,7 +151,7 @@ class PagestreamConnection {
       this.#send({ kind: 'error', id: request.id, error: failure });
     }
     this.#running.delete(request.id);
-    this.#host.onServed?.(request.kind, (performance.now() - startMs) / 1000, failure);
+    this.#host.onServed?.(request.kind, timeline, (performance.now() - startMs) / 1000, failure);
   }
 
   /** Chunk by chunk, as the peer reads them, so that page answers pass between. */

@@ -14,6 +14,8 @@ export interface PagestreamListener {
   readonly port: number;
   /** Connections that are open. */
   readonly connectionCount: number;
+  /** All that there were. */
+  readonly acceptedCount: number;
   /** Closes the port and every connection; computes connect again elsewhere or later. */
   close(): Promise<void>;
 }
@@ -29,6 +31,7 @@ export async function listenPagestream(
     response.end(`This port speaks the pagestream protocol over a WebSocket at ${pagestreamPath}.\n`);
   });
   let connectionCount = 0;
+  let acceptedCount = 0;
   server.on('upgrade', (request, socket, head) => {
     // Until the handshake is done errors of the socket are ours.
     socket.on('error', () => socket.destroy());
@@ -39,6 +42,7 @@ export async function listenPagestream(
     const peer = `${request.socket.remoteAddress}:${request.socket.remotePort}`;
     acceptor.upgrade(request, socket, head, (channel) => {
       connectionCount++;
+      acceptedCount++;
       socket.once('close', () => connectionCount--);
       servePagestream(channel, host, peer);
     });
@@ -48,6 +52,9 @@ export async function listenPagestream(
     port: bound,
     get connectionCount() {
       return connectionCount;
+    },
+    get acceptedCount() {
+      return acceptedCount;
     },
     close: async () => {
       const closed = closeServer(server);

@@ -10,8 +10,11 @@ import { addProcessMetrics, Metrics } from '../process/metrics.ts';
 import { listen } from '../process/ports.ts';
 import { Turns } from '../process/turns.ts';
 import type { HostPort } from './config.ts';
-import { type PageserverApi, pageserverHttpApi } from './http-api.ts';
+import { pageserverHttpApi } from './http-api.ts';
+import type { RedoCounters } from './metered-redo.ts';
+import { PageserverMetrics } from './pageserver-metrics.ts';
 import { listenPagestream } from './pagestream-listener.ts';
+import type { PageserverApi } from './routes/pageserver-api.ts';
 
 export interface ServeOptions {
   readonly pageserver: PageserverApi;
@@ -20,6 +23,8 @@ export interface ServeOptions {
   readonly http: HostPort;
   readonly random: Random;
   readonly log: Log;
+  /** What the pageserver's WAL redo counts. */
+  readonly redoCounters?: RedoCounters;
 }
 
 export interface PageserverPorts {
@@ -34,8 +39,7 @@ export async function servePageserver(
   const { pageserver, nodeId, random, log } = options;
   const metrics = new Metrics();
   addProcessMetrics(metrics);
-  const seconds = metrics.histogram('pageserver_smgr_query_seconds', 'Time from a request to its answer');
-  const errors = metrics.counter('pageserver_smgr_query_errors_total', 'Requests answered with an error');
+  const counted = new PageserverMetrics(metrics, pageserver, options.redoCounters ?? null);
   const turns = new Turns();
   metrics.gauge('pageserver_requests_queued', 'Requests that wait for a turn of the event loop', () => turns.length);
 
@@ -44,15 +48,20 @@ export async function servePageserver(
       open: (id) => pageserver.openPages(id),
       turns,
       log,
-      onServed: (kind, took, error) => {
-        seconds.observe(took, { smgr_query_type: kind });
-        if (error) errors.add(1, { smgr_query_type: kind, kind: error.kind });
-      },
+      onStarted: (kind, timeline) => counted.onStarted(kind, timeline),
+      onServed: (kind, timeline, took, error) => counted.onServed(kind, timeline, took, error),
     },
     options.listen.host,
     options.listen.port,
   );
   metrics.gauge('pageserver_connections', 'Open pagestream connections', () => pagestream.connectionCount);
+  const kind = { pageserver_connection_kind: 'pagestream' };
+  metrics.readCounter('pageserver_live_connections_started', 'Pagestream connections that were begun', () => [
+    [kind, pagestream.acceptedCount],
+  ]);
+  metrics.readCounter('pageserver_live_connections_finished', 'Pagestream connections that ended', () => [
+    [kind, pagestream.acceptedCount - pagestream.connectionCount],
+  ]);
 
   const api = pageserverHttpApi({ nodeId, pageserver, metrics, random, log });
   const http = createServer(getRequestListener(api.fetch));

@@ -2,9 +2,21 @@
  * Numbers of a process in Prometheus's text format (`GET /metrics`), as small as that takes: counters, histograms with fixed bounds and
  * gauges that are read when asked for. Names follow Neon's where the number is the same one.
  */
+import { readdirSync } from 'node:fs';
 import { type IntervalHistogram, monitorEventLoopDelay } from 'node:perf_hooks';
+import { packageVersion } from './package-version.ts';
 
 export type Labels = Readonly<Record<string, string | number>>;
+
+/** Counts of the ranges that `bounds` make, one more than bounds and not cumulative. */
+export interface HistogramValues {
+  readonly bounds: ArrayLike<number>;
+  readonly counts: ArrayLike<number>;
+  readonly sum: number;
+}
+
+/** A number, or one for each set of labels. */
+type ReadValues = () => number | Iterable<readonly [Labels, number]>;
 
 interface Metric {
   readonly name: string;
@@ -20,6 +32,7 @@ export const secondsBounds = [
 
 export class Metrics {
   readonly #metrics = new Map<string, Metric>();
+  readonly #beforeText: (() => void)[] = [];
 
   counter(name: string, help: string): Counter {
     return this.#add(new Counter(name, help));
@@ -29,21 +42,35 @@ export class Metrics {
     return this.#add(new Histogram(name, help, bounds));
   }
 
-  /** `read` is called for each scrape and returns a number, or one for each set of labels. */
-  gauge(name: string, help: string, read: () => number | Iterable<readonly [Labels, number]>): void {
+  /** `read` is called for each scrape. */
+  gauge(name: string, help: string, read: ReadValues): void {
+    this.#add(new ReadMetric(name, help, 'gauge', read));
+  }
+
+  /** A number that somebody else counts, and that never goes down. */
+  readCounter(name: string, help: string, read: ReadValues): void {
+    this.#add(new ReadMetric(name, help, 'counter', read));
+  }
+
+  /** A histogram that somebody else keeps. */
+  readHistogram(name: string, help: string, read: () => Iterable<readonly [Labels, HistogramValues]>): void {
     this.#add({
       name,
       help,
-      type: 'gauge' as const,
+      type: 'histogram' as const,
       *lines() {
-        const values = read();
-        if (typeof values === 'number') yield `${name} ${values}`;
-        else for (const [labels, value] of values) yield `${name}${formatLabels(labels)} ${value}`;
+        for (const [labels, values] of read()) yield* histogramLines(name, labels, values);
       },
     });
   }
 
+  /** `look` is called once for each scrape, before anything is read. */
+  beforeText(look: () => void): void {
+    this.#beforeText.push(look);
+  }
+
   text(): string {
+    for (const look of this.#beforeText) look();
     const lines: string[] = [];
     for (const metric of this.#metrics.values()) {
       lines.push(`# HELP ${metric.name} ${metric.help}`, `# TYPE ${metric.name} ${metric.type}`, ...metric.lines());
@@ -55,6 +82,26 @@ export class Metrics {
     if (this.#metrics.has(metric.name)) throw new Error(`metric ${metric.name} is registered twice`);
     this.#metrics.set(metric.name, metric);
     return metric;
+  }
+}
+
+class ReadMetric implements Metric {
+  readonly name: string;
+  readonly help: string;
+  readonly type: 'counter' | 'gauge';
+  readonly #read: ReadValues;
+
+  constructor(name: string, help: string, type: 'counter' | 'gauge', read: ReadValues) {
+    this.name = name;
+    this.help = help;
+    this.type = type;
+    this.#read = read;
+  }
+
+  *lines(): Iterable<string> {
+    const values = this.#read();
+    if (typeof values === 'number') yield `${this.name} ${values}`;
+    else for (const [labels, value] of values) yield `${this.name}${formatLabels(labels)} ${value}`;
   }
 }
 
@@ -107,23 +154,31 @@ export class Histogram implements Metric {
 
   *lines(): Iterable<string> {
     for (const { labels, counts, sum } of this.#series.values()) {
-      let total = 0;
-      for (let i = 0; i < counts.length; i++) {
-        total += counts[i]!;
-        yield `${this.name}_bucket${formatLabels({ ...labels, le: this.#bounds[i] ?? '+Inf' })} ${total}`;
-      }
-      yield `${this.name}_sum${formatLabels(labels)} ${sum}`;
-      yield `${this.name}_count${formatLabels(labels)} ${total}`;
+      yield* histogramLines(this.name, labels, { bounds: this.#bounds, counts, sum });
     }
   }
 }
 
+function* histogramLines(name: string, labels: Labels, { bounds, counts, sum }: HistogramValues): Iterable<string> {
+  let total = 0;
+  for (let i = 0; i < counts.length; i++) {
+    total += counts[i]!;
+    yield `${name}_bucket${formatLabels({ ...labels, le: bounds[i] ?? '+Inf' })} ${total}`;
+  }
+  yield `${name}_sum${formatLabels(labels)} ${sum}`;
+  yield `${name}_count${formatLabels(labels)} ${total}`;
+}
+
 const eventLoopLookMs = 10;
 
-/** Memory, CPU and event loop delay of this process. The delay is since the last scrape. */
+/** Version, memory, CPU, files and event loop delay of this process. The delay is since the last scrape. */
 export function addProcessMetrics(metrics: Metrics): void {
+  metrics.gauge('libmetrics_build_info', 'What runs here', () => [
+    [{ revision: packageVersion, build_tag: `node-${process.versions.node}` }, 1],
+  ]);
   metrics.gauge('process_resident_memory_bytes', 'Resident memory', () => process.memoryUsage.rss());
-  metrics.gauge(
+  metrics.gauge('process_open_fds', 'Open files and sockets', () => openFiles());
+  metrics.readCounter(
     'process_cpu_seconds_total',
     'User and system CPU time',
     () => process.cpuUsage().user / 1e6 + process.cpuUsage().system / 1e6,
@@ -144,6 +199,15 @@ export function addProcessMetrics(metrics: Metrics): void {
     delay.reset();
     return read;
   });
+}
+
+/** Where the system tells: Linux. */
+function openFiles(): Iterable<readonly [Labels, number]> {
+  try {
+    return [[{}, readdirSync('/proc/self/fd').length]];
+  } catch {
+    return [];
+  }
 }
 
 function formatLabels(labels: Labels): string {

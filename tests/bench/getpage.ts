@@ -7,6 +7,7 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
+import { TimelineCounters } from '../../engine/counters.ts';
 import { BlockCache } from '../../engine/layers/block-cache.ts';
 import { ClockCache } from '../../engine/layers/clock-cache.ts';
 import { InMemoryLayer } from '../../engine/layers/in-memory-layer.ts';
@@ -67,6 +68,7 @@ async function readPages({ folder, rounds, scale, say }: BenchContext): Promise<
     limits: defaultPageserverLimits,
     blocks,
     versions: new ClockCache(1e6),
+    deletedCounters: new TimelineCounters(),
     yieldTurn: async () => {
       await setImmediate();
     },

@@ -3,6 +3,7 @@
  * another PageService. They begin with the template, for the basebackup; the contract's relation is put by hand.
  */
 
+import { TimelineCounters } from '../../engine/counters.ts';
 import { directoryPatch } from '../../engine/ingest/rel-directory.ts';
 import { encodeSize } from '../../engine/ingest/rel-sizes.ts';
 import { BlockCache } from '../../engine/layers/block-cache.ts';
@@ -56,6 +57,7 @@ function sharedParts({ store, yieldTurn }: TimelineFixtureOptions): SharedParts 
     blocks: new BlockCache(1e7),
     versions: new ClockCache(1e6),
     yieldTurn,
+    deletedCounters: new TimelineCounters(),
   };
 }
 

@@ -5,6 +5,7 @@
  * The rig keeps each timeline's log of values, as safekeepers would: after a restart it puts again what is above diskConsistentLsn.
  */
 
+import { TimelineCounters } from '../../engine/counters.ts';
 import { applyPatches, slruWritePatch } from '../../engine/ingest/patch.ts';
 import { BlockCache } from '../../engine/layers/block-cache.ts';
 import { ClockCache } from '../../engine/layers/clock-cache.ts';
@@ -121,6 +122,7 @@ export class TimelineRig {
       },
       blocks: new BlockCache(random.pick([1, 30_000, 1e9])),
       versions: new ClockCache(random.pick([1, 30_000, 1e9])),
+      deletedCounters: new TimelineCounters(),
       yieldTurn: () => new Promise((resolve) => setImmediate(resolve)),
     };
   }

@@ -1,0 +1,36 @@
+/** What the HTTP API needs of a Pageserver (engine/timeline/pageserver.ts). */
+import type { TenantId, TenantTimelineId, TimelineId } from '../../../engine/model/ids.ts';
+import type { Lsn } from '../../../engine/model/lsn.ts';
+import type { PageService } from '../../../engine/services.ts';
+import type { PageserverObservation } from '../../../engine/timeline/observation.ts';
+import type { CommitHistory, LayerInfo } from '../../../engine/timeline/pageserver.ts';
+import type { TimelineImports } from '../../../engine/transfer/timeline-imports.ts';
+
+export interface PageserverApi {
+  readonly imports: TimelineImports;
+  createTenant(id: TenantId): Promise<void>;
+  listTenants(): Promise<readonly TenantId[]>;
+  createTimeline(id: TenantTimelineId, ancestor: { timelineId: TimelineId; lsn: Lsn | null } | null): Promise<void>;
+  listTimelines(tenant: TenantId): Promise<readonly TimelineId[]>;
+  deleteTimeline(id: TenantTimelineId): Promise<void>;
+  openPages(id: TenantTimelineId): Promise<PageService>;
+  findLsnByTimestamp(id: TenantTimelineId, timestampMs: number): Promise<{ kind: TimestampMatch; lsn: Lsn }>;
+  timestampOfLsn(id: TenantTimelineId, lsn: Lsn): Promise<number | null>;
+  commitHistory(id: TenantTimelineId, until: Lsn | null, countMax: number): Promise<CommitHistory>;
+  /** Bytes of all relations at the end; null if they are not counted yet, which begins then. */
+  logicalSize(id: TenantTimelineId): Promise<number | null>;
+  /** Bytes of a timeline's own layer files; 0 of one that cannot be opened. */
+  physicalSize(id: TenantTimelineId): number;
+  observe(): PageserverObservation;
+  flush(id: TenantTimelineId): Promise<void>;
+  imagesIdle(id: TenantTimelineId): Promise<void>;
+  listLayers(id: TenantTimelineId): Promise<LayerInfo>;
+  /** Bytes of a layer file; null if it is not in the store. */
+  readLayer(id: TenantTimelineId, name: string, range: { start: number; end: number }): Promise<Uint8Array | null>;
+}
+
+/** Neon's LsnForTimestamp: a commit is there; all commits are older; all are younger; there are none. */
+export type TimestampMatch = 'present' | 'future' | 'past' | 'nodata';
+
+/** PostgreSQL's major version in this build. */
+export const pgVersion = 18;
