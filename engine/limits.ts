@@ -97,11 +97,9 @@ export const logicalSizeWaitMs = 250;
 export const redoRecordsPerTurn = 2000;
 /** WAL bytes ingested before the event loop has a turn: about 3 ms. */
 export const ingestBytesPerTurn = 512 * 1024;
-/** A page whose chain is this long, in records or in bytes, gets an image in the background: a page is then read rather than rebuilt. */
+/** A page whose chain is this long, in records or in bytes, gets an image when its layers are merged: it is then read rather than rebuilt. */
 export const imageChainRecordsMin = 8;
 export const imageChainBytesMin = 4096;
-/** An image layer file is closed at this size. */
-export const imageLayerBytesMax = 64 * 1024 * 1024;
 /** Layers of one import: with layers of 4 MB, 80 GB. Bounds the list that is checked and stored at once. */
 export const importLayersMax = 20_000;
 /** One layer that is imported: it is in memory while it is checked. Layers written here are a quarter of it, and a value more. */
@@ -132,6 +130,13 @@ export const columnRunsMax = 2;
 export const imageDeltaRatio = 0.5;
 /** ...and at least this much, so that small columns do not get images all the time. */
 export const imageDeltaBytesMin = 4 * 1024 * 1024;
+/** Compaction that failed is tried again after this, doubled each time up to the maximum. */
+export const compactionRetryMinMs = 1_000;
+export const compactionRetryMaxMs = 60_000;
+/** Keys with a damaged layer or page are left alone for this long. */
+export const compactionBlockedMs = 10 * 60 * 1000;
+/** How often a pageserver looks which of its timelines want compaction, garbage collection or a flush. */
+export const housekeepingPeriodMs = 1_000;
 /** How often compaction looks for something to do, beside after each flush (Neon's compaction_period). */
 export const compactionPeriodMs = 20_000;
 /** WAL of history that is kept however old it is (Neon's gc_horizon). */

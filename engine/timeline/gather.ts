@@ -210,8 +210,17 @@ class Gather {
     }
     // Below a complete image a timeline that branches from none has nothing more.
     const isLast = layer.isComplete && this.#view.ancestor === null;
+    if (isLast) this.#endAt(item, layer.desc.lsnStart);
     item.lsnEnd = isLast ? 0 : found.lsnEnd;
     item.imageEnd = isLast ? 0 : found.imageEnd;
+  }
+
+  /** What the chains have no value of did not exist at `lsn`: nor counts an older version that is known. */
+  #endAt({ first, end }: Item, lsn: number): void {
+    for (let block = first; block < end; block++) {
+      const chain = this.#chains[block - this.#firstBlock]!;
+      if (!chain.complete && chain.knownLsn >= 0 && chain.knownLsn < lsn) chain.knownLsn = -1;
+    }
   }
 
   #countReads(): void {

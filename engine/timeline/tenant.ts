@@ -70,6 +70,8 @@ export class Tenant {
   #overrides: Partial<TenantConfig>;
   #config: TenantConfig;
   #closed = false;
+  #collectedAtMs: number;
+  #collecting: Promise<void> | null = null;
 
   private constructor(id: TenantId, parts: TenantParts) {
     this.id = id;
@@ -78,6 +80,7 @@ export class Tenant {
     this.#parts = parts;
     this.#shared = { ...parts.shared, config: () => this.#config };
     this.#attachedAtMs = parts.shared.clock.now();
+    this.#collectedAtMs = this.#attachedAtMs;
   }
 
   /** Loads every timeline's index and follows its WAL. A damaged index costs that timeline. */
@@ -216,8 +219,10 @@ export class Tenant {
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
+    const collecting = this.#collecting;
     const all = [...this.#timelines.values()];
     await Promise.all(all.map((slot) => (slot.kind === 'running' ? slot.running.close() : undefined)));
+    await collecting;
   }
 
   /**
@@ -384,6 +389,41 @@ export class Tenant {
     }
   }
 
+  // Housekeeping
+
+  /** What is due by the clock: see RunningTimeline.keepHouse; and garbage collection of all timelines, one after another. */
+  keepHouse(): void {
+    const { clock, log } = this.#shared;
+    for (const running of this.runningTimelines()) running.keepHouse();
+    const { gc_period } = this.#config;
+    if (gc_period === 0 || this.#collecting !== null || clock.now() - this.#collectedAtMs < gc_period) return;
+    this.#collectedAtMs = clock.now();
+    this.#collecting = this.#collectAll()
+      .catch((error) => {
+        if (!this.#closed) log.error('garbage collection failed', { tenantId: this.id, error: messageOf(error) });
+      })
+      .finally(() => {
+        this.#collecting = null;
+      });
+  }
+
+  async #collectAll(): Promise<void> {
+    const { log } = this.#shared;
+    for (const timeline of this.listTimelines()) {
+      if (this.#closed) return;
+      if (this.find(timeline) === null) continue;
+      const { cutoffLsn, layersRemoved, bytesRemoved, skipped: reason } = await this.collectGarbage(timeline);
+      if (reason !== null) log.debug('garbage collection skipped', { ...this.#idOf(timeline), reason });
+      if (cutoffLsn === null || layersRemoved === 0) continue;
+      log.info('collected garbage', {
+        ...this.#idOf(timeline),
+        cutoffLsn: formatLsn(cutoffLsn),
+        layersRemoved,
+        bytesRemoved,
+      });
+    }
+  }
+
   // Retention
 
   /** What of a timeline's history must stay, and why. */
@@ -413,13 +453,12 @@ export class Tenant {
     }
     const { cutoffLsn } = await this.retention(timeline);
     const running = this.running(timeline);
-    // What came since, up to this moment, counts: nothing is awaited between this look and the change.
-    const points = [
+    // What comes up to the last moment counts: nothing is awaited between this look and the change.
+    return running.collectGarbage(cutoffLsn, () => [
       ...this.#branchPoints(timeline).map(({ lsn }) => lsn),
       ...running.leases.active(clock.now()).map(({ lsn }) => lsn),
       ...running.pages.lsnsRead(),
-    ];
-    return running.collectGarbage(cutoffLsn, points);
+    ]);
   }
 
   #branchPoints(ancestor: TimelineId): { lsn: Lsn; timelineId: TimelineId }[] {

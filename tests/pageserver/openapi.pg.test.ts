@@ -204,7 +204,7 @@ describe('answers fit it', () => {
     const layers = await Promise.all(
       part.layers.map(async ({ name, size }) => {
         const bytes = must(await rig.pageserver.readLayer(id, name, { start: 0, end: size }));
-        return { name, size, crc32c: crc32c(bytes) };
+        return { name, size, crc32c: crc32c(bytes), isComplete: false };
       }),
     );
     const path = `${timelines}/${'d'.repeat(32)}/import`;

@@ -2,6 +2,7 @@
 import type { TenantId, TenantTimelineId, TimelineId } from '../../../engine/model/ids.ts';
 import type { Lsn } from '../../../engine/model/lsn.ts';
 import type { PageService } from '../../../engine/services.ts';
+import type { CompactionForce } from '../../../engine/timeline/compaction.ts';
 import type { PageserverObservation } from '../../../engine/timeline/observation.ts';
 import type { CommitHistory, LayerInfo } from '../../../engine/timeline/pageserver.ts';
 import type { TimelineImports } from '../../../engine/transfer/timeline-imports.ts';
@@ -23,7 +24,7 @@ export interface PageserverApi {
   physicalSize(id: TenantTimelineId): number;
   observe(): PageserverObservation;
   flush(id: TenantTimelineId): Promise<void>;
-  imagesIdle(id: TenantTimelineId): Promise<void>;
+  compact(id: TenantTimelineId, force?: CompactionForce): Promise<void>;
   listLayers(id: TenantTimelineId): Promise<LayerInfo>;
   /** Bytes of a layer file; null if it is not in the store. */
   readLayer(id: TenantTimelineId, name: string, range: { start: number; end: number }): Promise<Uint8Array | null>;
