@@ -122,6 +122,8 @@ export const compactionThreshold = 3;
 export const compactionTargetBytes = 64 * 1024 * 1024;
 /** What a merge reads ahead of each of its inputs at once: memory is this times the inputs, whatever their size. */
 export const cursorRunBytes = 1024 * 1024;
+/** Blocks of layer files that a job of compaction in a thread of its own keeps: those that reads of pages come to again. */
+export const compactionCacheBytes = 32 * 1024 * 1024;
 /** Flushed bytes that one merge takes, beside the first few layers: bounds how long it lasts, and what a crash repeats. */
 export const mergeInputBytesMax = 1024 * 1024 * 1024;
 /** Runs of delta layers that may lie above the images of a column: a read passes each of them. */

@@ -44,7 +44,7 @@ import type {
 } from '../services.ts';
 import { TimelineImports } from '../transfer/timeline-imports.ts';
 import { type CommitPoint, clogCommits, spreadCommits } from './commit-history.ts';
-import type { CompactionForce } from './compaction.ts';
+import type { CompactionForce, CompactionStatus } from './compaction.ts';
 import { findLsnByTimestamp, type TimestampLsn, timestampOfLsn } from './find-lsn.ts';
 import type { GcResult } from './garbage-collection.ts';
 import { encodeChecked, type IndexPart, layerKey, tenantFolder } from './index-part.ts';
@@ -57,6 +57,7 @@ import { Tenant, type TenantParts } from './tenant.ts';
 import { claimTenant, newestClaim, parseClaimName, TenantAttachment } from './tenant-claims.ts';
 import { loadTenantConfig, type TenantConfig, tenantConfigDefaults } from './tenant-config.ts';
 import { collected } from './timeline-page-service.ts';
+import type { UploadStatus } from './upload-queue.ts';
 
 export interface PageserverLimits extends TimelineLimits {
   readonly blockCacheBytesMax: number;
@@ -304,7 +305,7 @@ export class Pageserver {
     return this.#tenant(tenant).listTimelines();
   }
 
-  /** Throws `notFound`; `corrupt` with the file if the timeline cannot be opened. */
+  /** Throws `notFound`; `invalid` if it is archived; `corrupt` with the file if the timeline cannot be opened. */
   async openPages(id: TenantTimelineId): Promise<PageService> {
     return this.#running(id).pages;
   }
@@ -351,6 +352,10 @@ export class Pageserver {
   /** Merges flushed layers; `images`: and writes the pages of every key range with changes anew. Resolves when there is nothing more to do. */
   compact(id: TenantTimelineId, force: CompactionForce = 'none'): Promise<void> {
     return this.#running(id).compact(force);
+  }
+
+  compactionStatus(id: TenantTimelineId): CompactionStatus {
+    return this.#running(id).compaction.status;
   }
 
   /** Resolves when no compaction is under way. */
@@ -406,7 +411,9 @@ export class Pageserver {
 
   /** Bytes of a timeline's own layer files; 0 if it cannot be opened. */
   physicalSize(id: TenantTimelineId): number {
-    return this.#tenant(id.tenantId).find(id.timelineId)?.layerBytes ?? 0;
+    const tenant = this.#tenant(id.tenantId);
+    const rests = tenant.archived(id.timelineId)?.layers.reduce((sum, { size }) => sum + size, 0);
+    return rests ?? tenant.find(id.timelineId)?.layerBytes ?? 0;
   }
 
   /** Numbers for operators. Begins to count logical sizes that nobody has asked for yet. */
@@ -443,6 +450,30 @@ export class Pageserver {
     });
     this.#counting = counted;
     return counted;
+  }
+
+  /** Gives a branch all that it reads of its ancestor, and then it has none. */
+  async detachAncestor(id: TenantTimelineId): Promise<void> {
+    await this.#running(id).detachAncestor();
+  }
+
+  /** See Tenant.archiveTimeline. */
+  async archiveTimeline(id: TenantTimelineId): Promise<void> {
+    await this.#tenant(id.tenantId).archiveTimeline(id.timelineId);
+  }
+
+  async unarchiveTimeline(id: TenantTimelineId): Promise<void> {
+    await this.#tenant(id.tenantId).unarchiveTimeline(id.timelineId);
+  }
+
+  /** The index of a timeline that is archived; null if it is not, or not there. */
+  archived(id: TenantTimelineId): IndexPart | null {
+    return this.#tenant(id.tenantId).archived(id.timelineId);
+  }
+
+  /** What of a timeline is on its way to the store. */
+  uploadStatus(id: TenantTimelineId): UploadStatus {
+    return this.#running(id).uploads.status;
   }
 
   /** Throws `notFound`, and `invalid` while other timelines branch from it. */

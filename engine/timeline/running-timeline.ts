@@ -16,6 +16,7 @@ import { formatKey, type Key } from '../model/key.ts';
 import type { Lsn } from '../model/lsn.ts';
 import type { Clock, LayerStaging, Log, ObjectStore, Random, WalRedo, WalService } from '../services.ts';
 import { Compaction, type CompactionForce, type CompactionLimits } from './compaction.ts';
+import { writeInheritedPages } from './detach-ancestor.ts';
 import { Flusher, type FlushLimits } from './flush.ts';
 import { collectGarbage, type GcResult } from './garbage-collection.ts';
 import { type Ancestor, gather } from './gather.ts';
@@ -62,6 +63,7 @@ export interface SharedParts {
 export class RunningTimeline {
   readonly timeline: Timeline;
   readonly pages: TimelinePageService;
+  readonly index: StoredIndex;
   readonly uploads: UploadQueue;
   readonly leases = new LsnLeases();
   readonly compaction: Compaction;
@@ -74,6 +76,7 @@ export class RunningTimeline {
   readonly #chainBudget: WorkBudget;
   readonly #fed: LsnWaiters;
   #fedLsn: Lsn;
+  #isDetaching = false;
   /** When a layer was flushed last, or the timeline was opened. */
   #lastFlushMs: number;
   #lastCompactionMs: number;
@@ -92,6 +95,7 @@ export class RunningTimeline {
     this.#shared = shared;
     this.#id = id;
     this.#leftovers = leftovers;
+    this.index = index;
     this.timeline = timelineOf(id, index.part, ancestor, shared);
     this.#chainBudget = new WorkBudget(shared.yieldTurn);
     this.#fed = new LsnWaiters(shared.clock, shared.limits.waitLsnTimeoutMs);
@@ -125,7 +129,8 @@ export class RunningTimeline {
       checkOpen: () => this.#checkOpen(),
       settled: () => this.#settling,
       remoteConsistentLsn: () => uploads.storedPart.diskConsistentLsn,
-      isLeased: (lsn) => this.leases.has(lsn, clock.now()),
+      // Of the branch point all is the ancestor's, which keeps it.
+      isLeased: (lsn) => this.leases.has(lsn, clock.now()) || (this.#isDetaching && lsn === timeline.startLsn),
       lease: (lsn) => {
         const lengthMs = shared.config().lsn_lease_length;
         this.leases.grant(lsn, clock.now(), lengthMs);
@@ -269,6 +274,46 @@ export class RunningTimeline {
   collectGarbage(cutoffLsn: Lsn, points: () => readonly Lsn[]): Promise<GcResult> {
     this.#checkOpen();
     return this.compaction.exclusive(() => collectGarbage(this.timeline, this.uploads, cutoffLsn, points()));
+  }
+
+  /** Makes a branch independent of its ancestor. Nothing happens to a timeline that has none. */
+  async detachAncestor(): Promise<void> {
+    this.#checkOpen();
+    const { timeline, uploads } = this;
+    await this.compaction.exclusive(async () => {
+      if (timeline.ancestor === null) return;
+      const entries: LayerEntry[] = [];
+      try {
+        this.#isDetaching = true;
+        await writeInheritedPages({
+          id: this.#id,
+          pages: this.pages,
+          lsn: timeline.startLsn,
+          targetBytes: this.#shared.config().compaction_target_size,
+          signal: this.#abort.signal,
+          put: async (written) => {
+            entries.push(await uploads.addLayer(written, true));
+          },
+        });
+      } catch (error) {
+        await uploads.discard(entries.map((entry) => layerKey(this.#id, entry)));
+        throw error;
+      } finally {
+        this.#isDetaching = false;
+      }
+      const stored = uploads.change((part) => ({ ...part, ancestor: null, layers: [...part.layers, ...entries] }));
+      timeline.detached(entries.map((entry) => layerFileOf(this.#id, entry, this.#shared)));
+      await stored;
+    });
+  }
+
+  /** Everything is in the store and says that the timeline rests; nothing of it runs any more. */
+  async archive(): Promise<void> {
+    await this.flush({ isUploaded: true });
+    await this.compaction.exclusive(() =>
+      this.uploads.change((part) => ({ ...part, archivedAtMs: this.#shared.clock.now() })),
+    );
+    await this.close();
   }
 
   /** Compacts now, until there is nothing more to do; by force also what is little (compaction/plan.ts). */

@@ -47,6 +47,8 @@ export interface TenantParts {
 type Slot =
   | { readonly kind: 'running'; readonly running: RunningTimeline }
   | { readonly kind: 'broken'; readonly error: Error }
+  /** It rests: nobody can read it until it is taken up again. */
+  | { readonly kind: 'archived'; readonly index: StoredIndex }
   /** Being created, as a branch of another or not, or being deleted. `branchLsn`: where it branches off, once that is checked. */
   | { readonly kind: 'busy'; readonly ancestorId: TimelineId | null; readonly branchLsn?: Lsn };
 
@@ -126,6 +128,10 @@ export class Tenant {
     const slot = this.#timelines.get(timeline);
     if (slot === undefined || slot.kind === 'busy') throw this.#noTimeline(timeline);
     if (slot.kind === 'broken') throw slot.error;
+    if (slot.kind === 'archived') {
+      const message = `timeline ${timeline} is archived. Take it up again first: pagelite timeline unarchive`;
+      throw new PageliteError('invalid', message, { ...this.#idOf(timeline) });
+    }
     return slot.running;
   }
 
@@ -208,6 +214,66 @@ export class Tenant {
     this.#timelines.delete(timeline);
   }
 
+  /** The index of a timeline that is archived; null if it is not. */
+  archived(timeline: TimelineId): IndexPart | null {
+    const slot = this.#timelines.get(timeline);
+    return slot?.kind === 'archived' ? slot.index.part : null;
+  }
+
+  /**
+   * Lays a timeline to rest: what it has stays in the store, and it takes no memory. Done already, nothing changes. Throws `invalid` while branches
+   * of it are not archived.
+   */
+  async archiveTimeline(timeline: TimelineId): Promise<void> {
+    if (this.archived(timeline) !== null) return;
+    const running = this.running(timeline);
+    for (const [id, slot] of this.#timelines) {
+      if (ancestorOf(slot) !== timeline || slot.kind === 'archived') continue;
+      const message = `timeline ${timeline} cannot be archived: its branch ${id} is not`;
+      throw new PageliteError('invalid', message, { ...this.#idOf(timeline) });
+    }
+    const { ancestorId } = running.timeline;
+    await running.flush({ isUploaded: true });
+    this.#timelines.set(timeline, { kind: 'busy', ancestorId, branchLsn: running.timeline.startLsn });
+    try {
+      await running.archive();
+      this.#timelines.set(timeline, { kind: 'archived', index: running.index });
+    } catch (error) {
+      this.#timelines.set(timeline, { kind: 'running', running });
+      throw error;
+    }
+  }
+
+  /** Throws `invalid` while its ancestor is archived. */
+  async unarchiveTimeline(timeline: TimelineId): Promise<void> {
+    this.#checkOpen();
+    const slot = this.#timelines.get(timeline);
+    if (slot?.kind !== 'archived') {
+      this.running(timeline);
+      return;
+    }
+    const { index } = slot;
+    const { ancestor } = index.part;
+    if (ancestor !== null && this.archived(ancestor.timelineId) !== null) {
+      const message = `timeline ${timeline} cannot be taken up: its ancestor ${ancestor.timelineId} is archived`;
+      throw new PageliteError('invalid', message, { ...this.#idOf(timeline) });
+    }
+    this.#timelines.set(timeline, {
+      kind: 'busy',
+      ancestorId: ancestor?.timelineId ?? null,
+      branchLsn: index.part.startLsn,
+    });
+    try {
+      await index.put({ ...index.part, archivedAtMs: null });
+      await this.attachment.check();
+      this.#checkOpen();
+      this.#make(this.#idOf(timeline), index, []).start();
+    } catch (error) {
+      this.#timelines.set(timeline, slot);
+      throw error;
+    }
+  }
+
   /** Everything that a timeline has ingested is in the store. One that cannot be opened has nothing that is not. */
   async flushed(timeline: TimelineId): Promise<void> {
     const slot = this.#timelines.get(timeline);
@@ -236,8 +302,7 @@ export class Tenant {
         if (isBroken) continue;
         return `${id} cannot be opened, and may be a branch of it`;
       }
-      const { ancestorId } = slot.kind === 'busy' ? slot : slot.running.timeline;
-      if (ancestorId === ancestor) return `${id} is a branch of it`;
+      if (ancestorOf(slot) === ancestor) return `${id} is a branch of it`;
     }
     return null;
   }
@@ -271,7 +336,11 @@ export class Tenant {
       }
     };
     await Promise.all(Array.from({ length: loadsAtOnce }, loadNext));
-    for (const running of loaded.map(({ id, index, leftovers }) => this.#make(id, index, leftovers))) running.start();
+    for (const { id, index } of loaded) {
+      if (index.part.archivedAtMs !== null) this.#timelines.set(id.timelineId, { kind: 'archived', index });
+    }
+    const awake = loaded.filter(({ index }) => index.part.archivedAtMs === null);
+    for (const running of awake.map(({ id, index, leftovers }) => this.#make(id, index, leftovers))) running.start();
   }
 
   async #loadTimeline(timeline: TimelineId, keys: readonly string[]): Promise<LoadedTimeline | null> {
@@ -310,7 +379,13 @@ export class Tenant {
     if (openRemote !== undefined && !this.#timelines.has(ancestor.timelineId)) {
       return { kind: 'remote', lsn: ancestor.lsn, service: openRemote(this.#idOf(ancestor.timelineId)) };
     }
-    return { kind: 'local', lsn: ancestor.lsn, open: () => this.running(ancestor.timelineId).timeline };
+    const above = () => this.running(ancestor.timelineId);
+    return {
+      kind: 'local',
+      lsn: ancestor.lsn,
+      open: () => above().timeline,
+      flush: () => above().flush(),
+    };
   }
 
   // Creation
@@ -466,6 +541,8 @@ export class Tenant {
     for (const [timelineId, slot] of this.#timelines) {
       if (slot.kind === 'running' && slot.running.timeline.ancestorId === ancestor) {
         points.push({ timelineId, lsn: must(slot.running.timeline.ancestor).lsn });
+      } else if (slot.kind === 'archived' && slot.index.part.ancestor?.timelineId === ancestor) {
+        points.push({ timelineId, lsn: slot.index.part.ancestor.lsn });
       } else if (slot.kind === 'busy' && slot.ancestorId === ancestor && slot.branchLsn !== undefined) {
         points.push({ timelineId, lsn: slot.branchLsn });
       }
@@ -497,6 +574,12 @@ async function deleteFiles(store: SharedParts['store'], id: TenantTimelineId): P
   const rank = (key: string) => parseIndexFile(key.slice(folder.length)) ?? Number.MAX_SAFE_INTEGER;
   const keys = (await store.list(folder)).map(({ key }) => ({ key, rank: rank(key) }));
   for (const { key } of keys.sort((a, b) => a.rank - b.rank)) await store.delete(key);
+}
+
+function ancestorOf(slot: Slot): TimelineId | null {
+  if (slot.kind === 'running') return slot.running.timeline.ancestorId;
+  if (slot.kind === 'archived') return slot.index.part.ancestor?.timelineId ?? null;
+  return slot.kind === 'busy' ? slot.ancestorId : null;
 }
 
 /** Files beside layers and index that stay with a timeline: what was imported, and where from or where to. */

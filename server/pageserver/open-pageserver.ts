@@ -10,6 +10,7 @@ import { Pageserver, type PageserverLimits } from '../../engine/timeline/pageser
 import { DiskObjectStore } from '../object-store/disk.ts';
 import { nodeClock, nodeRandom } from '../process/node-host.ts';
 import type { PGliteArtefacts } from '../process/pglite-artefacts.ts';
+import { CompactionThread } from './compaction-thread.ts';
 import { MeteredRedo, type RedoCounters } from './metered-redo.ts';
 import { loadTenantTemplate } from './template-cache.ts';
 
@@ -21,6 +22,8 @@ export interface OpenPageserverOptions {
   readonly artefacts: PGliteArtefacts;
   readonly log: Log;
   readonly limits?: Partial<PageserverLimits>;
+  /** Compaction has a thread of its own; otherwise it takes turns in this one. */
+  readonly compactionThread?: boolean;
   /** Counts what WAL redo does. */
   readonly redoCounters?: RedoCounters;
   /** Told what takes long. */
@@ -34,8 +37,9 @@ export async function openPageserver(options: OpenPageserverOptions): Promise<Pa
   const { redoCounters } = options;
   const redo = redoCounters === undefined ? postgres : new MeteredRedo(postgres, redoCounters);
   try {
+    const store = await DiskObjectStore.open(dir);
     return await Pageserver.open({
-      store: await DiskObjectStore.open(dir),
+      store,
       nodeId,
       wal,
       redo,
@@ -44,6 +48,7 @@ export async function openPageserver(options: OpenPageserverOptions): Promise<Pa
       random: nodeRandom,
       log,
       ...(limits && { limits }),
+      ...(options.compactionThread && { compaction: new CompactionThread({ store, dir, artefacts }) }),
       yieldTurn: () => setImmediate(),
     });
   } catch (error) {

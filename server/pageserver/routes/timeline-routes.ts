@@ -5,6 +5,7 @@ import { newTimelineId, type TenantTimelineId, type TimelineId, timelineId } fro
 import { formatLsn, parseLsn } from '../../../engine/model/lsn.ts';
 import type { Random, TimelineStatus } from '../../../engine/services.ts';
 import type { CompactionForce } from '../../../engine/timeline/compaction.ts';
+import type { IndexPart } from '../../../engine/timeline/index-part.ts';
 import { HttpError } from '../../process/http-errors.ts';
 import { json, type Route } from '../../process/http-routes.ts';
 import { idOf, idText, route } from '../../process/path-parameters.ts';
@@ -139,6 +140,8 @@ export function timelineRoutes(pageserver: PageserverApi, random: Random): Route
 /** Neon's TimelineInfo, as far as it has a meaning here. A timeline that cannot be opened is described as broken, with the reason. */
 async function describeTimeline(pageserver: PageserverApi, id: TenantTimelineId): Promise<TimelineAnswer> {
   const ids = { tenant_id: id.tenantId, timeline_id: id.timelineId };
+  const rests = pageserver.archived(id);
+  if (rests !== null) return { ...ids, ...restingInfo(rests), current_physical_size: pageserver.physicalSize(id) };
   let status: TimelineStatus;
   try {
     status = await (await pageserver.openPages(id)).getStatus();
@@ -160,16 +163,35 @@ async function describeTimeline(pageserver: PageserverApi, id: TenantTimelineId)
     current_logical_size_is_accurate: logicalSize !== null,
     current_physical_size: status.layerBytes,
     pg_version: pgVersion,
+    is_archived: false,
     state: status.stopped === null ? 'Active' : { Broken: { reason: status.stopped, backtrace: '' } },
   };
+}
+
+function restingInfo({ ancestor, diskConsistentLsn, prevRecordLsn, gcCutoffLsn }: IndexPart) {
+  return {
+    ancestor_timeline_id: ancestor?.timelineId ?? null,
+    ancestor_lsn: ancestor ? formatLsn(ancestor.lsn) : null,
+    last_record_lsn: formatLsn(diskConsistentLsn),
+    prev_record_lsn: prevRecordLsn ? formatLsn(prevRecordLsn) : null,
+    disk_consistent_lsn: formatLsn(diskConsistentLsn),
+    remote_consistent_lsn: formatLsn(diskConsistentLsn),
+    min_readable_lsn: formatLsn(gcCutoffLsn),
+    current_logical_size_is_accurate: false,
+    pg_version: pgVersion,
+    is_archived: true,
+    state: 'Active',
+  } as const;
 }
 
 async function branchesOf(pageserver: PageserverApi, parent: TenantTimelineId): Promise<TimelineId[]> {
   const branches: TimelineId[] = [];
   for (const timeline of await pageserver.listTimelines(parent.tenantId)) {
-    const pages = await pageserver.openPages({ tenantId: parent.tenantId, timelineId: timeline }).catch(ifCorrupt);
-    const status = await pages?.getStatus();
-    if (status?.ancestor?.timelineId === parent.timelineId) branches.push(timeline);
+    const id = { tenantId: parent.tenantId, timelineId: timeline };
+    const rests = pageserver.archived(id);
+    const pages = rests === null ? await pageserver.openPages(id).catch(ifCorrupt) : null;
+    const ancestor = rests?.ancestor ?? (await pages?.getStatus())?.ancestor;
+    if (ancestor?.timelineId === parent.timelineId) branches.push(timeline);
   }
   return branches;
 }
