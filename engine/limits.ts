@@ -151,6 +151,17 @@ export const pitrIntervalMs = 7 * 24 * 60 * 60 * 1000;
 export const lsnLeaseLengthMs = 10 * 60 * 1000;
 /** Before a lease that could not be renewed is asked for again. */
 export const leaseRetryPauseMs = 5_000;
+/** Requests to an S3 server: how long until it is connected, and until it answers or sends more. */
+export const s3ConnectTimeoutMs = 5_000;
+export const s3RequestTimeoutMs = 30_000;
+/** Times that a request is sent before it has failed; the SDK waits in between, longer each time. */
+export const s3AttemptsMax = 4;
+/** What a pageserver reads of a remote layer at once, and keeps of it on its disk. */
+export const cacheChunkBytes = 1024 * 1024;
+/** Of a chunk on disk, what is checked together. */
+export const cacheBlockBytes = 32 * 1024;
+/** Of the disk, what a pageserver keeps layers of its remote storage on. */
+export const diskBudgetBytes = 10 * 1024 * 1024 * 1024;
 /** Pause of a WAL receiver when a safekeeper does not have its timeline yet or is away: doubled up to the maximum, cut short when a read waits. */
 export const walReceiverPauseMinMs = 20;
 export const walReceiverPauseMaxMs = 1_000;

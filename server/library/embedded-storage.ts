@@ -71,6 +71,7 @@ export class EmbeddedStorage implements StorageApi {
       const redoCounters = new RedoCounters();
       const pageserver = await openPageserver({
         dir,
+        remoteStorage: repository.remoteStorage,
         nodeId: nodeId(repository.readConfig().pageserver.id),
         wal: [safekeeper],
         artefacts,
