@@ -71,6 +71,8 @@ export class S3ObjectStore implements ObjectStore {
     env: NodeJS.ProcessEnv = process.env,
     timeouts: S3Timeouts = { connectMs: s3ConnectTimeoutMs, requestMs: s3RequestTimeoutMs },
   ): Promise<S3ObjectStore> {
+    // Which Node is supported is this program's to say.
+    process.env.AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED ??= 'true';
     return new S3ObjectStore(await import('@aws-sdk/client-s3'), location, env, timeouts);
   }
 
