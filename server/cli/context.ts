@@ -7,11 +7,14 @@ import { parseTimestamp } from '../../engine/model/timestamp.ts';
 import { parseOrigin } from '../console/config.ts';
 import { Repository, repositoryDir } from '../control-plane/repository.ts';
 import { HttpStorage } from '../control-plane/storage-clients.ts';
+import type { ProgressOutput } from './progress.ts';
 
 export interface Terminal {
   out(line: string): void;
   err(line: string): void;
   readonly env: NodeJS.ProcessEnv;
+  /** For progress; absent: none is shown. */
+  readonly progress?: ProgressOutput;
 }
 
 export class CliContext {
@@ -23,6 +26,10 @@ export class CliContext {
 
   readonly say = (line: string): void => this.#terminal.out(line);
   readonly warn = (line: string): void => this.#terminal.err(line);
+
+  get progressOutput(): ProgressOutput {
+    return this.#terminal.progress ?? { write: () => true };
+  }
 
   sayJson(value: unknown): void {
     this.say(JSON.stringify(value, null, 2));

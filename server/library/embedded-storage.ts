@@ -17,7 +17,7 @@ import type { Log, TimelineStatus } from '../../engine/services.ts';
 import type { Pageserver } from '../../engine/timeline/pageserver.ts';
 import type { TimestampAnswer } from '../control-plane/branch-point.ts';
 import type { Repository } from '../control-plane/repository.ts';
-import type { CommitHistory, StorageApi, TimelineInfo } from '../control-plane/storage-api.ts';
+import type { CommitHistory, ImportReceiver, ImportStorage, TimelineInfo } from '../control-plane/storage-api.ts';
 import { RedoCounters } from '../pageserver/metered-redo.ts';
 import { openPageserver } from '../pageserver/open-pageserver.ts';
 import type { PGliteArtefacts } from '../process/pglite-artefacts.ts';
@@ -34,7 +34,7 @@ export interface EmbeddedStorageOptions {
   readonly syncInThread?: boolean;
 }
 
-export class EmbeddedStorage implements StorageApi {
+export class EmbeddedStorage implements ImportStorage {
   readonly pageserver: Pageserver;
   readonly safekeeper: Safekeeper;
   readonly safekeeperStorage: DiskSafekeeperStorage;
@@ -96,6 +96,10 @@ export class EmbeddedStorage implements StorageApi {
   }
 
   // StorageApi
+
+  get importPeer(): ImportReceiver {
+    return this.pageserver.imports;
+  }
 
   listTenants(): Promise<readonly TenantId[]> {
     return this.pageserver.listTenants();
