@@ -6,6 +6,7 @@ import { addConsoleCommand } from './console.ts';
 import { CliContext, type Terminal } from './context.ts';
 import { addDevCommand } from './dev.ts';
 import { addEndpointCommands } from './endpoint.ts';
+import { addExportCommand } from './export.ts';
 import { addImportCommand } from './import.ts';
 import { addInitCommand } from './init.ts';
 import { addPageserverCommands } from './pageserver.ts';
@@ -74,6 +75,7 @@ function buildProgram(context: CliContext, terminal: Terminal): Command {
   addTenantCommands(program, context);
   addTimelineCommands(program, context);
   addImportCommand(program, context);
+  addExportCommand(program, context);
   addEndpointCommands(program, context);
   addPageserverCommands(program, context);
   addSafekeeperCommands(program, context);

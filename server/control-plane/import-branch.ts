@@ -26,7 +26,7 @@ import { DiskObjectStore } from '../object-store/disk.ts';
 import { nodeClock, nodeRandom } from '../process/node-host.ts';
 import { checkNewBranchName, nameBranch, nameOfTimeline } from './branches.ts';
 import type { Repository } from './repository.ts';
-import type { ImportStorage } from './storage-api.ts';
+import type { TransferStorage } from './storage-api.ts';
 
 export interface ImportBranchOptions {
   /** A folder, a file, or a stream of a tarball. */
@@ -53,7 +53,7 @@ export interface ImportedBranch {
 }
 
 export async function importBranch(
-  storage: ImportStorage,
+  storage: TransferStorage,
   repository: Repository,
   options: ImportBranchOptions,
 ): Promise<ImportedBranch> {
@@ -77,7 +77,7 @@ export async function importBranch(
 }
 
 async function bring(
-  storage: ImportStorage,
+  storage: TransferStorage,
   workspace: Workspace,
   id: TenantTimelineId,
   { source, progress, signal }: ImportBranchOptions,
@@ -118,7 +118,7 @@ async function bring(
 }
 
 async function send(
-  storage: ImportStorage,
+  storage: TransferStorage,
   workspace: Workspace,
   id: TenantTimelineId,
   part: IndexPart,
@@ -165,7 +165,7 @@ async function send(
 
 /** Somebody may have taken the name meanwhile. */
 async function giveName(
-  storage: ImportStorage,
+  storage: TransferStorage,
   repository: Repository,
   id: TenantTimelineId,
   name: string,

@@ -4,6 +4,7 @@
  */
 import type { TenantId, TenantTimelineId, TimelineId } from '../../engine/model/ids.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
+import type { PageService } from '../../engine/services.ts';
 import type { CommitHistory } from '../../engine/timeline/pageserver.ts';
 import type { ImportPeer } from '../../engine/transfer/push-timeline.ts';
 import type { TimestampAnswer } from './branch-point.ts';
@@ -50,7 +51,9 @@ export interface StorageApi {
   getCommitLsn(id: TenantTimelineId): Promise<Lsn | null>;
 }
 
-/** What an import needs besides. */
-export interface ImportStorage extends StorageApi {
+/** What import and export need besides. */
+export interface TransferStorage extends StorageApi {
   readonly importPeer: ImportReceiver;
+  /** To be closed by who opened it. Rejects `notFound`. */
+  openPages(id: TenantTimelineId): Promise<{ readonly pages: PageService; close(): void }>;
 }

@@ -11,15 +11,23 @@ import { type TenantId, type TenantTimelineId, type TimelineId, tenantId, timeli
 import { formatLsn, type Lsn, parseLsn } from '../../engine/model/lsn.ts';
 import { formatTimestamp } from '../../engine/model/timestamp.ts';
 import type { LayerSummary } from '../../engine/protocol/control-api.ts';
+import { RemotePageService } from '../../engine/remote/remote-page-service.ts';
+import type { Log, PageService } from '../../engine/services.ts';
 import { HttpImportPeer } from '../../engine/transfer/http-import-peer.ts';
+import { connectWebSocket } from '../net/ws-channel.ts';
+import { pagestreamPath } from '../pageserver/pagestream-listener.ts';
 import { forPidHeader } from '../process/http-errors.ts';
+import { nodeClock, nodeRandom } from '../process/node-host.ts';
 import { runningPid } from '../process/pid-file.ts';
 import type { TimestampAnswer } from './branch-point.ts';
 import { localhost, type NodeConfig, type Repository } from './repository.ts';
-import type { CommitHistory, ImportStorage, TimelineInfo } from './storage-api.ts';
+import type { CommitHistory, TimelineInfo, TransferStorage } from './storage-api.ts';
 
 /** Longer than anything a server waits for by itself. */
 const requestTimeoutMs = 90_000;
+
+/** What goes wrong is told by the call that it fails. */
+export const quietLog: Log = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} };
 
 const lsnText = z.string().transform((text) => parseLsn(text));
 const timelineText = z.string().transform((text) => timelineId(text));
@@ -171,12 +179,14 @@ function errorOf(server: string, status: number, json: unknown, text: string): P
 }
 
 /** A repository whose pageserver and safekeepers listen on the ports of its settings. */
-export class HttpStorage implements ImportStorage {
+export class HttpStorage implements TransferStorage {
   readonly #api: HttpApi;
+  readonly #pagesPort: number;
   readonly #safekeepers: readonly SafekeeperClient[];
 
   constructor(repository: Repository) {
     const config = repository.readConfig();
+    this.#pagesPort = config.pageserver.pgPort;
     this.#api = new HttpApi('pageserver', config.pageserver.httpPort, repository.pageserverPidFile);
     this.#safekeepers = config.safekeepers.map(
       (node) => new SafekeeperClient(node, repository.safekeeperPidFile(node.id)),
@@ -185,6 +195,19 @@ export class HttpStorage implements ImportStorage {
 
   get importPeer(): HttpImportPeer {
     return this.#api.importPeer;
+  }
+
+  async openPages(id: TenantTimelineId): Promise<{ pages: PageService; close(): void }> {
+    // Over HTTP first: whose port it is, and whether there is such a timeline.
+    await this.getTimeline(id);
+    const pages = new RemotePageService({
+      id,
+      connect: () => connectWebSocket(`ws://${localhost}:${this.#pagesPort}${pagestreamPath}`),
+      clock: nodeClock,
+      random: nodeRandom,
+      log: quietLog,
+    });
+    return { pages, close: () => pages.close() };
   }
 
   async checkStatus(): Promise<void> {

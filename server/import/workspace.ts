@@ -15,7 +15,7 @@ import { mkdir, mkdtemp, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isPageliteError } from '../../engine/errors.ts';
 import { type TenantTimelineId, tenantId, timelineId } from '../../engine/model/ids.ts';
-import type { ImportStorage } from '../control-plane/storage-api.ts';
+import type { TransferStorage } from '../control-plane/storage-api.ts';
 import { claimPidFile, type PidFile, runningPid } from '../process/pid-file.ts';
 
 export interface BegunImport {
@@ -64,7 +64,7 @@ export class Workspace {
 /** Removes what commands that were killed have left, here and at the pageserver. `isNamed`: somebody has the timeline. */
 export async function sweepWorkspaces(
   parent: string,
-  storage: ImportStorage,
+  storage: TransferStorage,
   isNamed: (id: TenantTimelineId) => boolean,
 ): Promise<void> {
   if (!existsSync(parent)) return;
@@ -79,7 +79,7 @@ export async function sweepWorkspaces(
 }
 
 /** One that was committed and never got its name is a timeline that nobody asked for. */
-async function giveUp({ id, importId }: BegunImport, storage: ImportStorage): Promise<void> {
+async function giveUp({ id, importId }: BegunImport, storage: TransferStorage): Promise<void> {
   await storage.importPeer.abort(id, importId).catch((error: unknown) => {
     if (!isPageliteError(error, 'notFound') && !isPageliteError(error, 'fenced')) throw error;
   });
