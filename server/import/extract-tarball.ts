@@ -14,6 +14,7 @@ import { pipeline } from 'node:stream/promises';
 import type { ReadableStream as WebReadable } from 'node:stream/web';
 import { createGunzip } from 'node:zlib';
 import { createTarDecoder, type ParsedTarEntry } from 'modern-tar';
+import { concatBytes } from '../../engine/bytes.ts';
 import { isPageliteError, messageOf, PageliteError } from '../../engine/errors.ts';
 import { refused } from './folder-directory.ts';
 
@@ -59,7 +60,7 @@ export async function extractTarball(options: ExtractOptions): Promise<void> {
 }
 
 async function feedDecoder(
-  { progress, signal }: ExtractOptions,
+  { name, progress, signal }: ExtractOptions,
   input: Readable,
   end: EndOfArchive,
   decoder: WritableStream<Uint8Array>,
@@ -73,9 +74,11 @@ async function feedDecoder(
       done(null, chunk);
     },
   });
-  const sniffed = await startsAsGzip(input);
-  const unpacked = sniffed ? createGunzip() : new PassThrough();
+  const stop = () => input.destroy(signal?.reason);
   try {
+    // What never sends its first bytes is ended, too.
+    signal?.addEventListener('abort', stop, { once: true });
+    const unpacked = (await startsAsGzip(input, name)) ? createGunzip() : new PassThrough();
     await pipeline(
       input,
       count,
@@ -93,18 +96,25 @@ async function feedDecoder(
   } catch (error) {
     await writer.abort(error).catch(() => {});
     throw error;
+  } finally {
+    signal?.removeEventListener('abort', stop);
   }
 }
 
-/** By its first two bytes, not by a name. They are put back. */
-async function startsAsGzip(input: Readable): Promise<boolean> {
-  const first = await firstChunk(input);
-  if (first === null) return false;
+/** By its first two bytes, not by a name. They are put back. Throws `invalid` if there is nothing. */
+async function startsAsGzip(input: Readable, name: string): Promise<boolean> {
+  let first = new Uint8Array(0);
+  while (first.length < 2) {
+    const chunk = await nextChunk(input);
+    if (chunk === null) break;
+    first = concatBytes([first, chunk]);
+  }
+  if (first.length === 0) throw new PageliteError('invalid', `${name} is empty`, { file: name });
   input.unshift(first);
-  return first.length >= 2 && first[0] === 0x1f && first[1] === 0x8b;
+  return first[0] === 0x1f && first[1] === 0x8b;
 }
 
-function firstChunk(input: Readable): Promise<Buffer | null> {
+function nextChunk(input: Readable): Promise<Uint8Array | null> {
   return new Promise((resolve, reject) => {
     const settle = (work: () => void) => {
       input.off('readable', onReadable);
@@ -113,7 +123,7 @@ function firstChunk(input: Readable): Promise<Buffer | null> {
       work();
     };
     const onReadable = () => {
-      const chunk = input.read() as Buffer | null;
+      const chunk = input.read() as Uint8Array | null;
       if (chunk !== null) settle(() => resolve(chunk));
     };
     const onError = (error: Error) => settle(() => reject(error));
@@ -121,6 +131,8 @@ function firstChunk(input: Readable): Promise<Buffer | null> {
     input.on('readable', onReadable);
     input.on('error', onError);
     input.on('end', onEnd);
+    if (input.readableEnded) onEnd();
+    else onReadable();
   });
 }
 
@@ -179,21 +191,18 @@ function checkedPath(path: string, name: string): string {
 class EndOfArchive {
   readonly #name: string;
   #zeros = 0;
-  #total = 0;
 
   constructor(name: string) {
     this.#name = name;
   }
 
   saw(chunk: Uint8Array): void {
-    this.#total += chunk.length;
     let zeros = 0;
     while (zeros < chunk.length && zeros < endBytes && chunk[chunk.length - 1 - zeros] === 0) zeros++;
     this.#zeros = zeros === chunk.length ? Math.min(endBytes, this.#zeros + zeros) : zeros;
   }
 
   check(): void {
-    if (this.#total === 0) throw new PageliteError('invalid', `${this.#name} is empty`);
     if (this.#zeros < endBytes) throw cutShort(this.#name);
   }
 }
