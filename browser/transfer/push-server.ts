@@ -3,8 +3,8 @@
  */
 import { isPageliteError } from '../../engine/errors.ts';
 import { type TenantId, type TimelineId, timelineId } from '../../engine/model/ids.ts';
+import { HttpImportPeer } from '../../engine/transfer/http-import-peer.ts';
 import type { ImportPeer } from '../../engine/transfer/push-timeline.ts';
-import { HttpImportPeer } from './http-import-peer.ts';
 import { HttpJson, type HttpJsonOptions } from './http-json.ts';
 
 export interface PushServer {

@@ -8,11 +8,14 @@ import { parseOrigin } from '../console/config.ts';
 import { Repository, repositoryDir } from '../control-plane/repository.ts';
 import { HttpStorage } from '../control-plane/storage-clients.ts';
 import { parseRemoteStorage, type RemoteStorage } from '../object-store/remote-storage.ts';
+import type { ProgressOutput } from './progress.ts';
 
 export interface Terminal {
   out(line: string): void;
   err(line: string): void;
   readonly env: NodeJS.ProcessEnv;
+  /** For progress; absent: none is shown. */
+  readonly progress?: ProgressOutput;
 }
 
 export class CliContext {
@@ -24,6 +27,10 @@ export class CliContext {
 
   readonly say = (line: string): void => this.#terminal.out(line);
   readonly warn = (line: string): void => this.#terminal.err(line);
+
+  get progressOutput(): ProgressOutput {
+    return this.#terminal.progress ?? { write: () => true };
+  }
 
   sayJson(value: unknown): void {
     this.say(JSON.stringify(value, null, 2));

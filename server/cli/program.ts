@@ -6,6 +6,8 @@ import { addConsoleCommand } from './console.ts';
 import { CliContext, type Terminal } from './context.ts';
 import { addDevCommand } from './dev.ts';
 import { addEndpointCommands } from './endpoint.ts';
+import { addExportCommand } from './export.ts';
+import { addImportCommand } from './import.ts';
 import { addInitCommand } from './init.ts';
 import { addPageserverCommands } from './pageserver.ts';
 import { addSafekeeperCommands } from './safekeeper.ts';
@@ -72,6 +74,8 @@ function buildProgram(context: CliContext, terminal: Terminal): Command {
   addConsoleCommand(program, context);
   addTenantCommands(program, context);
   addTimelineCommands(program, context);
+  addImportCommand(program, context);
+  addExportCommand(program, context);
   addEndpointCommands(program, context);
   addPageserverCommands(program, context);
   addSafekeeperCommands(program, context);

@@ -4,7 +4,7 @@
  */
 import { openSync, writeSync } from 'node:fs';
 import type { ComputeStart } from '../../smgr-plugin/bridge/io-host.ts';
-import { openCompute } from '../../smgr-plugin/compute.ts';
+import { type Compute, openCompute } from '../../smgr-plugin/compute.ts';
 import type { PGliteArtefacts } from '../process/pglite-artefacts.ts';
 import type { OpenedBackend } from './compute-worker.ts';
 import { contribFiles } from './contrib.ts';
@@ -22,11 +22,22 @@ export interface BackendData {
 export async function openBackend(data: unknown): Promise<OpenedBackend> {
   const { start, artefacts, serverLogPath } = data as BackendData;
   const serverLog = serverLogPath === undefined ? standardOutput : openSync(serverLogPath, 'a');
-  return openCompute(start, {
+  const compute = await openCompute(start, {
     artefacts,
     spill: new FileSpill(),
     extensions: { contrib: contribFiles() },
-    username: 'cloud_admin',
     onServerLog: (line) => writeSync(serverLog, `${line}\n`),
   });
+  await becomeAdmin(compute, start.readOnly);
+  return compute;
+}
+
+/** A database that was imported has no cloud_admin until its first endpoint starts; a read-only one serves it as its own superuser. */
+async function becomeAdmin(compute: Compute, readOnly: boolean): Promise<void> {
+  const { rows } = await compute.query("select from pg_catalog.pg_roles where rolname = 'cloud_admin'");
+  if (rows.length === 0) {
+    if (readOnly) return;
+    await compute.exec('create role cloud_admin superuser createdb createrole replication bypassrls login');
+  }
+  await compute.exec('set role cloud_admin');
 }

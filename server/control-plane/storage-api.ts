@@ -4,10 +4,17 @@
  */
 import type { TenantId, TenantTimelineId, TimelineId } from '../../engine/model/ids.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
+import type { PageService } from '../../engine/services.ts';
 import type { CommitHistory } from '../../engine/timeline/pageserver.ts';
+import type { ImportPeer } from '../../engine/transfer/push-timeline.ts';
 import type { TimestampAnswer } from './branch-point.ts';
 
 export type { CommitHistory };
+
+/** Takes layers that were made elsewhere, and can be told to forget them. */
+export interface ImportReceiver extends ImportPeer {
+  abort(id: TenantTimelineId, importId: string): Promise<void>;
+}
 
 export interface TimelineInfo {
   readonly timelineId: TimelineId;
@@ -42,4 +49,11 @@ export interface StorageApi {
   deleteTimeline(id: TenantTimelineId): Promise<void>;
   /** Up to where the safekeepers have acknowledged; null if no compute has written yet. */
   getCommitLsn(id: TenantTimelineId): Promise<Lsn | null>;
+}
+
+/** What import and export need besides. */
+export interface TransferStorage extends StorageApi {
+  readonly importPeer: ImportReceiver;
+  /** To be closed by who opened it. Rejects `notFound`. */
+  openPages(id: TenantTimelineId): Promise<{ readonly pages: PageService; close(): void }>;
 }

@@ -11,14 +11,23 @@ import { type TenantId, type TenantTimelineId, type TimelineId, tenantId, timeli
 import { formatLsn, type Lsn, parseLsn } from '../../engine/model/lsn.ts';
 import { formatTimestamp } from '../../engine/model/timestamp.ts';
 import type { LayerSummary } from '../../engine/protocol/control-api.ts';
+import { RemotePageService } from '../../engine/remote/remote-page-service.ts';
+import type { Log, PageService } from '../../engine/services.ts';
+import { HttpImportPeer } from '../../engine/transfer/http-import-peer.ts';
+import { connectWebSocket } from '../net/ws-channel.ts';
+import { pagestreamPath } from '../pageserver/pagestream-listener.ts';
 import { forPidHeader } from '../process/http-errors.ts';
+import { nodeClock, nodeRandom } from '../process/node-host.ts';
 import { runningPid } from '../process/pid-file.ts';
 import type { TimestampAnswer } from './branch-point.ts';
 import { localhost, type NodeConfig, type Repository } from './repository.ts';
-import type { CommitHistory, StorageApi, TimelineInfo } from './storage-api.ts';
+import type { CommitHistory, TimelineInfo, TransferStorage } from './storage-api.ts';
 
 /** Longer than anything a server waits for by itself. */
 const requestTimeoutMs = 90_000;
+
+/** What goes wrong is told by the call that it fails. */
+export const quietLog: Log = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} };
 
 const lsnText = z.string().transform((text) => parseLsn(text));
 const timelineText = z.string().transform((text) => timelineId(text));
@@ -95,23 +104,53 @@ class HttpApi {
     );
   }
 
-  async #ask(method: string, path: string, body?: object): Promise<Response> {
+  /** As engine/transfer speaks to a pageserver. */
+  get importPeer(): HttpImportPeer {
+    return new HttpImportPeer({
+      call: async (method, path, body, signal) => {
+        const response = await this.#ask(method, path, body ?? undefined, signal);
+        const text = await response.text();
+        const json = asJson(text);
+        if (!response.ok) throw errorOf(this.#server, response.status, json, text);
+        return typeof json === 'object' && json !== null ? json : {};
+      },
+      unexpected: (answer) =>
+        new PageliteError('unavailable', `the ${this.#server} at ${this.#base} answered ${JSON.stringify(answer)}`),
+    });
+  }
+
+  async #ask(
+    method: string,
+    path: string,
+    body?: object | string | Uint8Array<ArrayBuffer>,
+    signal?: AbortSignal,
+  ): Promise<Response> {
     const pid = runningPid(this.#pidFile);
     if (pid === null) throw this.#unanswered('it is not running');
-    const response = await this.#fetch(method, path, pid, body);
+    const response = await this.#fetch(method, path, pid, body, signal);
     if (response.status === 421) throw this.#unanswered('another process has its port');
     return response;
   }
 
-  async #fetch(method: string, path: string, pid: number, body?: object): Promise<Response> {
+  async #fetch(
+    method: string,
+    path: string,
+    pid: number,
+    body?: object | string | Uint8Array<ArrayBuffer>,
+    signal?: AbortSignal,
+  ): Promise<Response> {
+    const timeout = AbortSignal.timeout(requestTimeoutMs);
+    const isBytes = body instanceof Uint8Array;
+    const type = isBytes ? 'application/octet-stream' : 'application/json';
     try {
       return await fetch(`${this.#base}${path}`, {
         method,
-        signal: AbortSignal.timeout(requestTimeoutMs),
-        headers: { [forPidHeader]: String(pid), ...(body && { 'content-type': 'application/json' }) },
-        ...(body && { body: JSON.stringify(body) }),
+        signal: signal ? AbortSignal.any([signal, timeout]) : timeout,
+        headers: { [forPidHeader]: String(pid), ...(body !== undefined && { 'content-type': type }) },
+        ...(body !== undefined && { body: isBytes || typeof body === 'string' ? body : JSON.stringify(body) }),
       });
     } catch (cause) {
+      if (signal?.aborted) throw signal.reason;
       throw this.#unanswered(messageOf((cause as { cause?: unknown }).cause ?? cause), cause);
     }
   }
@@ -140,16 +179,35 @@ function errorOf(server: string, status: number, json: unknown, text: string): P
 }
 
 /** A repository whose pageserver and safekeepers listen on the ports of its settings. */
-export class HttpStorage implements StorageApi {
+export class HttpStorage implements TransferStorage {
   readonly #api: HttpApi;
+  readonly #pagesPort: number;
   readonly #safekeepers: readonly SafekeeperClient[];
 
   constructor(repository: Repository) {
     const config = repository.readConfig();
+    this.#pagesPort = config.pageserver.pgPort;
     this.#api = new HttpApi('pageserver', config.pageserver.httpPort, repository.pageserverPidFile);
     this.#safekeepers = config.safekeepers.map(
       (node) => new SafekeeperClient(node, repository.safekeeperPidFile(node.id)),
     );
+  }
+
+  get importPeer(): HttpImportPeer {
+    return this.#api.importPeer;
+  }
+
+  async openPages(id: TenantTimelineId): Promise<{ pages: PageService; close(): void }> {
+    // Over HTTP first: whose port it is, and whether there is such a timeline.
+    await this.getTimeline(id);
+    const pages = new RemotePageService({
+      id,
+      connect: () => connectWebSocket(`ws://${localhost}:${this.#pagesPort}${pagestreamPath}`),
+      clock: nodeClock,
+      random: nodeRandom,
+      log: quietLog,
+    });
+    return { pages, close: () => pages.close() };
   }
 
   async checkStatus(): Promise<void> {

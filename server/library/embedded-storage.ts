@@ -13,11 +13,11 @@ import { isPageliteError, PageliteError } from '../../engine/errors.ts';
 import { nodeId, type TenantId, type TenantTimelineId, type TimelineId } from '../../engine/model/ids.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
 import { Safekeeper } from '../../engine/safekeeper/safekeeper.ts';
-import type { Log, TimelineStatus } from '../../engine/services.ts';
+import type { Log, PageService, TimelineStatus } from '../../engine/services.ts';
 import type { Pageserver } from '../../engine/timeline/pageserver.ts';
 import type { TimestampAnswer } from '../control-plane/branch-point.ts';
 import type { Repository } from '../control-plane/repository.ts';
-import type { CommitHistory, StorageApi, TimelineInfo } from '../control-plane/storage-api.ts';
+import type { CommitHistory, ImportReceiver, TimelineInfo, TransferStorage } from '../control-plane/storage-api.ts';
 import { RedoCounters } from '../pageserver/metered-redo.ts';
 import { openPageserver } from '../pageserver/open-pageserver.ts';
 import type { PGliteArtefacts } from '../process/pglite-artefacts.ts';
@@ -34,7 +34,7 @@ export interface EmbeddedStorageOptions {
   readonly syncInThread?: boolean;
 }
 
-export class EmbeddedStorage implements StorageApi {
+export class EmbeddedStorage implements TransferStorage {
   readonly pageserver: Pageserver;
   readonly safekeeper: Safekeeper;
   readonly safekeeperStorage: DiskSafekeeperStorage;
@@ -97,6 +97,14 @@ export class EmbeddedStorage implements StorageApi {
   }
 
   // StorageApi
+
+  get importPeer(): ImportReceiver {
+    return this.pageserver.imports;
+  }
+
+  async openPages(id: TenantTimelineId): Promise<{ pages: PageService; close(): void }> {
+    return { pages: await this.pageserver.openPages(id), close: () => {} };
+  }
 
   listTenants(): Promise<readonly TenantId[]> {
     return this.pageserver.listTenants();

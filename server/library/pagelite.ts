@@ -48,6 +48,11 @@ export interface ResetOptions extends PointInTime {
   readonly preserveAs?: string;
 }
 
+export interface DumpOptions extends PointInTime {
+  /** PGlite's own option; `gzip` if absent. */
+  readonly compression?: 'gzip' | 'none';
+}
+
 export interface ConnectOptions<E extends Extensions = Extensions>
   extends PointInTime,
     Pick<PGliteOptions, 'parsers' | 'serializers' | 'debug' | 'initialMemory' | 'username' | 'database'> {
@@ -114,6 +119,31 @@ export class Pagelite {
   /** Some of the commits of a branch and, before it was made, of those that it was made from: places to branch from or to look at. */
   history(branch: string): Promise<BranchHistory> {
     return this.#storage.call('history', branch);
+  }
+
+  /**
+   * Makes a branch of a PGlite database: the path of its data directory or of a tarball, or what its `dumpDataDir()` gave. The directory is only read; one
+   * that was not closed is copied, and PostgreSQL recovers the copy.
+   */
+  importDataDir(branch: string, source: string | Blob): Promise<BranchInfo> {
+    return this.#storage.call(
+      'importDataDir',
+      branch,
+      typeof source === 'string' ? resolve(source) : new Blob([source]),
+    );
+  }
+
+  /** The branch as a tarball that PGlite takes as its `loadDataDir` option, as PGlite's own `dumpDataDir` gives it. It is in memory as a whole. */
+  async dumpDataDir(branch: string, options: DumpOptions = {}): Promise<File> {
+    const isCompressed = options.compression !== 'none';
+    const blob = await this.#storage.call('dumpDataDir', branch, placeOf(options), isCompressed);
+    const type = isCompressed ? 'application/x-gzip' : 'application/x-tar';
+    return new File([blob], `${branch.replaceAll('/', '-')}${isCompressed ? '.tar.gz' : '.tar'}`, { type });
+  }
+
+  /** The same into a file, for databases of any size. What was at `path` is replaced when the file is whole; one that ends in .tar is not compressed. */
+  exportDataDir(branch: string, path: string, options: PointInTime = {}): Promise<void> {
+    return this.#storage.call('exportDataDir', branch, placeOf(options), !path.endsWith('.tar'), resolve(path));
   }
 
   /**

@@ -5,6 +5,8 @@
  * - a branch has one writing compute at a time in this process; another one would fence it
  * - a compute that has failed for good is forgotten, so that its branch can be connected again
  */
+import { Readable, Writable } from 'node:stream';
+import type { ReadableStream as WebReadable } from 'node:stream/web';
 import { parentPort, workerData } from 'node:worker_threads';
 import { pino } from 'pino';
 import { assert, must } from '../../engine/assert.ts';
@@ -18,7 +20,10 @@ import { deleteBranch, type ResetOptions, renameBranch, resetBranch } from '../c
 import { historyOf } from '../control-plane/branch-history.ts';
 import { branchesOf, nameOfTimeline, resolveBranch } from '../control-plane/branches.ts';
 import { type BranchStart, branchFrom, pointOnBranch } from '../control-plane/branching.ts';
+import { exportBranch } from '../control-plane/export-branch.ts';
+import { importBranch } from '../control-plane/import-branch.ts';
 import { Repository } from '../control-plane/repository.ts';
+import { writeFileAtOnce } from '../export/write-tarball.ts';
 import { createLog, nodeClock, nodeRandom } from '../process/node-host.ts';
 import type { PGliteArtefacts } from '../process/pglite-artefacts.ts';
 import { defaultTenant } from './default-tenant.ts';
@@ -53,6 +58,10 @@ export interface StorageMethods {
   rename(branch: string, to: string): Promise<BranchInfo>;
   delete(branch: string): Promise<void>;
   history(branch: string): Promise<BranchHistory>;
+  importDataDir(branch: string, source: string | Blob): Promise<BranchInfo>;
+  /** Into a file, or as a Blob. */
+  exportDataDir(branch: string, place: BranchStart, isCompressed: boolean, path: string): Promise<void>;
+  dumpDataDir(branch: string, place: BranchStart, isCompressed: boolean): Promise<Blob>;
   /** `at` 'end': for writing. */
   openCompute(branch: string, at: BranchStart): Promise<{ readonly compute: number; readonly start: ComputeStart }>;
   closeCompute(compute: number): Promise<void>;
@@ -145,6 +154,45 @@ class StorageThread {
 
   async history(branch: string): Promise<BranchHistory> {
     return historyOf(this.#storage, this.#idOf(branch));
+  }
+
+  async importDataDir(name: string, source: string | Blob): Promise<BranchInfo> {
+    const { warnings } = await importBranch(this.#storage, this.#repository, {
+      source: typeof source === 'string' ? source : Readable.fromWeb(source.stream() as WebReadable),
+      tenantId: this.#tenant,
+      name,
+      progress: () => {},
+    });
+    for (const text of warnings) this.#tell({ kind: 'progress', text });
+    return this.#branchInfo(name);
+  }
+
+  async exportDataDir(branch: string, place: BranchStart, isCompressed: boolean, path: string): Promise<void> {
+    await writeFileAtOnce(path, (output) => this.#export(branch, place, isCompressed, output));
+  }
+
+  async dumpDataDir(branch: string, place: BranchStart, isCompressed: boolean): Promise<Blob> {
+    const chunks: Buffer[] = [];
+    const output = new Writable({
+      write(chunk: Buffer, _encoding, done) {
+        chunks.push(chunk);
+        done();
+      },
+    });
+    await this.#export(branch, place, isCompressed, output);
+    return new Blob(chunks as Buffer<ArrayBuffer>[]);
+  }
+
+  #export(branch: string, place: BranchStart, isCompressed: boolean, output: Writable): Promise<unknown> {
+    return exportBranch(this.#storage, this.#repository, {
+      tenantId: this.#tenant,
+      branch,
+      place,
+      output,
+      isCompressed,
+      progress: () => {},
+      log: this.#log,
+    });
   }
 
   #idOf(branch: string): TenantTimelineId {
@@ -251,6 +299,9 @@ if (port !== null) {
     rename: (branch, to) => opened().rename(branch, to),
     delete: (branch) => opened().delete(branch),
     history: (branch) => opened().history(branch),
+    importDataDir: (branch, source) => opened().importDataDir(branch, source),
+    exportDataDir: (branch, place, isCompressed, path) => opened().exportDataDir(branch, place, isCompressed, path),
+    dumpDataDir: (branch, place, isCompressed) => opened().dumpDataDir(branch, place, isCompressed),
     openCompute: (branch, at) => opened().openCompute(branch, at),
     closeCompute: (compute) => opened().closeCompute(compute),
     close: () => opened().close(),

@@ -1,17 +1,30 @@
 /**
- * A server's pageserver as the receiver of a push, over its HTTP API (server/pageserver/transfer-api.ts).
+ * A server's pageserver as the receiver of layers, over its HTTP API (server/pageserver/transfer-api.ts): of a push from a tab, or of a data directory.
+ * How a request is made is the host's.
  */
-import type { TenantTimelineId } from '../../engine/model/ids.ts';
-import { parseLsn } from '../../engine/model/lsn.ts';
-import { type ImportManifest, manifestToJson } from '../../engine/transfer/import-manifest.ts';
-import type { ImportPeer } from '../../engine/transfer/push-timeline.ts';
-import type { ImportState } from '../../engine/transfer/timeline-imports.ts';
-import type { HttpJson } from './http-json.ts';
+import type { PageliteError } from '../errors.ts';
+import type { TenantTimelineId } from '../model/ids.ts';
+import { parseLsn } from '../model/lsn.ts';
+import { type ImportManifest, manifestToJson } from './import-manifest.ts';
+import type { ImportPeer } from './push-timeline.ts';
+import type { ImportState } from './timeline-imports.ts';
+
+/** Calls that are answered with an object. Rejects with the server's error, or `unavailable`. */
+export interface JsonCalls {
+  call(
+    method: string,
+    path: string,
+    body: string | Uint8Array<ArrayBuffer> | null,
+    signal?: AbortSignal,
+  ): Promise<object>;
+  /** An answer that is not one. */
+  unexpected(answer: object): PageliteError;
+}
 
 export class HttpImportPeer implements ImportPeer {
-  readonly #api: HttpJson;
+  readonly #api: JsonCalls;
 
-  constructor(api: HttpJson) {
+  constructor(api: JsonCalls) {
     this.#api = api;
   }
 
@@ -44,6 +57,10 @@ export class HttpImportPeer implements ImportPeer {
 
   async commit(id: TenantTimelineId, importId: string, signal?: AbortSignal): Promise<void> {
     await this.#api.call('POST', `${importPath(id)}/${importId}/commit`, null, signal);
+  }
+
+  async abort(id: TenantTimelineId, importId: string): Promise<void> {
+    await this.#api.call('DELETE', `${importPath(id)}/${importId}`, null);
   }
 }
 
