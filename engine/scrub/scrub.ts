@@ -14,6 +14,7 @@ import { parseLayerName } from '../layers/layer-name.ts';
 import { type TenantId, type TenantTimelineId, tenantId, timelineId } from '../model/ids.ts';
 import type { ObjectStore } from '../services.ts';
 import {
+  decodeChecked,
   decodeIndexPart,
   type IndexPart,
   type LayerEntry,
@@ -119,7 +120,9 @@ class Scrub {
     const { store } = this.#options;
     const folder = tenantFolder(id);
     const known = ['tenant.json', 'config.json', 'deleted.json'];
-    if (!objects.has(`${folder}tenant.json`)) this.#problem(`${folder}tenant.json`, 'is missing');
+    const marker = await store.get(`${folder}tenant.json`);
+    if (marker === null) this.#problem(`${folder}tenant.json`, 'is missing');
+    else if (decodeChecked(marker.bytes) === null) this.#problem(`${folder}tenant.json`, 'is damaged: wrong checksum');
     const generations = [...objects.keys()].map((key) => parseClaimName(key.slice(folder.length)));
     const newest = Math.max(0, ...generations.filter((generation) => generation !== null));
     let owner: number | null = null;
@@ -206,7 +209,8 @@ class Scrub {
       await work();
     } catch (error) {
       if (!isPageliteError(error, 'corrupt') && !isPageliteError(error, 'invalid')) throw error;
-      this.#problem(key, messageOf(error));
+      const { file } = error.data;
+      this.#problem(typeof file === 'string' ? file : key, messageOf(error));
     }
   }
 

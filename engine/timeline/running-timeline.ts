@@ -77,6 +77,7 @@ export class RunningTimeline {
   readonly #fed: LsnWaiters;
   #fedLsn: Lsn;
   #isDetaching = false;
+  #removing: Promise<void> = Promise.resolve();
   /** When a layer was flushed last, or the timeline was opened. */
   #lastFlushMs: number;
   #lastCompactionMs: number;
@@ -270,6 +271,13 @@ export class RunningTimeline {
     if (isUploaded) await this.uploads.idle();
   }
 
+  /** Resolves when the store has everything, and what is not needed there is gone. */
+  async settled(): Promise<void> {
+    await this.uploads.idle();
+    await this.#removing;
+    await this.uploads.settled();
+  }
+
   /** See garbage-collection.ts. */
   collectGarbage(cutoffLsn: Lsn, points: () => readonly Lsn[]): Promise<GcResult> {
     this.#checkOpen();
@@ -365,7 +373,7 @@ export class RunningTimeline {
     this.compaction.kick();
     const leftovers = this.#leftovers;
     this.#leftovers = [];
-    if (leftovers.length > 0) void this.#removeLeftovers(leftovers);
+    if (leftovers.length > 0) this.#removing = this.#removeLeftovers(leftovers);
   }
 
   /** Once an index of ours is stored, what earlier owners or a crash left beside it is waste. */

@@ -159,6 +159,12 @@ export class UploadQueue {
     if (this.#failure !== null) throw this.#failure;
   }
 
+  /** Resolves when the store has everything, and what was dropped is deleted. */
+  async settled(): Promise<void> {
+    await this.idle();
+    await this.#deletions;
+  }
+
   /** Resolves when nothing is under way any more: after the signal fired, what is not stored stays so, and is made of WAL again. */
   async close(): Promise<void> {
     await this.#running;

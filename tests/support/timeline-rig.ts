@@ -19,7 +19,14 @@ import { branchIndex } from '../../engine/timeline/branch.ts';
 import type { CompactionForce } from '../../engine/timeline/compaction.ts';
 import type { GcResult } from '../../engine/timeline/garbage-collection.ts';
 import type { Ancestor } from '../../engine/timeline/gather.ts';
-import { newIndexPart, StoredIndex } from '../../engine/timeline/index-part.ts';
+import {
+  encodeChecked,
+  layerKey,
+  newIndexPart,
+  StoredIndex,
+  tenantFolder,
+  timelineFolder,
+} from '../../engine/timeline/index-part.ts';
 import { defaultPageserverLimits } from '../../engine/timeline/pageserver.ts';
 import { RunningTimeline, type SharedParts } from '../../engine/timeline/running-timeline.ts';
 import { claimTenant, TenantAttachment } from '../../engine/timeline/tenant-claims.ts';
@@ -162,6 +169,11 @@ export class TimelineRig {
     return this.#shared.attachment.generation;
   }
 
+  /** What makes the folder a tenant's. */
+  async createTenant(): Promise<void> {
+    await this.#shared.store.put(`${tenantFolder(this.#tenant)}tenant.json`, encodeChecked('{"version":1}'));
+  }
+
   /** A timeline of its own. */
   async create(): Promise<ModelTimeline> {
     const model: ModelTimeline = {
@@ -217,7 +229,15 @@ export class TimelineRig {
       lsn: ancestor.lsn,
       open: () => this.running.get(ancestor.of.id.timelineId)!.timeline,
     };
-    this.running.set(model.id.timelineId, new RunningTimeline(model.id, index, local, [], this.#shared));
+    const leftovers = await this.#leftovers(model.id, index);
+    this.running.set(model.id.timelineId, new RunningTimeline(model.id, index, local, leftovers, this.#shared));
+  }
+
+  /** Files that the index does not name: a crash left them. */
+  async #leftovers(id: TenantTimelineId, index: StoredIndex): Promise<string[]> {
+    const keys = (await this.#shared.store.list(timelineFolder(id))).map(({ key }) => key);
+    const named = new Set([index.key, ...index.part.layers.map((entry) => layerKey(id, entry))]);
+    return keys.filter((key) => !named.has(key));
   }
 
   /** Some records with random values. */

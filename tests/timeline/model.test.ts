@@ -10,6 +10,7 @@ import { PageliteError } from '../../engine/errors.ts';
 import { pageSize } from '../../engine/limits.ts';
 import { formatKey, type Key } from '../../engine/model/key.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
+import { scrub } from '../../engine/scrub/scrub.ts';
 import type { ObjectStore } from '../../engine/services.ts';
 import { MemoryObjectStore } from '../../engine/stores/memory.ts';
 import { StoredIndex } from '../../engine/timeline/index-part.ts';
@@ -196,7 +197,12 @@ describe('death at every operation of the store', () => {
           }
           await rig.ingest(model, 20);
           await rig.flush(model);
+          await rig.compact(model, 'merge');
         }
+        for (const running of rig.running.values()) await running.settled();
+        await rig.createTenant();
+        const { problems, garbage } = await scrub({ store, tenant: null, isDeep: true });
+        expect({ problems, garbage }, what).toEqual({ problems: [], garbage: [] });
         await rig.close();
       }
     }
