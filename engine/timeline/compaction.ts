@@ -131,8 +131,9 @@ export class Compaction {
 
   /** One job. False if there is none. */
   async #step(force: CompactionForce): Promise<boolean> {
-    const { timeline, signal, clock } = this.#parts;
+    const { timeline, uploads, signal, clock } = this.#parts;
     signal.throwIfAborted();
+    uploads.checkWorks();
     const job = await this.#plan(force);
     if (job === null) return false;
     const counter = job.kind === 'mergeDeltas' ? timeline.counters.compact : timeline.counters.createImages;

@@ -99,8 +99,9 @@ export class UploadQueue {
     return { waitingLayers: size, waitingBytes, deleting: this.#deleting, lastError: this.#lastError };
   }
 
-  /** Makes a new layer readable; it counts once a change of the index names it. */
+  /** Makes a new layer readable, unless the queue has failed; it counts once a change of the index names it. */
   async addLayer({ name, bytes }: WrittenLayer, isComplete = false): Promise<LayerEntry> {
+    this.checkWorks();
     const entry: LayerEntry = { name, size: bytes.length, generation: this.generation, isComplete };
     const key = layerKey(this.id, entry);
     const { staging, store } = this.#parts;
@@ -118,11 +119,14 @@ export class UploadQueue {
 
   /** `part` is what `change` makes of it, at once. Resolves when the store has it. Rejects when the queue has failed or is closed. */
   change(change: (part: IndexPart) => IndexPart): Promise<void> {
-    if (this.#failure !== null) return Promise.reject(this.#failure);
-    this.#part = change(this.#part);
-    const done = new Promise<void>((resolve, reject) => this.#waiters.push({ resolve, reject }));
+    const done = new Promise<void>((resolve, reject) => {
+      if (this.#failure !== null) reject(this.#failure);
+      else this.#waiters.push({ resolve, reject });
+    });
     // Not everybody waits; the queue tells of a failure by itself.
     done.catch(() => {});
+    if (this.#failure !== null) return done;
+    this.#part = change(this.#part);
     this.#kick();
     return done;
   }
@@ -151,6 +155,11 @@ export class UploadQueue {
       if (this.#waiters.length > 0) this.#kick();
     });
     await done;
+  }
+
+  /** Throws if nothing more can be stored, with the reason. */
+  checkWorks(): void {
+    if (this.#failure !== null) throw this.#failure;
   }
 
   /** Resolves when the store has everything. Rejects when it never will. */
