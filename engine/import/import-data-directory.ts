@@ -46,6 +46,7 @@ import { type IndexPart, type LayerEntry, layerKey, newIndexPart } from '../time
 import type { TransferProgress } from '../transfer/push-timeline.ts';
 import { checkControl, checkpointForBranch, controlForBranch } from './check-control.ts';
 import { isZeroPage, pageProblem } from './check-page.ts';
+import { configurationForBranch } from './configuration.ts';
 import type { DataDirectory } from './data-directory.ts';
 import { type ImportPlan, isRebuiltFork, type PlannedDatabase, type PlannedFork, planImport } from './plan.ts';
 
@@ -70,6 +71,8 @@ export interface ImportedDirectory {
   readonly droppedMapPages: number;
   /** Folders of databases that were never finished. */
   readonly unfinishedDatabases: readonly string[];
+  /** Settings that name files which only the old server has. */
+  readonly settingsLeftOut: readonly string[];
 }
 
 /** Pages of one read. */
@@ -91,6 +94,7 @@ class Import {
   #hasChecksums = false;
   #done = 0;
   #droppedMapPages = 0;
+  readonly #settingsLeftOut: string[] = [];
 
   constructor(options: ImportDataDirectoryOptions, plan: ImportPlan) {
     this.#options = options;
@@ -116,7 +120,8 @@ class Import {
     const { bytes, unloggedRelations, unfinishedDatabases } = this.#plan;
     const part = newIndexPart({ systemIdentifier, lsn, prevRecordLsn: invalidLsn, layers: this.#layers });
     const droppedMapPages = this.#droppedMapPages;
-    return { part, bytes, unloggedRelations, droppedMapPages, unfinishedDatabases };
+    const settingsLeftOut = this.#settingsLeftOut;
+    return { part, bytes, unloggedRelations, droppedMapPages, unfinishedDatabases, settingsLeftOut };
   }
 
   // In key order
@@ -192,7 +197,13 @@ class Import {
 
   async #configuration(): Promise<Uint8Array> {
     const files = [];
-    for (const path of this.#plan.configuration) files.push({ path, bytes: (await this.#readSmall(path)).slice() });
+    for (const path of this.#plan.configuration) {
+      const bytes = (await this.#readSmall(path)).slice();
+      const isSettings = path.startsWith('postgresql');
+      const kept = isSettings ? configurationForBranch(bytes) : { bytes, leftOut: [] };
+      files.push({ path, bytes: kept.bytes });
+      this.#settingsLeftOut.push(...kept.leftOut.map((setting) => `${setting} of ${path}`));
+    }
     return encodeFiles(files);
   }
 
