@@ -10,6 +10,8 @@
  * - pages of zeros are left out, as everywhere; every other page was checked (check-page.ts)
  * - the timeline begins at the shutdown checkpoint; a compute writes that record anew, and nothing in the directory is newer
  */
+
+import { controlPath, originsPath } from '../basebackup/data-directory-paths.ts';
 import { encodeFiles } from '../basebackup/data-files.ts';
 import { crc32c } from '../crc32c.ts';
 import { PageliteError } from '../errors.ts';
@@ -104,7 +106,7 @@ class Import {
   async run(): Promise<ImportedDirectory> {
     const { directory } = this.#options;
     // Kept until the end; what is read next takes the place of what was.
-    const control = (await this.#readSmall('global/pg_control')).slice();
+    const control = (await this.#readSmall(controlPath)).slice();
     const { isClean, lsn, systemIdentifier, hasChecksums, state } = checkControl(control, directory.name);
     if (!isClean) throw new PageliteError('invalid', `${directory.name} was not shut down: it is ${state}`);
     this.#lsn = lsn;
@@ -209,7 +211,7 @@ class Import {
 
   /** The file of origin.c (see basebackup.ts): u32 magic, per origin u16 id, 6 bytes of padding and u64 remote LSN, then u32 CRC32C. */
   async #origins(): Promise<Uint8Array> {
-    const path = 'pg_logical/replorigin_checkpoint';
+    const path = originsPath;
     const body = bytesBeforeCrc(await this.#readSmall(path), path, this.#options.directory.name);
     const view = new DataView(body.buffer, body.byteOffset, body.byteLength);
     const origins = new Map<number, Lsn>();
