@@ -1,5 +1,6 @@
 // Vitest runs the TypeScript sources; tests that start processes or worker threads use the build in dist/ (`npm test` builds first).
 import { configDefaults, defineConfig } from 'vitest/config';
+import { hasCeph } from './tests/support/ceph.ts';
 import { hasChromium } from './tests/web/support/chromium.ts';
 
 /** Where .ci/run wants the results as JSON, to count them. */
@@ -8,8 +9,12 @@ const report = process.env.PAGELITE_TEST_REPORT;
 export default defineConfig({
   test: {
     include: ['tests/**/*.test.ts'],
-    // Scenarios of a tab run where there is a Chromium.
-    exclude: [...configDefaults.exclude, ...(hasChromium() ? [] : ['**/*.web.test.ts'])],
+    // Scenarios of a tab run where there is a Chromium, those of S3 where there is a server; in CI both have to be there.
+    exclude: [
+      ...configDefaults.exclude,
+      ...(hasChromium() ? [] : ['**/*.web.test.ts']),
+      ...(hasCeph() || process.env.CI ? [] : ['**/*.s3.test.ts']),
+    ],
     testTimeout: 120_000,
     hookTimeout: 120_000,
     expect: { poll: { timeout: 30_000 } },

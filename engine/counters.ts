@@ -84,6 +84,7 @@ export class TimelineCounters {
   readonly waitLsn = new OperationCounter(waitBoundsMs);
   readonly layerFlush = new OperationCounter(operationBoundsMs);
   readonly createImages = new OperationCounter(operationBoundsMs);
+  readonly compact = new OperationCounter(operationBoundsMs);
   readonly logicalSize = new OperationCounter(operationBoundsMs);
 
   get valuesPutCount(): number {
@@ -102,6 +103,7 @@ export class TimelineCounters {
     this.waitLsn.add(other.waitLsn);
     this.layerFlush.add(other.layerFlush);
     this.createImages.add(other.createImages);
+    this.compact.add(other.compact);
     this.logicalSize.add(other.logicalSize);
   }
 }

@@ -97,11 +97,9 @@ export const logicalSizeWaitMs = 250;
 export const redoRecordsPerTurn = 2000;
 /** WAL bytes ingested before the event loop has a turn: about 3 ms. */
 export const ingestBytesPerTurn = 512 * 1024;
-/** A page whose chain is this long, in records or in bytes, gets an image in the background: a page is then read rather than rebuilt. */
+/** A page whose chain is this long, in records or in bytes, gets an image when its layers are merged: it is then read rather than rebuilt. */
 export const imageChainRecordsMin = 8;
 export const imageChainBytesMin = 4096;
-/** An image layer file is closed at this size. */
-export const imageLayerBytesMax = 64 * 1024 * 1024;
 /** Layers of one import: with layers of 4 MB, 80 GB. Bounds the list that is checked and stored at once. */
 export const importLayersMax = 20_000;
 /** One layer that is imported: it is in memory while it is checked. Layers written here are a quarter of it, and a value more. */
@@ -124,6 +122,8 @@ export const compactionThreshold = 3;
 export const compactionTargetBytes = 64 * 1024 * 1024;
 /** What a merge reads ahead of each of its inputs at once: memory is this times the inputs, whatever their size. */
 export const cursorRunBytes = 1024 * 1024;
+/** Blocks of layer files that a job of compaction in a thread of its own keeps: those that reads of pages come to again. */
+export const compactionCacheBytes = 32 * 1024 * 1024;
 /** Flushed bytes that one merge takes, beside the first few layers: bounds how long it lasts, and what a crash repeats. */
 export const mergeInputBytesMax = 1024 * 1024 * 1024;
 /** Runs of delta layers that may lie above the images of a column: a read passes each of them. */
@@ -132,6 +132,13 @@ export const columnRunsMax = 2;
 export const imageDeltaRatio = 0.5;
 /** ...and at least this much, so that small columns do not get images all the time. */
 export const imageDeltaBytesMin = 4 * 1024 * 1024;
+/** Compaction that failed is tried again after this, doubled each time up to the maximum. */
+export const compactionRetryMinMs = 1_000;
+export const compactionRetryMaxMs = 60_000;
+/** Keys with a damaged layer or page are left alone for this long. */
+export const compactionBlockedMs = 10 * 60 * 1000;
+/** How often a pageserver looks which of its timelines want compaction, garbage collection or a flush. */
+export const housekeepingPeriodMs = 1_000;
 /** How often compaction looks for something to do, beside after each flush (Neon's compaction_period). */
 export const compactionPeriodMs = 20_000;
 /** WAL of history that is kept however old it is (Neon's gc_horizon). */
@@ -144,6 +151,17 @@ export const pitrIntervalMs = 7 * 24 * 60 * 60 * 1000;
 export const lsnLeaseLengthMs = 10 * 60 * 1000;
 /** Before a lease that could not be renewed is asked for again. */
 export const leaseRetryPauseMs = 5_000;
+/** Requests to an S3 server: how long until it is connected, and until it answers or sends more. */
+export const s3ConnectTimeoutMs = 5_000;
+export const s3RequestTimeoutMs = 30_000;
+/** Times that a request is sent before it has failed; the SDK waits in between, longer each time. */
+export const s3AttemptsMax = 4;
+/** What a pageserver reads of a remote layer at once, and keeps of it on its disk. */
+export const cacheChunkBytes = 1024 * 1024;
+/** Of a chunk on disk, what is checked together. */
+export const cacheBlockBytes = 32 * 1024;
+/** Of the disk, what a pageserver keeps layers of its remote storage on. */
+export const diskBudgetBytes = 10 * 1024 * 1024 * 1024;
 /** Pause of a WAL receiver when a safekeeper does not have its timeline yet or is away: doubled up to the maximum, cut short when a read waits. */
 export const walReceiverPauseMinMs = 20;
 export const walReceiverPauseMaxMs = 1_000;

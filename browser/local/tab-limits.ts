@@ -14,7 +14,6 @@ export const tabLimits: Partial<PageserverLimits> = {
   openLayerBytesMax: 16 * megabyte,
   openChainLengthMax,
   frozenLayersMax: 2,
-  imageLayerBytesMax: 16 * megabyte,
   blockCacheBytesMax: 32 * megabyte,
   pageVersionsBytesMax: 16 * megabyte,
 };
@@ -23,6 +22,8 @@ export const tabConfig: Partial<TenantConfig> = {
   /** What a reload reads again at most: 32 MB of WAL are ingested in about half a second. */
   checkpoint_distance: 32 * megabyte,
   compaction_target_size: 16 * megabyte,
+  /** A branch that was pulled is pushed back as what was changed since: all of its history is kept. */
+  gc_period: 0,
 };
 
 /** A branch that nobody has written to for this long is flushed, if there is enough to: the next load then reads layers, not WAL. */

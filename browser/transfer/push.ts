@@ -187,19 +187,29 @@ class Push {
 /** What somebody needs who reads the timeline at `lsn`: the layers that hold older values. The last of them may reach beyond. */
 export function partUpTo(part: IndexPart, lsn: Lsn): IndexPart {
   const descs = part.layers.map((layer) => ({ layer, desc: must(parseLayerName(layer.name)) }));
-  const below = descs.filter(({ desc }) => desc.lsnStart <= lsn);
-  const ends = below.filter(({ desc }) => desc.kind === 'delta').map(({ desc }) => desc.lsnEnd - 1);
-  const diskConsistentLsn = Math.max(lsn, ...ends) as Lsn;
+  let diskConsistentLsn = lsn;
+  // A merged layer may reach far beyond: then what others have up to there belongs to it.
+  for (;;) {
+    const below = descs.filter(({ desc }) => desc.kind === 'delta' && desc.lsnStart <= diskConsistentLsn);
+    const end = Math.max(lsn, ...below.map(({ desc }) => desc.lsnEnd - 1)) as Lsn;
+    if (end <= diskConsistentLsn) break;
+    diskConsistentLsn = end;
+  }
+  const below = descs.filter(({ desc }) => desc.lsnStart <= diskConsistentLsn);
   return {
     ...part,
     diskConsistentLsn,
     prevRecordLsn: diskConsistentLsn === part.diskConsistentLsn ? part.prevRecordLsn : invalidLsn,
-    imagedLsn: Math.min(part.imagedLsn, diskConsistentLsn) as Lsn,
+    compactedLsn: Math.min(part.compactedLsn, diskConsistentLsn) as Lsn,
     layers: below.map(({ layer }) => layer),
   };
 }
 
-/** A branch has no layers at its start: those of a pulled timeline are its ancestor's pages. */
-function layersAfter({ layers, startLsn }: IndexPart, ancestor: Ancestor): IndexPart['layers'] {
-  return ancestor === null ? layers : layers.filter(({ name }) => must(parseLayerName(name)).lsnStart > startLsn);
+/**
+ * A branch has no layers at its start: those of a pulled timeline are its ancestor's pages. Nor has it the image layers that were made since: they do not
+ * say what was dropped, which the ancestor has.
+ */
+function layersAfter(part: IndexPart, ancestor: Ancestor): IndexPart['layers'] {
+  if (ancestor === null || part.ancestor !== null) return part.layers;
+  return part.layers.filter(({ name }) => must(parseLayerName(name)).kind === 'delta');
 }

@@ -127,8 +127,10 @@ class ColumnImages {
     const layer = this.#writer.finish(this.#lsn, (this.#lsn + 1) as Lsn, { start: this.#tileStart, end });
     if (layer === null) return;
     this.#parts.signal.throwIfAborted();
+    // Whoever takes it may take the bytes away.
+    const { length } = layer.bytes;
     await this.#parts.put(layer, true);
-    this.#parts.onProgress(layer.bytes.length);
+    this.#parts.onProgress(length);
   }
 
   #newWriter(): LayerWriter {

@@ -120,8 +120,10 @@ class ColumnMerge {
     const layer = this.#writer.finish(this.#column.lsnStart, this.#lsnEnd);
     if (layer === null) return;
     this.#parts.signal.throwIfAborted();
+    // Whoever takes it may take the bytes away.
+    const { length } = layer.bytes;
     await this.#parts.put(layer, false);
-    this.#parts.onProgress(layer.bytes.length);
+    this.#parts.onProgress(length);
   }
 
   #newWriter(): LayerWriter {

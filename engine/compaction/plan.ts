@@ -8,7 +8,7 @@
  *
  * What a read at the end passes in a column: flushed layers, `columnRunsMax` runs, one image.
  */
-import { columnRunsMax, imageDeltaBytesMin, imageDeltaRatio, mergeInputBytesMax, pageSize } from '../limits.ts';
+import { columnRunsMax, imageDeltaRatio, mergeInputBytesMax, pageSize } from '../limits.ts';
 import type { Key } from '../model/key.ts';
 import type { Lsn } from '../model/lsn.ts';
 import { type Column, findColumns, isFlushed, type PlanLayer, type Run } from './columns.ts';
@@ -46,6 +46,8 @@ export interface PlanInput<L extends PlanLayer> {
   readonly compactedLsn: Lsn;
   /** Flushed layers that are merged together. */
   readonly threshold: number;
+  /** Deltas of a column that are fewer bytes than this do not call for images. */
+  readonly imageDeltaBytesMin: number;
   /** Columns that must not get images now. */
   isBlocked(column: Column<L>): boolean;
   /** At least the bytes that a flushed layer has of a key range. */
@@ -136,7 +138,7 @@ function isImageDue<L extends PlanLayer>(input: PlanInput<L>, column: Column<L>,
   const lsn = input.compactedLsn;
   if (moreBytes === 0 && [...images, ...sparse].some(({ desc }) => desc.lsnStart >= lsn)) return false;
   if (input.force === 'images' || sparse.length > columnRunsMax) return true;
-  if (deltaBytes < imageDeltaBytesMin) return false;
+  if (deltaBytes < input.imageDeltaBytesMin) return false;
   const imageBytes = images.reduce((sum, { size }) => sum + size, 0);
   if (imageBytes > 0) return deltaBytes >= imageDeltaRatio * imageBytes;
   // A branch: its images are as large as the pages that it has changed.

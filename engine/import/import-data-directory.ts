@@ -6,7 +6,7 @@
  * Called by the command line and the library with a directory that was shut down in order (server/import/).
  *
  * Invariants:
- * - values are added in key order, and a layer is stored when it has `imageLayerBytesMax`: memory does not grow with the directory
+ * - values are added in key order, and a layer is stored when it has `compactionTargetBytes`: memory does not grow with the directory
  * - pages of zeros are left out, as everywhere; every other page was checked (check-page.ts)
  * - the timeline begins at the shutdown checkpoint; a compute writes that record anew, and nothing in the directory is newer
  */
@@ -20,7 +20,7 @@ import { RelDirectory } from '../ingest/rel-directory.ts';
 import { encodeSize } from '../ingest/rel-sizes.ts';
 import { encodeDatabases, encodeOrigins, encodePrepared, encodeSegments } from '../ingest/small-directories.ts';
 import { ImageLayerWriter } from '../layers/image-layer.ts';
-import { imageLayerBytesMax, pageSize } from '../limits.ts';
+import { compactionTargetBytes, pageSize } from '../limits.ts';
 import type { TenantTimelineId } from '../model/ids.ts';
 import {
   checkpointKey,
@@ -258,7 +258,7 @@ class Import {
   }
 
   get #layerBytesMax(): number {
-    return this.#options.layerBytesMax ?? imageLayerBytesMax;
+    return this.#options.layerBytesMax ?? compactionTargetBytes;
   }
 
   /** What is left, or a full layer; a page has about 60 bytes beside it. */

@@ -9,9 +9,10 @@
  * - neighbouring blocks that are missing are read with one request, and no block twice at the same time
  */
 
+import { must } from '../assert.ts';
 import { layerReadBytesMax } from '../limits.ts';
 import type { TenantTimelineId } from '../model/ids.ts';
-import type { KeyPrefix } from '../model/key.ts';
+import { compareKeys, type Key, type KeyPrefix } from '../model/key.ts';
 import type { ValueKind } from '../model/value.ts';
 import type { ObjectStore } from '../services.ts';
 import { type BlockCache, CachedBlock } from './block-cache.ts';
@@ -120,6 +121,21 @@ export class LayerFile {
     }
     this.#cache.hits += blocks.length;
     return { first, blocks };
+  }
+
+  /** Values in the file, which is open. */
+  get entryCount(): number {
+    return must(this.#index, 'the layer is open').counts.reduce((sum, count) => sum + count, 0);
+  }
+
+  /** About the bytes that the file, which is open, has of keys [start, end): whole data blocks; 0 if it has none. */
+  bytesIn(start: Key, end: Key): number {
+    const { keys } = this.desc;
+    if (compareKeys(keys.end, start) <= 0 || compareKeys(end, keys.start) <= 0) return 0;
+    const index = must(this.#index, 'the layer is open');
+    const first = Math.max(0, index.locate(start.prefix, start.block, 0));
+    const last = index.locate(end.prefix, end.block, 0);
+    return last < first ? 0 : index.offsets[last + 1]! - index.offsets[first]!;
   }
 
   /** Adds the versions of chain's key with LSNs [lsnStart, lsnEnd) that `held` has, newest first, until the chain is complete. */

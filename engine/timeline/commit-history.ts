@@ -155,9 +155,9 @@ async function newestPages(reader: ValueReader): Promise<Key[]> {
 
 /** A kept version would cut the run short. */
 function withoutVersions(timeline: TimelineView): TimelineView {
-  const { layers, ancestor, readers, counters } = timeline;
+  const { id, layers, ancestor, readers, counters } = timeline;
   const versions = new PageVersions(new ClockCache(1));
-  return { layers, ancestor, readers, versions, counters, waitLsn: (lsn, signal) => timeline.waitLsn(lsn, signal) };
+  return { id, layers, ancestor, readers, versions, counters, waitLsn: (lsn, signal) => timeline.waitLsn(lsn, signal) };
 }
 
 const isImage = ({ kinds }: ValueChain, at: number) => kinds[at] === valueKind.image;

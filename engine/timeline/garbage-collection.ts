@@ -30,19 +30,23 @@ export async function collectGarbage(
   cutoffLsn: Lsn,
   points: readonly Lsn[],
 ): Promise<GcResult> {
-  timeline.raiseGcCutoff(cutoffLsn);
+  // Another one may have come before.
+  const cutoff = Math.max(cutoffLsn, timeline.gcCutoffLsn) as Lsn;
+  timeline.raiseGcCutoff(cutoff);
   const files = timeline.layers.files.layers();
-  const removed = removableLayers(files, cutoffLsn, points);
-  const gone = new Set(removed.map(({ key }) => key));
-  timeline.filesChanged([], removed);
-  await uploads.change((part) => ({
-    ...part,
-    gcCutoffLsn: cutoffLsn,
-    layers: part.layers.filter((entry) => !gone.has(layerKey(uploads.id, entry))),
-  }));
+  const removed = removableLayers(files, cutoff, points);
+  if (removed.length > 0 || cutoff !== uploads.part.gcCutoffLsn) {
+    const gone = new Set(removed.map(({ key }) => key));
+    timeline.filesChanged([], removed);
+    await uploads.change((part) => ({
+      ...part,
+      gcCutoffLsn: cutoff,
+      layers: part.layers.filter((entry) => !gone.has(layerKey(uploads.id, entry))),
+    }));
+  }
   for (const file of removed) file.forget();
   return {
-    cutoffLsn,
+    cutoffLsn: cutoff,
     layersRemoved: removed.length,
     bytesRemoved: removed.reduce((sum, { size }) => sum + size, 0),
     layersKept: files.length - removed.length,

@@ -16,6 +16,7 @@ import type { InMemoryLayer } from '../layers/in-memory-layer.ts';
 import type { HeldBlocks, LayerFile } from '../layers/layer-file.ts';
 import type { LayerMap, SearchResult } from '../layers/layer-map.ts';
 import { ValueChain } from '../layers/value-chain.ts';
+import type { TenantTimelineId } from '../model/ids.ts';
 import type { KeyPrefix } from '../model/key.ts';
 import type { Lsn } from '../model/lsn.ts';
 import { valueKind } from '../model/value.ts';
@@ -35,6 +36,7 @@ export interface LayerSnapshot {
 
 /** What is read of a timeline. */
 export interface TimelineView {
+  readonly id: TenantTimelineId;
   readonly layers: LayerSnapshot;
   readonly versions: PageVersions;
   readonly ancestor: Ancestor | null;
@@ -47,7 +49,13 @@ export interface TimelineView {
 
 /** Where a branch reads what it did not change: a timeline of this process, or any other PageService. */
 export type Ancestor =
-  | { readonly kind: 'local'; readonly lsn: Lsn; readonly open: () => TimelineView }
+  | {
+      readonly kind: 'local';
+      readonly lsn: Lsn;
+      readonly open: () => TimelineView;
+      /** Everything that it has ingested is in layer files afterwards. */
+      readonly flush?: () => Promise<void>;
+    }
   | { readonly kind: 'remote'; readonly lsn: Lsn; readonly service: PageService };
 
 const nothing = new Uint8Array(0);
@@ -81,6 +89,8 @@ class Gather {
   readonly #counters: TimelineCounters;
   #view: TimelineView;
   #files: LayerMap<LayerFile>;
+  /** As it was when the layers were looked at: a branch may be detached meanwhile. */
+  #ancestor: Ancestor | null;
   #work: Item[] = [];
   /** Of the timelines whose layers are held; null: nothing was waited for yet. */
   #held: { readonly readers: Readers; readonly epoch: ReaderEpoch }[] | null = null;
@@ -100,6 +110,7 @@ class Gather {
     this.#counters = view.counters;
     this.#view = view;
     this.#files = view.layers.files;
+    this.#ancestor = view.ancestor;
     this.#enter(view, lsnEnd);
   }
 
@@ -140,6 +151,7 @@ class Gather {
     if (view !== this.#view) this.#hold(view);
     this.#view = view;
     this.#files = files;
+    this.#ancestor = view.ancestor;
     for (const chain of this.#chains) {
       if (chain.complete) continue;
       const version = chain.knownLsn < 0 ? view.versions.find(chain.prefix, chain.block, lsnEnd) : null;
@@ -209,9 +221,18 @@ class Gather {
       if (held !== null) layer.collect(held, chain, Math.max(from, chain.knownLsn + 1), to);
     }
     // Below a complete image a timeline that branches from none has nothing more.
-    const isLast = layer.isComplete && this.#view.ancestor === null;
+    const isLast = layer.isComplete && this.#ancestor === null;
+    if (isLast) this.#endAt(item, layer.desc.lsnStart);
     item.lsnEnd = isLast ? 0 : found.lsnEnd;
     item.imageEnd = isLast ? 0 : found.imageEnd;
+  }
+
+  /** What the chains have no value of did not exist at `lsn`: nor counts an older version that is known. */
+  #endAt({ first, end }: Item, lsn: number): void {
+    for (let block = first; block < end; block++) {
+      const chain = this.#chains[block - this.#firstBlock]!;
+      if (!chain.complete && chain.knownLsn >= 0 && chain.knownLsn < lsn) chain.knownLsn = -1;
+    }
   }
 
   #countReads(): void {
@@ -232,7 +253,7 @@ class Gather {
 
   /** Nothing is left in this timeline: on to the ancestor. `done` if there is none or nobody needs it. */
   #descend(): Promise<void> | typeof done | undefined {
-    const { ancestor } = this.#view;
+    const ancestor = this.#ancestor;
     const open = this.#chains.filter((chain) => !chain.complete);
     if (open.length === 0) return done;
     const known = open.filter((chain) => chain.knownLsn >= 0);

@@ -43,8 +43,6 @@ export interface IndexPart {
   readonly diskConsistentLsn: Lsn;
   /** Start of the record that ends at diskConsistentLsn; 0 if not known. */
   readonly prevRecordLsn: Lsn;
-  /** Delta layers that end at or below this were looked through for pages that want an image. */
-  readonly imagedLsn: Lsn;
   /** Delta layers that end at or below this were merged by key; those above it are as they were flushed. */
   readonly compactedLsn: Lsn;
   /** History before this may be gone. */
@@ -69,7 +67,6 @@ export function newIndexPart(start: {
     ancestor,
     diskConsistentLsn: lsn,
     prevRecordLsn,
-    imagedLsn: lsn,
     compactedLsn: lsn,
     gcCutoffLsn: lsn,
     archivedAtMs: null,
@@ -101,7 +98,6 @@ export function encodeIndexPart(index: IndexPart): Uint8Array {
     ancestor_lsn: index.ancestor ? formatLsn(index.ancestor.lsn) : null,
     disk_consistent_lsn: formatLsn(index.diskConsistentLsn),
     prev_record_lsn: formatLsn(index.prevRecordLsn),
-    imaged_lsn: formatLsn(index.imagedLsn),
     compacted_lsn: formatLsn(index.compactedLsn),
     gc_cutoff_lsn: formatLsn(index.gcCutoffLsn),
     archived_at: index.archivedAtMs === null ? null : formatTimestamp(index.archivedAtMs),
@@ -137,7 +133,6 @@ export function decodeIndexPart(bytes: Uint8Array, file: string): IndexPart {
           : { timelineId: timelineId(json.ancestor_timeline_id), lsn: parseLsn(json.ancestor_lsn) },
       diskConsistentLsn: parseLsn(json.disk_consistent_lsn),
       prevRecordLsn: parseLsn(json.prev_record_lsn),
-      imagedLsn: parseLsn(json.imaged_lsn),
       compactedLsn: json.version === 1 ? startLsn : parseLsn(json.compacted_lsn),
       gcCutoffLsn: json.version === 1 ? startLsn : parseLsn(json.gc_cutoff_lsn),
       archivedAtMs: json.archived_at == null ? null : parseTimestamp(json.archived_at),

@@ -9,6 +9,8 @@
  * - a tenant that cannot be attached is there, and says why to whoever asks for it; others go on
  */
 
+import type { CompactionHost } from '../compaction/compaction-parts.ts';
+import { inThisThread, SerialCompaction } from '../compaction/run-job.ts';
 import { TimelineCounters } from '../counters.ts';
 import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
 import { BlockCache } from '../layers/block-cache.ts';
@@ -17,9 +19,10 @@ import type { LayerFile } from '../layers/layer-file.ts';
 import {
   blockCacheBytesMax,
   frozenLayersMax,
+  housekeepingPeriodMs,
   imageChainBytesMin,
   imageChainRecordsMin,
-  imageLayerBytesMax,
+  imageDeltaBytesMin,
   logicalSizeWaitMs,
   openChainLengthMax,
   openLayerBytesMax,
@@ -41,6 +44,7 @@ import type {
 } from '../services.ts';
 import { TimelineImports } from '../transfer/timeline-imports.ts';
 import { type CommitPoint, clogCommits, spreadCommits } from './commit-history.ts';
+import type { CompactionForce, CompactionStatus } from './compaction.ts';
 import { findLsnByTimestamp, type TimestampLsn, timestampOfLsn } from './find-lsn.ts';
 import type { GcResult } from './garbage-collection.ts';
 import { encodeChecked, type IndexPart, layerKey, tenantFolder } from './index-part.ts';
@@ -53,6 +57,7 @@ import { Tenant, type TenantParts } from './tenant.ts';
 import { claimTenant, newestClaim, parseClaimName, TenantAttachment } from './tenant-claims.ts';
 import { loadTenantConfig, type TenantConfig, tenantConfigDefaults } from './tenant-config.ts';
 import { collected } from './timeline-page-service.ts';
+import type { UploadStatus } from './upload-queue.ts';
 
 export interface PageserverLimits extends TimelineLimits {
   readonly blockCacheBytesMax: number;
@@ -66,7 +71,7 @@ export const defaultPageserverLimits: PageserverLimits = {
   waitLsnTimeoutMs,
   imageChainRecordsMin,
   imageChainBytesMin,
-  imageLayerBytesMax,
+  imageDeltaBytesMin,
   blockCacheBytesMax,
   pageVersionsBytesMax,
 };
@@ -88,6 +93,8 @@ export interface PageserverOptions {
   readonly limits?: Partial<PageserverLimits>;
   /** Of tenants that do not set it themselves. */
   readonly config?: Partial<TenantConfig>;
+  /** Where compaction works; by default in this thread. Closed with the pageserver. */
+  readonly compaction?: CompactionHost;
   /** Gives the event loop a turn; by default `clock.sleep(0)`, which a host may do faster. */
   readonly yieldTurn?: YieldTurn;
   /** Timelines that are not in this store but may be ancestors of some that are. */
@@ -125,6 +132,8 @@ export class Pageserver {
   readonly #shared: Omit<SharedParts, 'attachment' | 'config'>;
   readonly #tenants = new Map<TenantId, TenantSlot>();
   #closed = false;
+  readonly #abort = new AbortController();
+  #house: Promise<void> = Promise.resolve();
   /** The logical sizes that are being counted. */
   #counting: Promise<void> = Promise.resolve();
   /** Timelines whose layers are made elsewhere. */
@@ -145,6 +154,7 @@ export class Pageserver {
       limits,
       blocks: new BlockCache(limits.blockCacheBytesMax),
       versions: new ClockCache(limits.pageVersionsBytesMax),
+      compaction: new SerialCompaction(options.compaction ?? inThisThread),
       yieldTurn: options.yieldTurn ?? (() => clock.sleep(0)),
       deletedCounters: new TimelineCounters(),
     };
@@ -165,6 +175,7 @@ export class Pageserver {
   static async open(options: PageserverOptions): Promise<Pageserver> {
     const pageserver = new Pageserver(options);
     await pageserver.#load();
+    pageserver.#house = pageserver.#keepHouse();
     return pageserver;
   }
 
@@ -294,7 +305,7 @@ export class Pageserver {
     return this.#tenant(tenant).listTimelines();
   }
 
-  /** Throws `notFound`; `corrupt` with the file if the timeline cannot be opened. */
+  /** Throws `notFound`; `invalid` if it is archived; `corrupt` with the file if the timeline cannot be opened. */
   async openPages(id: TenantTimelineId): Promise<PageService> {
     return this.#running(id).pages;
   }
@@ -338,9 +349,18 @@ export class Pageserver {
     await this.#running(id).flush(options);
   }
 
-  /** Resolves when images for the pages that wanted one are written. */
-  imagesIdle(id: TenantTimelineId): Promise<void> {
-    return this.#running(id).imagesIdle();
+  /** Merges flushed layers; `images`: and writes the pages of every key range with changes anew. Resolves when there is nothing more to do. */
+  compact(id: TenantTimelineId, force: CompactionForce = 'none'): Promise<void> {
+    return this.#running(id).compact(force);
+  }
+
+  compactionStatus(id: TenantTimelineId): CompactionStatus {
+    return this.#running(id).compaction.status;
+  }
+
+  /** Resolves when no compaction is under way. */
+  compactionIdle(id: TenantTimelineId): Promise<void> {
+    return this.#running(id).compaction.idle();
   }
 
   /** Resolves when every whole record below `lsn` is ingested. */
@@ -391,7 +411,9 @@ export class Pageserver {
 
   /** Bytes of a timeline's own layer files; 0 if it cannot be opened. */
   physicalSize(id: TenantTimelineId): number {
-    return this.#tenant(id.tenantId).find(id.timelineId)?.layerBytes ?? 0;
+    const tenant = this.#tenant(id.tenantId);
+    const rests = tenant.archived(id.timelineId)?.layers.reduce((sum, { size }) => sum + size, 0);
+    return rests ?? tenant.find(id.timelineId)?.layerBytes ?? 0;
   }
 
   /** Numbers for operators. Begins to count logical sizes that nobody has asked for yet. */
@@ -430,6 +452,30 @@ export class Pageserver {
     return counted;
   }
 
+  /** Gives a branch all that it reads of its ancestor, and then it has none. */
+  async detachAncestor(id: TenantTimelineId): Promise<void> {
+    await this.#running(id).detachAncestor();
+  }
+
+  /** See Tenant.archiveTimeline. */
+  async archiveTimeline(id: TenantTimelineId): Promise<void> {
+    await this.#tenant(id.tenantId).archiveTimeline(id.timelineId);
+  }
+
+  async unarchiveTimeline(id: TenantTimelineId): Promise<void> {
+    await this.#tenant(id.tenantId).unarchiveTimeline(id.timelineId);
+  }
+
+  /** The index of a timeline that is archived; null if it is not, or not there. */
+  archived(id: TenantTimelineId): IndexPart | null {
+    return this.#tenant(id.tenantId).archived(id.timelineId);
+  }
+
+  /** What of a timeline is on its way to the store. */
+  uploadStatus(id: TenantTimelineId): UploadStatus {
+    return this.#running(id).uploads.status;
+  }
+
   /** Throws `notFound`, and `invalid` while other timelines branch from it. */
   async deleteTimeline(id: TenantTimelineId): Promise<void> {
     await this.#tenant(id.tenantId).deleteTimeline(id.timelineId);
@@ -439,10 +485,29 @@ export class Pageserver {
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
+    this.#abort.abort(new PageliteError('closed', 'the pageserver was closed'));
+    await this.#house;
     await Promise.all(
       [...this.#tenants.values()].map((slot) => (slot.kind === 'attached' ? slot.tenant.close() : null)),
     );
+    await this.#shared.compaction.close();
     await this.#options.redo.close();
+  }
+
+  // Housekeeping
+
+  /** Until it is closed: what timelines want by the clock. */
+  async #keepHouse(): Promise<void> {
+    const { clock } = this.#options;
+    while (!this.#closed) {
+      try {
+        await clock.sleep(housekeepingPeriodMs, this.#abort.signal);
+      } catch (error) {
+        if (this.#closed) return;
+        throw error;
+      }
+      for (const slot of this.#tenants.values()) if (slot.kind === 'attached') slot.tenant.keepHouse();
+    }
   }
 
   // Attaching

@@ -3,6 +3,7 @@
  */
 
 import { must } from '../assert.ts';
+import type { CompactionHost } from '../compaction/compaction-parts.ts';
 import type { TimelineCounters } from '../counters.ts';
 import { messageOf, PageliteError } from '../errors.ts';
 import { WalReceiver } from '../ingest/wal-receiver.ts';
@@ -14,10 +15,11 @@ import type { TenantTimelineId } from '../model/ids.ts';
 import { formatKey, type Key } from '../model/key.ts';
 import type { Lsn } from '../model/lsn.ts';
 import type { Clock, LayerStaging, Log, ObjectStore, Random, WalRedo, WalService } from '../services.ts';
+import { Compaction, type CompactionForce, type CompactionLimits } from './compaction.ts';
+import { writeInheritedPages } from './detach-ancestor.ts';
 import { Flusher, type FlushLimits } from './flush.ts';
 import { collectGarbage, type GcResult } from './garbage-collection.ts';
 import { type Ancestor, gather } from './gather.ts';
-import { ImageCreation, type ImageLimits } from './image-creation.ts';
 import { type IndexPart, type LayerEntry, layerKey, type StoredIndex, timelineFolder } from './index-part.ts';
 import { LogicalSize } from './logical-size.ts';
 import { LsnLeases } from './lsn-leases.ts';
@@ -31,7 +33,7 @@ import { TimelinePageService } from './timeline-page-service.ts';
 import { UploadQueue } from './upload-queue.ts';
 import { LsnWaiters } from './wait-lsn.ts';
 
-export interface TimelineLimits extends FlushLimits, ImageLimits {
+export interface TimelineLimits extends FlushLimits, CompactionLimits {
   readonly waitLsnTimeoutMs: number;
   readonly openChainLengthMax: number;
 }
@@ -52,31 +54,33 @@ export interface SharedParts {
   readonly config: () => TenantConfig;
   readonly blocks: BlockCache;
   readonly versions: ClockCache;
+  readonly compaction: CompactionHost;
   readonly yieldTurn: YieldTurn;
   /** What happened in timelines that are deleted. */
   readonly deletedCounters: TimelineCounters;
 }
 
-/** Turns of the event loop that image creation lets pass at most while reads are being served. */
-const turnsForReadsMax = 20;
-/** A read that redid this many times the records that make a page worth an image asks for one. */
-const redoFactorForImage = 4;
-
 export class RunningTimeline {
   readonly timeline: Timeline;
   readonly pages: TimelinePageService;
+  readonly index: StoredIndex;
   readonly uploads: UploadQueue;
   readonly leases = new LsnLeases();
+  readonly compaction: Compaction;
   logicalSize: LogicalSize;
   readonly #shared: SharedParts;
   readonly #id: TenantTimelineId;
   readonly #flusher: Flusher;
-  readonly #images: ImageCreation;
   readonly #receiver: WalReceiver;
   readonly #abort = new AbortController();
   readonly #chainBudget: WorkBudget;
   readonly #fed: LsnWaiters;
   #fedLsn: Lsn;
+  #isDetaching = false;
+  #removing: Promise<void> = Promise.resolve();
+  /** When a layer was flushed last, or the timeline was opened. */
+  #lastFlushMs: number;
+  #lastCompactionMs: number;
   /** Resolves when it is known again where the timeline ends. */
   #settling: Promise<void> | undefined;
   /** Files in the folder that the index did not name when it was loaded: left by a crash. */
@@ -92,10 +96,13 @@ export class RunningTimeline {
     this.#shared = shared;
     this.#id = id;
     this.#leftovers = leftovers;
+    this.index = index;
     this.timeline = timelineOf(id, index.part, ancestor, shared);
     this.#chainBudget = new WorkBudget(shared.yieldTurn);
     this.#fed = new LsnWaiters(shared.clock, shared.limits.waitLsnTimeoutMs);
     this.#fedLsn = index.part.diskConsistentLsn;
+    this.#lastFlushMs = shared.clock.now();
+    this.#lastCompactionMs = this.#lastFlushMs;
     const { clock, log, limits, yieldTurn } = shared;
     const { timeline } = this;
     const { signal } = this.#abort;
@@ -111,7 +118,11 @@ export class RunningTimeline {
     const parts = { timeline, uploads, clock, log, limits, yieldTurn, openLayer, signal };
     const checkpointDistance = () => shared.config().checkpoint_distance;
     this.#flusher = new Flusher({ ...parts, checkpointDistance, onFlushed: () => this.#onFlushed() });
-    this.#images = new ImageCreation({ ...parts, yieldToReads: () => this.#yieldToReads() });
+    this.compaction = new Compaction({
+      ...parts,
+      host: shared.compaction,
+      config: shared.config,
+    });
     this.pages = new TimelinePageService(timeline, {
       yieldTurn,
       clock,
@@ -119,14 +130,12 @@ export class RunningTimeline {
       checkOpen: () => this.#checkOpen(),
       settled: () => this.#settling,
       remoteConsistentLsn: () => uploads.storedPart.diskConsistentLsn,
-      isLeased: (lsn) => this.leases.has(lsn, clock.now()),
+      // Of the branch point all is the ancestor's, which keeps it.
+      isLeased: (lsn) => this.leases.has(lsn, clock.now()) || (this.#isDetaching && lsn === timeline.startLsn),
       lease: (lsn) => {
         const lengthMs = shared.config().lsn_lease_length;
         this.leases.grant(lsn, clock.now(), lengthMs);
         return lengthMs;
-      },
-      onRedo: (prefix, block, records) => {
-        if (records >= limits.imageChainRecordsMin * redoFactorForImage) this.#images.want(prefix, block);
       },
     });
     this.logicalSize = this.#newLogicalSize();
@@ -150,7 +159,7 @@ export class RunningTimeline {
 
   start(): void {
     this.#receiver.start();
-    this.#images.kick();
+    this.compaction.kick();
   }
 
   /** Ingest is at a record boundary. A promise to await before the next batch, if there is too much in memory. */
@@ -219,8 +228,6 @@ export class RunningTimeline {
       ...part,
       diskConsistentLsn,
       prevRecordLsn,
-      // Where they have images, none are made here: those of one LSN must not overlap.
-      imagedLsn: Math.max(part.imagedLsn, piece.imagedLsn) as Lsn,
       layers: [...part.layers, ...layers],
     }));
     timeline.extend(
@@ -234,6 +241,29 @@ export class RunningTimeline {
     this.#onFlushed();
   }
 
+  /**
+   * What is due by the clock: a flush of what nobody adds to, compaction of what was flushed. A timeline that is not written to any more has all of its
+   * flushed layers merged, however few they are.
+   */
+  keepHouse(): void {
+    const { clock, config } = this.#shared;
+    const { checkpoint_timeout, compaction_period } = config();
+    const nowMs = clock.now();
+    const { timeline } = this;
+    if (this.isClosed || timeline.stopped !== null) return;
+    const hasUnflushed = timeline.lastRecordLsn > timeline.diskConsistentLsn;
+    if (checkpoint_timeout > 0 && hasUnflushed && nowMs - this.#lastFlushMs >= checkpoint_timeout) {
+      this.#lastFlushMs = nowMs;
+      // The flusher tells of a failure.
+      this.flush().catch(() => {});
+    }
+    if (compaction_period > 0 && nowMs - this.#lastCompactionMs >= compaction_period) {
+      this.#lastCompactionMs = nowMs;
+      const isQuiet = nowMs - this.#lastFlushMs >= compaction_period;
+      this.compaction.kick(isQuiet && this.compaction.hasFlushed ? 'merge' : 'none');
+    }
+  }
+
   /** Everything ingested so far is in layers. With `isUploaded` also in the store, if that is not the same. */
   async flush({ isUploaded = false }: { readonly isUploaded?: boolean } = {}): Promise<void> {
     this.#checkOpen();
@@ -241,15 +271,63 @@ export class RunningTimeline {
     if (isUploaded) await this.uploads.idle();
   }
 
-  /** See garbage-collection.ts. */
-  collectGarbage(cutoffLsn: Lsn, points: readonly Lsn[]): Promise<GcResult> {
-    this.#checkOpen();
-    return collectGarbage(this.timeline, this.uploads, cutoffLsn, points);
+  /** Resolves when the store has everything, and what is not needed there is gone. */
+  async settled(): Promise<void> {
+    await this.uploads.idle();
+    await this.#removing;
+    await this.uploads.settled();
   }
 
-  /** Resolves when no image creation is under way. */
-  imagesIdle(): Promise<void> {
-    return this.#images.idle();
+  /** See garbage-collection.ts. */
+  collectGarbage(cutoffLsn: Lsn, points: () => readonly Lsn[]): Promise<GcResult> {
+    this.#checkOpen();
+    return this.compaction.exclusive(() => collectGarbage(this.timeline, this.uploads, cutoffLsn, points()));
+  }
+
+  /** Makes a branch independent of its ancestor. Nothing happens to a timeline that has none. */
+  async detachAncestor(): Promise<void> {
+    this.#checkOpen();
+    const { timeline, uploads } = this;
+    await this.compaction.exclusive(async () => {
+      if (timeline.ancestor === null) return;
+      const entries: LayerEntry[] = [];
+      try {
+        this.#isDetaching = true;
+        await writeInheritedPages({
+          id: this.#id,
+          pages: this.pages,
+          lsn: timeline.startLsn,
+          targetBytes: this.#shared.config().compaction_target_size,
+          signal: this.#abort.signal,
+          put: async (written) => {
+            entries.push(await uploads.addLayer(written, true));
+          },
+        });
+      } catch (error) {
+        await uploads.discard(entries.map((entry) => layerKey(this.#id, entry)));
+        throw error;
+      } finally {
+        this.#isDetaching = false;
+      }
+      const stored = uploads.change((part) => ({ ...part, ancestor: null, layers: [...part.layers, ...entries] }));
+      timeline.detached(entries.map((entry) => layerFileOf(this.#id, entry, this.#shared)));
+      await stored;
+    });
+  }
+
+  /** Everything is in the store and says that the timeline rests; nothing of it runs any more. */
+  async archive(): Promise<void> {
+    await this.flush({ isUploaded: true });
+    await this.compaction.exclusive(() =>
+      this.uploads.change((part) => ({ ...part, archivedAtMs: this.#shared.clock.now() })),
+    );
+    await this.close();
+  }
+
+  /** Compacts now, until there is nothing more to do; by force also what is little (compaction/plan.ts). */
+  compact(force: CompactionForce = 'none'): Promise<void> {
+    this.#checkOpen();
+    return this.compaction.run(force);
   }
 
   /** Ends everything; loses nothing: what is not in layers is read from the safekeepers again. */
@@ -261,7 +339,7 @@ export class RunningTimeline {
     this.timeline.stop(closed);
     await this.#flusher.close();
     await receiver;
-    await this.#images.idle();
+    await this.compaction.idle();
     await this.uploads.close();
     for (const file of this.timeline.layers.files.layers()) file.forget();
   }
@@ -291,10 +369,11 @@ export class RunningTimeline {
   }
 
   #onFlushed(): void {
-    this.#images.kick();
+    this.#lastFlushMs = this.#shared.clock.now();
+    this.compaction.kick();
     const leftovers = this.#leftovers;
     this.#leftovers = [];
-    if (leftovers.length > 0) void this.#removeLeftovers(leftovers);
+    if (leftovers.length > 0) this.#removing = this.#removeLeftovers(leftovers);
   }
 
   /** Once an index of ours is stored, what earlier owners or a crash left beside it is waste. */
@@ -304,12 +383,7 @@ export class RunningTimeline {
     const named = new Set(this.uploads.part.layers.map((entry) => layerKey(this.#id, entry)));
     const waste = keys.filter((key) => !named.has(key));
     for (const key of waste) this.#shared.log.info('removing a file that the index does not name', { file: key });
-    this.uploads.deleteObjects(waste);
-  }
-
-  async #yieldToReads(): Promise<void> {
-    await this.#shared.yieldTurn();
-    for (let i = 0; i < turnsForReadsMax && this.pages.reading > 0; i++) await this.#shared.yieldTurn();
+    await this.uploads.removeLeftovers(waste);
   }
 }
 

@@ -47,6 +47,8 @@ export interface TenantParts {
 type Slot =
   | { readonly kind: 'running'; readonly running: RunningTimeline }
   | { readonly kind: 'broken'; readonly error: Error }
+  /** It rests: nobody can read it until it is taken up again. */
+  | { readonly kind: 'archived'; readonly index: StoredIndex }
   /** Being created, as a branch of another or not, or being deleted. `branchLsn`: where it branches off, once that is checked. */
   | { readonly kind: 'busy'; readonly ancestorId: TimelineId | null; readonly branchLsn?: Lsn };
 
@@ -70,6 +72,8 @@ export class Tenant {
   #overrides: Partial<TenantConfig>;
   #config: TenantConfig;
   #closed = false;
+  #collectedAtMs: number;
+  #collecting: Promise<void> | null = null;
 
   private constructor(id: TenantId, parts: TenantParts) {
     this.id = id;
@@ -78,6 +82,7 @@ export class Tenant {
     this.#parts = parts;
     this.#shared = { ...parts.shared, config: () => this.#config };
     this.#attachedAtMs = parts.shared.clock.now();
+    this.#collectedAtMs = this.#attachedAtMs;
   }
 
   /** Loads every timeline's index and follows its WAL. A damaged index costs that timeline. */
@@ -123,6 +128,10 @@ export class Tenant {
     const slot = this.#timelines.get(timeline);
     if (slot === undefined || slot.kind === 'busy') throw this.#noTimeline(timeline);
     if (slot.kind === 'broken') throw slot.error;
+    if (slot.kind === 'archived') {
+      const message = `timeline ${timeline} is archived. Take it up again first: pagelite timeline unarchive`;
+      throw new PageliteError('invalid', message, { ...this.#idOf(timeline) });
+    }
     return slot.running;
   }
 
@@ -205,6 +214,66 @@ export class Tenant {
     this.#timelines.delete(timeline);
   }
 
+  /** The index of a timeline that is archived; null if it is not. */
+  archived(timeline: TimelineId): IndexPart | null {
+    const slot = this.#timelines.get(timeline);
+    return slot?.kind === 'archived' ? slot.index.part : null;
+  }
+
+  /**
+   * Lays a timeline to rest: what it has stays in the store, and it takes no memory. Done already, nothing changes. Throws `invalid` while branches
+   * of it are not archived.
+   */
+  async archiveTimeline(timeline: TimelineId): Promise<void> {
+    if (this.archived(timeline) !== null) return;
+    const running = this.running(timeline);
+    for (const [id, slot] of this.#timelines) {
+      if (ancestorOf(slot) !== timeline || slot.kind === 'archived') continue;
+      const message = `timeline ${timeline} cannot be archived: its branch ${id} is not`;
+      throw new PageliteError('invalid', message, { ...this.#idOf(timeline) });
+    }
+    const { ancestorId } = running.timeline;
+    await running.flush({ isUploaded: true });
+    this.#timelines.set(timeline, { kind: 'busy', ancestorId, branchLsn: running.timeline.startLsn });
+    try {
+      await running.archive();
+      this.#timelines.set(timeline, { kind: 'archived', index: running.index });
+    } catch (error) {
+      this.#timelines.set(timeline, { kind: 'running', running });
+      throw error;
+    }
+  }
+
+  /** Throws `invalid` while its ancestor is archived. */
+  async unarchiveTimeline(timeline: TimelineId): Promise<void> {
+    this.#checkOpen();
+    const slot = this.#timelines.get(timeline);
+    if (slot?.kind !== 'archived') {
+      this.running(timeline);
+      return;
+    }
+    const { index } = slot;
+    const { ancestor } = index.part;
+    if (ancestor !== null && this.archived(ancestor.timelineId) !== null) {
+      const message = `timeline ${timeline} cannot be taken up: its ancestor ${ancestor.timelineId} is archived`;
+      throw new PageliteError('invalid', message, { ...this.#idOf(timeline) });
+    }
+    this.#timelines.set(timeline, {
+      kind: 'busy',
+      ancestorId: ancestor?.timelineId ?? null,
+      branchLsn: index.part.startLsn,
+    });
+    try {
+      await index.put({ ...index.part, archivedAtMs: null });
+      await this.attachment.check();
+      this.#checkOpen();
+      this.#make(this.#idOf(timeline), index, []).start();
+    } catch (error) {
+      this.#timelines.set(timeline, slot);
+      throw error;
+    }
+  }
+
   /** Everything that a timeline has ingested is in the store. One that cannot be opened has nothing that is not. */
   async flushed(timeline: TimelineId): Promise<void> {
     const slot = this.#timelines.get(timeline);
@@ -216,8 +285,10 @@ export class Tenant {
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
+    const collecting = this.#collecting;
     const all = [...this.#timelines.values()];
     await Promise.all(all.map((slot) => (slot.kind === 'running' ? slot.running.close() : undefined)));
+    await collecting;
   }
 
   /**
@@ -231,8 +302,7 @@ export class Tenant {
         if (isBroken) continue;
         return `${id} cannot be opened, and may be a branch of it`;
       }
-      const { ancestorId } = slot.kind === 'busy' ? slot : slot.running.timeline;
-      if (ancestorId === ancestor) return `${id} is a branch of it`;
+      if (ancestorOf(slot) === ancestor) return `${id} is a branch of it`;
     }
     return null;
   }
@@ -266,7 +336,11 @@ export class Tenant {
       }
     };
     await Promise.all(Array.from({ length: loadsAtOnce }, loadNext));
-    for (const running of loaded.map(({ id, index, leftovers }) => this.#make(id, index, leftovers))) running.start();
+    for (const { id, index } of loaded) {
+      if (index.part.archivedAtMs !== null) this.#timelines.set(id.timelineId, { kind: 'archived', index });
+    }
+    const awake = loaded.filter(({ index }) => index.part.archivedAtMs === null);
+    for (const running of awake.map(({ id, index, leftovers }) => this.#make(id, index, leftovers))) running.start();
   }
 
   async #loadTimeline(timeline: TimelineId, keys: readonly string[]): Promise<LoadedTimeline | null> {
@@ -305,7 +379,13 @@ export class Tenant {
     if (openRemote !== undefined && !this.#timelines.has(ancestor.timelineId)) {
       return { kind: 'remote', lsn: ancestor.lsn, service: openRemote(this.#idOf(ancestor.timelineId)) };
     }
-    return { kind: 'local', lsn: ancestor.lsn, open: () => this.running(ancestor.timelineId).timeline };
+    const above = () => this.running(ancestor.timelineId);
+    return {
+      kind: 'local',
+      lsn: ancestor.lsn,
+      open: () => above().timeline,
+      flush: () => above().flush(),
+    };
   }
 
   // Creation
@@ -384,6 +464,41 @@ export class Tenant {
     }
   }
 
+  // Housekeeping
+
+  /** What is due by the clock: see RunningTimeline.keepHouse; and garbage collection of all timelines, one after another. */
+  keepHouse(): void {
+    const { clock, log } = this.#shared;
+    for (const running of this.runningTimelines()) running.keepHouse();
+    const { gc_period } = this.#config;
+    if (gc_period === 0 || this.#collecting !== null || clock.now() - this.#collectedAtMs < gc_period) return;
+    this.#collectedAtMs = clock.now();
+    this.#collecting = this.#collectAll()
+      .catch((error) => {
+        if (!this.#closed) log.error('garbage collection failed', { tenantId: this.id, error: messageOf(error) });
+      })
+      .finally(() => {
+        this.#collecting = null;
+      });
+  }
+
+  async #collectAll(): Promise<void> {
+    const { log } = this.#shared;
+    for (const timeline of this.listTimelines()) {
+      if (this.#closed) return;
+      if (this.find(timeline) === null) continue;
+      const { cutoffLsn, layersRemoved, bytesRemoved, skipped: reason } = await this.collectGarbage(timeline);
+      if (reason !== null) log.debug('garbage collection skipped', { ...this.#idOf(timeline), reason });
+      if (cutoffLsn === null || layersRemoved === 0) continue;
+      log.info('collected garbage', {
+        ...this.#idOf(timeline),
+        cutoffLsn: formatLsn(cutoffLsn),
+        layersRemoved,
+        bytesRemoved,
+      });
+    }
+  }
+
   // Retention
 
   /** What of a timeline's history must stay, and why. */
@@ -413,13 +528,12 @@ export class Tenant {
     }
     const { cutoffLsn } = await this.retention(timeline);
     const running = this.running(timeline);
-    // What came since, up to this moment, counts: nothing is awaited between this look and the change.
-    const points = [
+    // What comes up to the last moment counts: nothing is awaited between this look and the change.
+    return running.collectGarbage(cutoffLsn, () => [
       ...this.#branchPoints(timeline).map(({ lsn }) => lsn),
       ...running.leases.active(clock.now()).map(({ lsn }) => lsn),
       ...running.pages.lsnsRead(),
-    ];
-    return running.collectGarbage(cutoffLsn, points);
+    ]);
   }
 
   #branchPoints(ancestor: TimelineId): { lsn: Lsn; timelineId: TimelineId }[] {
@@ -427,6 +541,8 @@ export class Tenant {
     for (const [timelineId, slot] of this.#timelines) {
       if (slot.kind === 'running' && slot.running.timeline.ancestorId === ancestor) {
         points.push({ timelineId, lsn: must(slot.running.timeline.ancestor).lsn });
+      } else if (slot.kind === 'archived' && slot.index.part.ancestor?.timelineId === ancestor) {
+        points.push({ timelineId, lsn: slot.index.part.ancestor.lsn });
       } else if (slot.kind === 'busy' && slot.ancestorId === ancestor && slot.branchLsn !== undefined) {
         points.push({ timelineId, lsn: slot.branchLsn });
       }
@@ -458,6 +574,12 @@ async function deleteFiles(store: SharedParts['store'], id: TenantTimelineId): P
   const rank = (key: string) => parseIndexFile(key.slice(folder.length)) ?? Number.MAX_SAFE_INTEGER;
   const keys = (await store.list(folder)).map(({ key }) => ({ key, rank: rank(key) }));
   for (const { key } of keys.sort((a, b) => a.rank - b.rank)) await store.delete(key);
+}
+
+function ancestorOf(slot: Slot): TimelineId | null {
+  if (slot.kind === 'running') return slot.running.timeline.ancestorId;
+  if (slot.kind === 'archived') return slot.index.part.ancestor?.timelineId ?? null;
+  return slot.kind === 'busy' ? slot.ancestorId : null;
 }
 
 /** Files beside layers and index that stay with a timeline: what was imported, and where from or where to. */

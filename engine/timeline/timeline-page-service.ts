@@ -36,8 +36,6 @@ export interface PageServiceHooks {
   lease(lsn: Lsn): number;
   readonly clock: Clock;
   readonly slowReads: SlowReads;
-  /** A chain of this many values was redone for a read. */
-  onRedo(prefix: KeyPrefix, block: number, records: number): void;
 }
 
 export class TimelinePageService implements PageService {
@@ -265,7 +263,6 @@ export class TimelinePageService implements PageService {
 
   /** Read only: it may be a layer's memory. */
   #rebuild(chain: ValueChain): Uint8Array | null | Promise<Uint8Array | null> {
-    if (chain.lsns.length > 1) this.#hooks.onRedo(chain.prefix, chain.block, chain.lsns.length);
     return reconstructWhenReady(chain, this.#timeline.redo, this.#timeline.versions, this.id);
   }
 }

@@ -50,8 +50,8 @@ export class Timeline implements TimelineView, ValueSink, ValueReader {
   readonly id: TenantTimelineId;
   readonly systemIdentifier: bigint;
   readonly startLsn: Lsn;
-  readonly ancestorId: TimelineId | null;
-  readonly ancestor: Ancestor | null;
+  #ancestorId: TimelineId | null;
+  #ancestor: Ancestor | null;
   readonly versions: PageVersions;
   readonly redo: WalRedo;
   readonly readers = new Readers();
@@ -77,8 +77,8 @@ export class Timeline implements TimelineView, ValueSink, ValueReader {
     this.id = start.id;
     this.systemIdentifier = start.systemIdentifier;
     this.startLsn = start.startLsn;
-    this.ancestorId = start.ancestorId;
-    this.ancestor = start.ancestor;
+    this.#ancestorId = start.ancestorId;
+    this.#ancestor = start.ancestor;
     this.redo = parts.redo;
     this.versions = parts.versions;
     this.#clock = parts.clock;
@@ -90,6 +90,21 @@ export class Timeline implements TimelineView, ValueSink, ValueReader {
     const filesLsnEnd = (start.diskConsistentLsn + 1) as Lsn;
     this.#open = new InMemoryLayer(filesLsnEnd, parts.openChainLengthMax);
     this.#layers = { memory: [this.#open], files: LayerMap.of(start.files), filesLsnEnd };
+  }
+
+  get ancestorId(): TimelineId | null {
+    return this.#ancestorId;
+  }
+
+  get ancestor(): Ancestor | null {
+    return this.#ancestor;
+  }
+
+  /** The index names `files`, which have all that was the ancestor's. */
+  detached(files: readonly LayerFile[]): void {
+    this.filesChanged(files, []);
+    this.#ancestorId = null;
+    this.#ancestor = null;
   }
 
   get layers(): LayerSnapshot {

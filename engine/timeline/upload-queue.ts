@@ -61,6 +61,9 @@ export class UploadQueue {
   #running: Promise<void> | null = null;
   #deletions: Promise<void> = Promise.resolve();
   #deleting = 0;
+  /** Keys that are going to be removed, and the one that is being removed. */
+  readonly #leftovers = new Set<string>();
+  #removing: string | null = null;
   #failure: Error | null = null;
   #lastError: string | null = null;
 
@@ -101,6 +104,9 @@ export class UploadQueue {
     const entry: LayerEntry = { name, size: bytes.length, generation: this.generation, isComplete };
     const key = layerKey(this.id, entry);
     const { staging, store } = this.#parts;
+    // A crash may have left a layer of this name: from now on it is this one.
+    this.#leftovers.delete(key);
+    if (this.#removing === key) await this.#deletions;
     if (staging === null) {
       await this.#retry(() => store.put(key, bytes));
     } else {
@@ -108,11 +114,6 @@ export class UploadQueue {
       this.#staged.set(key, bytes.length);
     }
     return entry;
-  }
-
-  /** A layer that somebody else has staged (a worker that compacts). */
-  addStaged(entry: LayerEntry): void {
-    if (this.#parts.staging !== null) this.#staged.set(layerKey(this.id, entry), entry.size);
   }
 
   /** `part` is what `change` makes of it, at once. Resolves when the store has it. Rejects when the queue has failed or is closed. */
@@ -158,14 +159,37 @@ export class UploadQueue {
     if (this.#failure !== null) throw this.#failure;
   }
 
+  /** Resolves when the store has everything, and what was dropped is deleted. */
+  async settled(): Promise<void> {
+    await this.idle();
+    await this.#deletions;
+  }
+
   /** Resolves when nothing is under way any more: after the signal fired, what is not stored stays so, and is made of WAL again. */
   async close(): Promise<void> {
     await this.#running;
     await this.#deletions;
   }
 
-  /** Deletes objects that no index of ours names, in the background. */
-  deleteObjects(keys: readonly string[]): void {
+  /** Removes layers that were added and that no index names. */
+  discard(keys: readonly string[]): Promise<void> {
+    for (const key of keys) this.#staged.delete(key);
+    return this.deleteObjects(keys);
+  }
+
+  /** Removes what earlier owners or a crash left, but for what is written anew meanwhile. */
+  async removeLeftovers(keys: readonly string[]): Promise<void> {
+    for (const key of keys) this.#leftovers.add(key);
+    for (const key of keys) {
+      if (!this.#leftovers.delete(key)) continue;
+      this.#removing = key;
+      await this.deleteObjects([key]);
+      this.#removing = null;
+    }
+  }
+
+  /** Deletes objects that no index of ours names, in the background. Never rejects. */
+  deleteObjects(keys: readonly string[]): Promise<void> {
     this.#deleting += keys.length;
     this.#deletions = this.#deletions
       .then(() => this.#delete(keys))
@@ -178,6 +202,7 @@ export class UploadQueue {
       .finally(() => {
         this.#deleting -= keys.length;
       });
+    return this.#deletions;
   }
 
   #kick(): void {
@@ -231,7 +256,7 @@ export class UploadQueue {
   #deleteDropped(before: IndexPart): void {
     const named = new Set(this.#parts.index.part.layers.map((entry) => layerKey(this.id, entry)));
     const dropped = before.layers.map((entry) => layerKey(this.id, entry)).filter((key) => !named.has(key));
-    if (dropped.length > 0) this.deleteObjects(dropped);
+    if (dropped.length > 0) void this.deleteObjects(dropped);
   }
 
   async #delete(keys: readonly string[]): Promise<void> {

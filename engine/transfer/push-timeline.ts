@@ -99,7 +99,7 @@ async function manifestOf(options: PushTimelineOptions, base: Lsn | null): Promi
   const total = wanted.reduce((sum, { size }) => sum + size, 0);
   const layers: ManifestLayer[] = [];
   let done = 0;
-  for (const { name, size } of wanted) {
+  for (const { name, size, isComplete } of wanted) {
     let checksum = 0;
     for (let at = 0; at < size; at += partBytes) {
       signal?.throwIfAborted();
@@ -108,7 +108,7 @@ async function manifestOf(options: PushTimelineOptions, base: Lsn | null): Promi
       checksum = crc32c(bytes, 0, bytes.length, checksum);
       done += bytes.length;
     }
-    layers.push({ name, size, crc32c: checksum });
+    layers.push({ name, size, crc32c: checksum, isComplete });
   }
   return { ...part, origin: originOf(id), base, layers };
 }

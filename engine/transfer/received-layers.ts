@@ -71,8 +71,8 @@ export class ReceivedLayers {
 
   /** As the index is to name them. */
   get entries(): LayerEntry[] {
-    return [...this.#progress.values()].map(({ layer: { name, size }, generation }) => {
-      return { name, size, generation, isComplete: false };
+    return [...this.#progress.values()].map(({ layer: { name, size, isComplete }, generation }) => {
+      return { name, size, generation, isComplete };
     });
   }
 

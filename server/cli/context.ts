@@ -7,6 +7,7 @@ import { parseTimestamp } from '../../engine/model/timestamp.ts';
 import { parseOrigin } from '../console/config.ts';
 import { Repository, repositoryDir } from '../control-plane/repository.ts';
 import { HttpStorage } from '../control-plane/storage-clients.ts';
+import { parseRemoteStorage, type RemoteStorage } from '../object-store/remote-storage.ts';
 import type { ProgressOutput } from './progress.ts';
 
 export interface Terminal {
@@ -70,6 +71,7 @@ export const lsnArgument: (text: string) => Lsn = argument(parseLsn);
 export const tenantArgument: (text: string) => TenantId = argument((text) => tenantId(text.toLowerCase()));
 export const timelineArgument: (text: string) => TimelineId = argument((text) => timelineId(text.toLowerCase()));
 export const originArgument: (text: string) => string = argument(parseOrigin);
+export const remoteStorageArgument: (text: string) => RemoteStorage = argument(parseRemoteStorage);
 export const timestampArgument: (text: string) => number = argument(parseTimestamp);
 
 export function portArgument(text: string): number {

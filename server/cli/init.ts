@@ -1,25 +1,44 @@
 /** `pagelite init`: makes the repository's folder and settings; nothing is started. */
+import { randomInt } from 'node:crypto';
 import type { Command } from 'commander';
 import { localhost, Repository } from '../control-plane/repository.ts';
 import { shown } from '../control-plane/storage-processes.ts';
-import type { CliContext } from './context.ts';
+import { openRemoteStorage, type RemoteStorage } from '../object-store/remote-storage.ts';
+import { type CliContext, nodeIdArgument, remoteStorageArgument } from './context.ts';
 
 const help = `
 Examples:
   $ pagelite init
   $ PAGELITE_REPO_DIR=/srv/db pagelite init
+  $ pagelite init --remote-storage s3://my-bucket/pagelite
+  $ AWS_ENDPOINT_URL=http://127.0.0.1:9000 pagelite init --remote-storage s3://my-bucket/pagelite
 
-Ports are Neon's (pageserver 64000 and 9898, safekeeper 5454 and 7676), or the next free ones.`;
+Ports are Neon's (pageserver 64000 and 9898, safekeeper 5454 and 7676), or the next free ones.
+A bucket takes credentials, region and endpoint from the AWS environment variables, now and whenever the pageserver starts.`;
+
+/** Ids are as long as a person can compare. */
+const nodeIdLimit = 1_000_000;
 
 export function addInitCommand(program: Command, context: CliContext): void {
   program
     .command('init')
     .description('make a repository in .pagelite of the current folder, or in PAGELITE_REPO_DIR')
+    .option(
+      '--remote-storage <url>',
+      'where branches are stored: s3://bucket/prefix or file:///path (default: in the repository)',
+      remoteStorageArgument,
+    )
+    .option('--pageserver-id <id>', 'its id among those that have the storage in common', nodeIdArgument)
     .addHelpText('after', help)
-    .action(async () => {
-      const repository = await Repository.init(context.repositoryDir);
+    .action(async (options: { remoteStorage?: RemoteStorage; pageserverId?: number }) => {
+      // Before anything is made: whether it can be used at all.
+      if (options.remoteStorage) await openRemoteStorage(options.remoteStorage);
+      const isShared = options.remoteStorage !== undefined;
+      const pageserverId = options.pageserverId ?? (isShared ? randomInt(2, nodeIdLimit) : 1);
+      const repository = await Repository.init(context.repositoryDir, { ...options, pageserverId });
       const { pageserver } = repository.readConfig();
       const where = `'${localhost}:${pageserver.pgPort}' in "${shown(repository.dir)}"`;
       context.say(`Initializing pageserver node ${pageserver.id} at ${where}`);
+      if (isShared) context.say(`Branches are stored in ${pageserver.remoteStorage}`);
     });
 }

@@ -11,6 +11,7 @@ import { addImportCommand } from './import.ts';
 import { addInitCommand } from './init.ts';
 import { addPageserverCommands } from './pageserver.ts';
 import { addSafekeeperCommands } from './safekeeper.ts';
+import { addScrubCommand } from './scrub.ts';
 import { addStartCommand, addStopCommand } from './start-stop.ts';
 import { addTenantCommands } from './tenant.ts';
 import { addTimelineCommands } from './timeline.ts';
@@ -79,5 +80,6 @@ function buildProgram(context: CliContext, terminal: Terminal): Command {
   addEndpointCommands(program, context);
   addPageserverCommands(program, context);
   addSafekeeperCommands(program, context);
+  addScrubCommand(program, context);
   return program;
 }

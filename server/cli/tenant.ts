@@ -1,10 +1,12 @@
-/** `pagelite tenant create|list|set-default`. A new tenant gets a first timeline, the branch `main`. */
+/** `pagelite tenant create|list|set-default|attach|detach|delete|config`. A new tenant gets a first timeline, the branch `main`. */
 import type { Command } from 'commander';
 import { PageliteError } from '../../engine/errors.ts';
 import { newTenantId, type TenantId, type TimelineId } from '../../engine/model/ids.ts';
 import { formatLsn } from '../../engine/model/lsn.ts';
+import { chooseTenant } from '../control-plane/branches.ts';
 import { createTenant } from '../control-plane/branching.ts';
 import type { Repository } from '../control-plane/repository.ts';
+import { attachTenant, deleteTenant, detachTenant, StorageAdmin } from '../control-plane/storage-admin.ts';
 import { nodeRandom } from '../process/node-host.ts';
 import { type CliContext, tenantArgument, timelineArgument } from './context.ts';
 
@@ -38,6 +40,83 @@ export function addTenantCommands(program: Command, context: CliContext): void {
     .action((positional: TenantId | undefined, options: { tenantId?: TenantId }) =>
       setDefaultTenant(options.tenantId ?? positional, context),
     );
+  addPlacementCommands(tenant, context);
+}
+
+function addPlacementCommands(tenant: Command, context: CliContext): void {
+  const placed = (name: string, description: string, example: string) =>
+    tenant
+      .command(name)
+      .description(description)
+      .requiredOption('--tenant-id <id>', 'its id', tenantArgument)
+      .addHelpText(
+        'after',
+        `\nExamples:\n  $ pagelite tenant ${name} --tenant-id 9ef87a5bf0d92544f6fafeeb3239695c${example}`,
+      );
+  placed('attach', 'serve a tenant that is in the remote storage here; whoever has it is fenced off', '').action(
+    ({ tenantId }: { tenantId: TenantId }) =>
+      context.changeRepository(async (repository) => {
+        await attachTenant(repository, tenantId);
+        if (repository.readConfig().defaultTenantId === null) await setDefault(repository, tenantId, context);
+        context.say(`Attached tenant ${tenantId}`);
+      }),
+  );
+  placed('detach', 'give a tenant up; any pageserver with the same remote storage may attach it', '').action(
+    ({ tenantId }: { tenantId: TenantId }) =>
+      context.changeRepository(async (repository) => {
+        await detachTenant(repository, tenantId);
+        context.say(`Detached tenant ${tenantId}`);
+      }),
+  );
+  placed('delete', 'delete a tenant with all of its branches', ' --yes')
+    .option('--yes', 'do it')
+    .action(({ tenantId, yes }: { tenantId: TenantId; yes?: boolean }) =>
+      context.changeRepository(async (repository) => {
+        if (!yes) throw new PageliteError('invalid', `this deletes all branches of tenant ${tenantId}. Add --yes`);
+        await deleteTenant(repository, tenantId);
+        context.say(`Deleted tenant ${tenantId}`);
+      }),
+    );
+  tenant
+    .command('config')
+    .description('show or change settings of a tenant: history kept, compaction')
+    .option('--tenant-id <id>', 'the tenant (default: the default one)', tenantArgument)
+    .option('-c, --set <name:value...>', 'settings, as neon_local has them; an empty value: the default')
+    .option('--json', 'as JSON')
+    .addHelpText('after', configHelp)
+    .action((options: ConfigOptions) => configure(options, context));
+}
+
+const configHelp = `
+Examples:
+  $ pagelite tenant config
+  $ pagelite tenant config -c pitr_interval:1day -c gc_horizon:0
+  $ pagelite tenant config -c pitr_interval:`;
+
+interface ConfigOptions {
+  readonly tenantId?: TenantId;
+  readonly set?: readonly string[];
+  readonly json?: boolean;
+}
+
+function configure(options: ConfigOptions, context: CliContext): Promise<void> {
+  return context.changeRepository(async (repository) => {
+    const tenantId = chooseTenant(repository.readConfig(), options.tenantId);
+    const admin = new StorageAdmin(repository);
+    if (options.set !== undefined)
+      await admin.changeSettings(tenantId, Object.fromEntries(options.set.map(parseSetting)));
+    const { tenant_specific_overrides: set, effective_config: all } = await admin.tenantSettings(tenantId);
+    if (options.json) context.sayJson({ tenantId, set, effective: all });
+    else
+      for (const [name, value] of Object.entries(all))
+        context.say(`${name} = ${value}${name in set ? '' : ' (default)'}`);
+  });
+}
+
+function parseSetting(text: string): [name: string, value: string | null] {
+  const at = text.search(/[:=]/);
+  if (at < 1) throw new PageliteError('invalid', `-c "${text}" is not NAME:VALUE`);
+  return [text.slice(0, at), text.slice(at + 1) || null];
 }
 
 interface CreateOptions {

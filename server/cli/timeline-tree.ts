@@ -6,6 +6,7 @@ export interface TreeTimeline {
   readonly timelineId: TimelineId;
   readonly name: string | null;
   readonly ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn } | null;
+  readonly isArchived?: boolean;
   /** Why it does not work, or null. */
   readonly broken: string | null;
 }
@@ -32,9 +33,9 @@ export function drawTimelineTree(timelines: readonly TreeTimeline[]): string[] {
   return lines;
 }
 
-function label({ name, timelineId, ancestor, broken }: TreeTimeline): string {
+function label({ name, timelineId, ancestor, broken, isArchived = false }: TreeTimeline): string {
   const at = ancestor ? `@${formatLsn(ancestor.lsn)}: ` : '';
-  return `${at}${name ?? '_no_name_'} [${timelineId}]${broken === null ? '' : ` broken: ${broken}`}`;
+  return `${at}${name ?? '_no_name_'} [${timelineId}]${isArchived ? ' archived' : ''}${broken === null ? '' : ` broken: ${broken}`}`;
 }
 
 function byBranchPoint(a: TreeTimeline, b: TreeTimeline): number {

@@ -1,4 +1,4 @@
-/** `pagelite timeline list|branch|create|reset|rename|delete`: branches of a tenant. */
+/** `pagelite timeline list|branch|create|reset|rename|delete` (and timeline-storage.ts): branches of a tenant. */
 import type { Command } from 'commander';
 import { PageliteError } from '../../engine/errors.ts';
 import type { TenantId, TimelineId } from '../../engine/model/ids.ts';
@@ -8,6 +8,7 @@ import { branchNameDefault, chooseTenant, nameOfTimeline } from '../control-plan
 import { type BranchStart, branchFrom, createBranch } from '../control-plane/branching.ts';
 import type { TimelineInfo } from '../control-plane/storage-api.ts';
 import { type CliContext, lsnArgument, tenantArgument, timelineArgument, timestampArgument } from './context.ts';
+import { addTimelineStorageCommands } from './timeline-storage.ts';
 import { drawTimelineTree } from './timeline-tree.ts';
 
 const branchHelp = `
@@ -72,6 +73,7 @@ export function addTimelineCommands(program: Command, context: CliContext): void
     .option('--tenant-id <id>', 'the tenant (default: the default one)', tenantArgument)
     .addHelpText('after', '\nExamples:\n  $ pagelite timeline delete --branch-name experiment')
     .action((options: NewTimelineOptions) => deleteTimeline(options, context));
+  addTimelineStorageCommands(timeline, context);
 }
 
 const resetHelp = `
@@ -157,6 +159,7 @@ function timelineJson(timeline: TimelineInfo & { readonly name: string | null })
     lastRecordLsn: text(timeline.lastRecordLsn),
     logicalBytes: timeline.logicalBytes,
     layerBytes: timeline.layerBytes,
+    archived: timeline.isArchived,
     broken: timeline.broken,
   };
 }

@@ -52,7 +52,9 @@ async function lineageOf(storage: StorageApi, id: TenantTimelineId): Promise<Lin
   let until: Lsn | null = null;
   for (let info = known.get(id.timelineId); info && found.length <= ancestorsMax; ) {
     const { timelineId, startLsn, ancestor } = info;
-    found.push({ timeline: { ...id, timelineId }, startLsn, hasAncestor: ancestor !== null, until });
+    // Its own history begins where it branched, also where that is not kept any more.
+    const start = ancestor?.lsn ?? startLsn;
+    found.push({ timeline: { ...id, timelineId }, startLsn: start, hasAncestor: ancestor !== null, until });
     until = ancestor?.lsn ?? null;
     info = ancestor ? known.get(ancestor.timelineId) : undefined;
   }

@@ -3,7 +3,8 @@
  *
  *   config.json                     what is in this file's `RepositoryConfig`: ports, the default tenant, names of branches
  *   cli.pid                         held by the command that changes the repository now
- *   pageserver_1/                   tenants, layers; pageserver.log, pageserver.pid
+ *   local_fs_remote_storage/        tenants, layers: the pageserver's truth, unless that is in a bucket or elsewhere
+ *   pageserver_1/                   what the pageserver keeps of a bucket; pageserver.log, pageserver.pid
  *   safekeepers/sk1/                WAL; safekeeper.log, safekeeper.pid
  *   console/                        console.log, console.pid
  *   endpoints/<name>/               endpoint.json, compute.log, compute.pid
@@ -19,6 +20,7 @@ import { dirname, join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
 import { isPageliteError, PageliteError } from '../../engine/errors.ts';
+import { formatRemoteStorage, parseRemoteStorage, type RemoteStorage } from '../object-store/remote-storage.ts';
 import { claimPidFile, type PidFile, runningPid } from '../process/pid-file.ts';
 import { findFreePort } from '../process/ports.ts';
 
@@ -27,7 +29,11 @@ const port = z.int().min(1).max(65535);
 const nodePorts = { id: z.int().positive(), pgPort: port, httpPort: port };
 const configSchema = z.strictObject({
   version: z.literal(1, 'this version of Pagelite reads version 1'),
-  pageserver: z.strictObject(nodePorts),
+  pageserver: z.strictObject({
+    ...nodePorts,
+    /** Where its truth is: s3://bucket/prefix, file:///path, or a path in the repository. Absent in old ones: beside its log, in pageserver_1. */
+    remoteStorage: z.string().optional(),
+  }),
   safekeepers: z.array(z.strictObject(nodePorts)).min(1),
   /** Absent in repositories from before there was one. */
   console: z.strictObject({ port }).default({ port: 9899 }),
@@ -36,7 +42,17 @@ const configSchema = z.strictObject({
 });
 
 export type RepositoryConfig = z.infer<typeof configSchema>;
-export type NodeConfig = RepositoryConfig['pageserver'];
+export type NodeConfig = RepositoryConfig['safekeepers'][number];
+
+export interface InitOptions {
+  /** Default: a folder of the repository. */
+  readonly remoteStorage?: RemoteStorage;
+  /** Default: 1. Of pageservers that have a remote storage in common, each has its own. */
+  readonly pageserverId?: number;
+}
+
+/** As in neon_local. */
+const localRemoteStorage = 'local_fs_remote_storage/pageserver';
 
 export const localhost = '127.0.0.1';
 /** Neon's ports, and the console's beside its pageserver's. */
@@ -70,7 +86,7 @@ export class Repository {
   }
 
   /** Makes the folder and its settings. Throws `invalid` if there is a repository. */
-  static async init(dir: string): Promise<Repository> {
+  static async init(dir: string, options: InitOptions = {}): Promise<Repository> {
     if (await exists(join(dir, 'config.json'))) {
       const hint = 'Use it as it is, or remove the folder to start over.';
       throw new PageliteError('invalid', `${dir} is a repository already. ${hint}`, { dir });
@@ -79,13 +95,17 @@ export class Repository {
     const repository = new Repository(dir);
     const config: RepositoryConfig = {
       version: 1,
-      pageserver: { id: 1, ...(await freePorts(portDefaults.pageserver, portDefaults.pageserverHttp)) },
+      pageserver: {
+        id: options.pageserverId ?? 1,
+        ...(await freePorts(portDefaults.pageserver, portDefaults.pageserverHttp)),
+        remoteStorage: options.remoteStorage ? formatRemoteStorage(options.remoteStorage) : localRemoteStorage,
+      },
       safekeepers: [{ id: 1, ...(await freePorts(portDefaults.safekeeper, portDefaults.safekeeperHttp)) }],
       console: { port: await findFreePort(portDefaults.console) },
       defaultTenantId: null,
       branches: [],
     };
-    await mkdir(repository.pageserverDir, { recursive: true });
+    await mkdir(join(repository.pageserverDir, 'tenants'), { recursive: true });
     await mkdir(repository.endpointsDir, { recursive: true });
     for (const { id } of config.safekeepers) await mkdir(repository.safekeeperDir(id), { recursive: true });
     writeFileWhole(repository.configFile, `${JSON.stringify(config, null, 2)}\n`);
@@ -102,6 +122,13 @@ export class Repository {
   }
   get pageserverDir(): string {
     return join(this.dir, 'pageserver_1');
+  }
+  /** Where the pageserver's truth is; null: in `pageserverDir`. */
+  get remoteStorage(): RemoteStorage | null {
+    const text = this.readConfig().pageserver.remoteStorage;
+    if (text === undefined) return null;
+    if (!text.includes('://')) return { kind: 'folder', path: resolve(this.dir, text) };
+    return parseRemoteStorage(text);
   }
   get endpointsDir(): string {
     return join(this.dir, 'endpoints');

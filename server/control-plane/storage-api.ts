@@ -21,11 +21,14 @@ export interface TimelineInfo {
   readonly ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn } | null;
   /** Up to here the pageserver has ingested. Null if the timeline is broken. */
   readonly lastRecordLsn: Lsn | null;
+  /** The oldest LSN that can be read or branched at. */
   readonly startLsn: Lsn | null;
   /** Bytes of all relations at the end, its ancestors' pages included. Null if they are not counted yet, or it is broken. */
   readonly logicalBytes: number | null;
   /** Bytes of its own layer files. */
   readonly layerBytes: number | null;
+  /** It rests: nothing can be read of it. */
+  readonly isArchived: boolean;
   /** Why it is broken, or null. */
   readonly broken: string | null;
 }

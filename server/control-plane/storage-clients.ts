@@ -40,6 +40,7 @@ const timelineSchema = z.object({
   min_readable_lsn: lsnText.optional(),
   current_logical_size: z.number().optional(),
   current_physical_size: z.number().optional(),
+  is_archived: z.boolean().default(false),
   state: stateText,
 });
 const tenantsSchema = z.array(z.object({ id: z.string().transform((text) => tenantId(text)) }));
@@ -67,7 +68,7 @@ const historySchema = z
 const timestampSchema = z.object({ lsn: lsnText, kind: z.enum(['present', 'future', 'past', 'nodata']) });
 
 /** One server's HTTP API. */
-class HttpApi {
+export class HttpApi {
   readonly #base: string;
   readonly #server: string;
   readonly #pidFile: string;
@@ -76,6 +77,10 @@ class HttpApi {
     this.#server = server;
     this.#pidFile = pidFile;
     this.#base = `http://${localhost}:${port}`;
+  }
+
+  static ofPageserver(repository: Repository): HttpApi {
+    return new HttpApi('pageserver', repository.readConfig().pageserver.httpPort, repository.pageserverPidFile);
   }
 
   /** For messages: "pageserver". */
@@ -187,7 +192,7 @@ export class HttpStorage implements TransferStorage {
   constructor(repository: Repository) {
     const config = repository.readConfig();
     this.#pagesPort = config.pageserver.pgPort;
-    this.#api = new HttpApi('pageserver', config.pageserver.httpPort, repository.pageserverPidFile);
+    this.#api = HttpApi.ofPageserver(repository);
     this.#safekeepers = config.safekeepers.map(
       (node) => new SafekeeperClient(node, repository.safekeeperPidFile(node.id)),
     );
@@ -313,6 +318,7 @@ function timelineInfo(info: z.infer<typeof timelineSchema>): TimelineInfo {
     startLsn: info.min_readable_lsn ?? null,
     logicalBytes: info.current_logical_size ?? null,
     layerBytes: info.current_physical_size ?? null,
+    isArchived: info.is_archived,
     broken: typeof state === 'string' ? null : state.Broken.reason,
   };
 }

@@ -8,6 +8,7 @@
  */
 import { mkdir } from 'node:fs/promises';
 import { isPageliteError, PageliteError } from '../../engine/errors.ts';
+import { formatRemoteStorage } from '../object-store/remote-storage.ts';
 import { type StopMode, startDaemon, stopDaemon } from '../process/daemon.ts';
 import { runningPid } from '../process/pid-file.ts';
 import { findFreePort } from '../process/ports.ts';
@@ -50,7 +51,12 @@ export async function startPageserver(repository: Repository, say: Say): Promise
       return startDaemon({
         name: 'pageserver',
         entry: entries.pageserver,
-        args: [...nodeArgs(repository.pageserverDir, node), '--safekeepers', safekeepers.join(',')],
+        args: [
+          ...nodeArgs(repository.pageserverDir, node),
+          '--safekeepers',
+          safekeepers.join(','),
+          ...storageArgs(repository),
+        ],
         logFile: `${repository.pageserverDir}/pageserver.log`,
         onProgress: say,
       });
@@ -153,6 +159,10 @@ export function checkNotEmbedded(repository: Repository): void {
   if (pid === null) return;
   const hint = 'End that first: pagelite dev with Ctrl-C, an application by closing its Pagelite';
   throw new PageliteError('invalid', `${repository.dir} is in use inside process ${pid}. ${hint}`, { pid });
+}
+
+function storageArgs({ remoteStorage }: Repository): string[] {
+  return remoteStorage === null ? [] : ['--remote-storage', formatRemoteStorage(remoteStorage)];
 }
 
 function nodeArgs(dir: string, node: NodeConfig): string[] {

@@ -14,6 +14,7 @@ import { nodeId, type TenantId, type TenantTimelineId, type TimelineId } from '.
 import type { Lsn } from '../../engine/model/lsn.ts';
 import { Safekeeper } from '../../engine/safekeeper/safekeeper.ts';
 import type { Log, PageService, TimelineStatus } from '../../engine/services.ts';
+import type { IndexPart } from '../../engine/timeline/index-part.ts';
 import type { Pageserver } from '../../engine/timeline/pageserver.ts';
 import type { TimestampAnswer } from '../control-plane/branch-point.ts';
 import type { Repository } from '../control-plane/repository.ts';
@@ -71,6 +72,7 @@ export class EmbeddedStorage implements TransferStorage {
       const redoCounters = new RedoCounters();
       const pageserver = await openPageserver({
         dir,
+        remoteStorage: repository.remoteStorage,
         nodeId: nodeId(repository.readConfig().pageserver.id),
         wal: [safekeeper],
         artefacts,
@@ -119,6 +121,8 @@ export class EmbeddedStorage implements TransferStorage {
   }
 
   async getTimeline(id: TenantTimelineId): Promise<TimelineInfo> {
+    const rests = this.pageserver.archived(id);
+    if (rests !== null) return restingInfo(id.timelineId, rests);
     try {
       const pages = await this.pageserver.openPages(id);
       return timelineInfo(id.timelineId, await pages.getStatus(), await this.pageserver.logicalSize(id));
@@ -132,6 +136,7 @@ export class EmbeddedStorage implements TransferStorage {
         startLsn: null,
         logicalBytes: null,
         layerBytes: null,
+        isArchived: false,
         broken,
       };
     }
@@ -182,6 +187,22 @@ function claimAll(repository: Repository, safekeeperId: number): PidFile[] {
   }
 }
 
+function restingInfo(
+  timelineId: TimelineId,
+  { ancestor, diskConsistentLsn, gcCutoffLsn, layers }: IndexPart,
+): TimelineInfo {
+  return {
+    timelineId,
+    ancestor,
+    lastRecordLsn: diskConsistentLsn,
+    startLsn: gcCutoffLsn,
+    logicalBytes: null,
+    layerBytes: layers.reduce((sum, { size }) => sum + size, 0),
+    isArchived: true,
+    broken: null,
+  };
+}
+
 function timelineInfo(timelineId: TimelineId, status: TimelineStatus, logicalBytes: number | null): TimelineInfo {
   return {
     timelineId,
@@ -190,9 +211,10 @@ function timelineInfo(timelineId: TimelineId, status: TimelineStatus, logicalByt
       lsn: status.ancestor.lsn,
     },
     lastRecordLsn: status.lastRecordLsn,
-    startLsn: status.startLsn,
+    startLsn: status.gcCutoffLsn,
     logicalBytes,
     layerBytes: status.layerBytes,
+    isArchived: false,
     broken: status.stopped,
   };
 }

@@ -3,12 +3,16 @@
  *
  *   -D DIR  --id 1  --listen-pg 127.0.0.1:64000  --listen-http 127.0.0.1:9898  --safekeepers 1=127.0.0.1:5454,2=127.0.0.1:5455
  *
+ *   --remote-storage s3://bucket/prefix|file:///path   --disk-budget 10737418240
+ *
  * `listen-pg` is Neon's name for the port that computes read pages from. Port 0 lets the system choose.
  */
 import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { messageOf, PageliteError } from '../../engine/errors.ts';
+import { diskBudgetBytes } from '../../engine/limits.ts';
 import { type NodeId, nodeId } from '../../engine/model/ids.ts';
+import { parseRemoteStorage, type RemoteStorage } from '../object-store/remote-storage.ts';
 
 export interface HostPort {
   readonly host: string;
@@ -26,6 +30,10 @@ export interface PageserverConfig {
   readonly listen: HostPort;
   readonly http: HostPort;
   readonly safekeepers: readonly SafekeeperAddress[];
+  /** Where its truth is; null: in `dir`. */
+  readonly remoteStorage: RemoteStorage | null;
+  /** Bytes of `dir` for what is kept of a bucket. */
+  readonly diskBudgetBytes: number;
 }
 
 export const pagestreamPortDefault = 64000;
@@ -42,6 +50,8 @@ export function parsePageserverArgs(args: readonly string[]): PageserverConfig {
     listen: parseHostPort(flags['listen-pg'] ?? `${hostDefault}:${pagestreamPortDefault}`, '--listen-pg'),
     http: parseHostPort(flags['listen-http'] ?? `${hostDefault}:${httpPortDefault}`, '--listen-http'),
     safekeepers: parseSafekeepers(flags.safekeepers ?? ''),
+    remoteStorage: flags['remote-storage'] === undefined ? null : parseRemoteStorage(flags['remote-storage']),
+    diskBudgetBytes: parseBytes(flags['disk-budget'] ?? String(diskBudgetBytes), '--disk-budget'),
   };
 }
 
@@ -55,12 +65,19 @@ function readFlags(args: readonly string[]) {
         'listen-pg': { type: 'string' },
         'listen-http': { type: 'string' },
         safekeepers: { type: 'string' },
+        'remote-storage': { type: 'string' },
+        'disk-budget': { type: 'string' },
       },
     });
     return values;
   } catch (error) {
     throw new PageliteError('invalid', messageOf(error));
   }
+}
+
+function parseBytes(text: string, flag: string): number {
+  if (!/^\d{1,15}$/.test(text)) throw new PageliteError('invalid', `${flag}: "${text}" is not a number of bytes`);
+  return Number(text);
 }
 
 function parseNodeId(text: string, flag: string): NodeId {

@@ -21,6 +21,7 @@ import { historyRoutes } from './routes/history-routes.ts';
 import { layerRoutes } from './routes/layer-routes.ts';
 import type { PageserverApi } from './routes/pageserver-api.ts';
 import { processRoutes } from './routes/process-routes.ts';
+import { storageRoutes } from './routes/storage-routes.ts';
 import { tenantRoutes } from './routes/tenant-routes.ts';
 import { timelineRoutes } from './routes/timeline-routes.ts';
 import { transferRoutes } from './transfer-api.ts';
@@ -49,6 +50,7 @@ export function pageserverRoutes({ nodeId, pageserver, metrics, random }: Pagese
     ...processRoutes(nodeId, metrics, () => describePageserverApi(routes)),
     ...tenantRoutes(pageserver, random),
     ...timelineRoutes(pageserver, random),
+    ...storageRoutes(pageserver),
     ...historyRoutes(pageserver),
     ...layerRoutes(pageserver),
     ...transferRoutes(pageserver.imports),

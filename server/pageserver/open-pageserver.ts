@@ -3,28 +3,52 @@
  * embedded repository have in common.
  */
 import { setImmediate } from 'node:timers/promises';
+import { diskBudgetBytes } from '../../engine/limits.ts';
 import type { NodeId } from '../../engine/model/ids.ts';
 import { PostgresRedo } from '../../engine/redo/postgres-redo.ts';
 import type { Log, WalService } from '../../engine/services.ts';
 import { Pageserver, type PageserverLimits } from '../../engine/timeline/pageserver.ts';
 import { DiskObjectStore } from '../object-store/disk.ts';
+import { formatRemoteStorage, openRemoteStorage, type RemoteStorage } from '../object-store/remote-storage.ts';
+import { TieredObjectStore } from '../object-store/tiered.ts';
 import { nodeClock, nodeRandom } from '../process/node-host.ts';
 import type { PGliteArtefacts } from '../process/pglite-artefacts.ts';
+import { CompactionThread } from './compaction-thread.ts';
 import { MeteredRedo, type RedoCounters } from './metered-redo.ts';
 import { loadTenantTemplate } from './template-cache.ts';
 
 export interface OpenPageserverOptions {
-  /** Holds `tenants/` and the cached template. */
+  /** Holds the cached template; and `tenants/`, or what is kept of it. */
   readonly dir: string;
+  /** Where the truth is; null: in `dir`. */
+  readonly remoteStorage: RemoteStorage | null;
+  readonly diskBudgetBytes?: number;
   readonly nodeId: NodeId;
   readonly wal: readonly WalService[];
   readonly artefacts: PGliteArtefacts;
   readonly log: Log;
   readonly limits?: Partial<PageserverLimits>;
+  /** Compaction has a thread of its own; otherwise it takes turns in this one. */
+  readonly compactionThread?: boolean;
   /** Counts what WAL redo does. */
   readonly redoCounters?: RedoCounters;
   /** Told what takes long. */
   readonly progress?: (text: string) => void;
+}
+
+/** A bucket is behind a part of the disk; a folder is used as it is. */
+async function openStore({
+  dir,
+  remoteStorage,
+  diskBudgetBytes: budgetBytes = diskBudgetBytes,
+  log,
+}: OpenPageserverOptions) {
+  if (remoteStorage === null) return { store: await DiskObjectStore.open(dir), staging: null };
+  const remote = await openRemoteStorage(remoteStorage);
+  log.info('opened the remote storage', { remoteStorage: formatRemoteStorage(remoteStorage) });
+  if (remoteStorage.kind === 'folder') return { store: remote, staging: null };
+  const tiered = await TieredObjectStore.open({ remote, folder: dir, budgetBytes, log });
+  return { store: tiered, staging: tiered };
 }
 
 export async function openPageserver(options: OpenPageserverOptions): Promise<Pageserver> {
@@ -34,8 +58,10 @@ export async function openPageserver(options: OpenPageserverOptions): Promise<Pa
   const { redoCounters } = options;
   const redo = redoCounters === undefined ? postgres : new MeteredRedo(postgres, redoCounters);
   try {
+    const { store, staging } = await openStore(options);
     return await Pageserver.open({
-      store: await DiskObjectStore.open(dir),
+      store,
+      ...(staging && { staging }),
       nodeId,
       wal,
       redo,
@@ -44,6 +70,7 @@ export async function openPageserver(options: OpenPageserverOptions): Promise<Pa
       random: nodeRandom,
       log,
       ...(limits && { limits }),
+      ...(options.compactionThread && { compaction: new CompactionThread({ store, dir, artefacts }) }),
       yieldTurn: () => setImmediate(),
     });
   } catch (error) {

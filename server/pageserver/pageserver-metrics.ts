@@ -239,6 +239,7 @@ export class PageserverMetrics {
     const metrics = this.#metrics;
     const operations: [string, (counters: TimelineCounters) => OperationCounter][] = [
       ['layer flush', ({ layerFlush }) => layerFlush],
+      ['compact', ({ compact }) => compact],
       ['create images', ({ createImages }) => createImages],
       ['logical size', ({ logicalSize }) => logicalSize],
     ];

@@ -33,7 +33,13 @@ export interface PageserverServer {
 export async function startPageserver(options: PageserverServerOptions): Promise<PageserverServer> {
   const wal = options.safekeepers.map(connectSafekeeper);
   const redoCounters = new RedoCounters();
-  const pageserver = await openPageserver({ ...options, wal, artefacts: await loadPGliteArtefacts(), redoCounters });
+  const pageserver = await openPageserver({
+    ...options,
+    wal,
+    artefacts: await loadPGliteArtefacts(),
+    redoCounters,
+    compactionThread: true,
+  });
   try {
     const served = await servePageserver({ ...options, pageserver, random: nodeRandom, redoCounters });
     return {

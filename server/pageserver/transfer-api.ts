@@ -33,7 +33,7 @@ const manifest = z.object({
   ancestor_lsn: lsnText.nullable(),
   disk_consistent_lsn: lsnText,
   prev_record_lsn: lsnText,
-  imaged_lsn: lsnText,
+  compacted_lsn: lsnText,
   layers: z
     .array(z.object({ name: z.string(), size: z.int(), crc32c: z.int().describe('Of the whole file') }))
     .max(importLayersMax),

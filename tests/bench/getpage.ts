@@ -7,6 +7,7 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
+import { inThisThread } from '../../engine/compaction/run-job.ts';
 import { TimelineCounters } from '../../engine/counters.ts';
 import { BlockCache } from '../../engine/layers/block-cache.ts';
 import { ClockCache } from '../../engine/layers/clock-cache.ts';
@@ -68,6 +69,7 @@ async function readPages({ folder, rounds, scale, say }: BenchContext): Promise<
     limits: defaultPageserverLimits,
     blocks,
     versions: new ClockCache(1e6),
+    compaction: inThisThread,
     deletedCounters: new TimelineCounters(),
     yieldTurn: async () => {
       await setImmediate();
@@ -154,7 +156,7 @@ async function fill(running: RunningTimeline, blockCount: number): Promise<void>
     }
   }
   await running.flush();
-  await running.imagesIdle();
+  await running.compact('images');
 }
 
 async function putValues({ rounds, scale, say }: BenchContext): Promise<Row[]> {

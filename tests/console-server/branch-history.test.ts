@@ -42,6 +42,7 @@ function storageOf(lines: readonly Line[]): StorageApi {
     lastRecordLsn: (line.commits.at(-1) ?? startOf(line)) as Lsn,
     logicalBytes: 0,
     layerBytes: 0,
+    isArchived: false,
     broken: null,
   });
   const unused = () => Promise.reject(new Error('not asked for'));

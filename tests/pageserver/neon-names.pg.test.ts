@@ -5,6 +5,7 @@
  * are from Neon's pageserver at 2026-03-25: src/http/openapi_spec.yml and routes.rs, libs/pageserver_api/src/models.rs, src/metrics.rs.
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { tenantConfigNames } from '../../engine/timeline/tenant-config.ts';
 import { MemoryPageserver } from '../support/memory-pageserver.ts';
 
 /** Of those that Neon has, the ones that are here. */
@@ -21,10 +22,22 @@ const neonRoutes: Readonly<Record<string, string>> = {
   'GET /v1/tenant/{tenant_id}/timeline/{timeline_id}/get_timestamp_of_lsn': 'a date-time',
   'PUT /v1/tenant/{tenant_id}/timeline/{timeline_id}/checkpoint': 'flushes what is in memory',
   'GET /v1/tenant/{tenant_id}/timeline/{timeline_id}/layer': 'LayerMapInfo',
+  'DELETE /v1/tenant/{tenant_id}': 'deletes it with its timelines',
+  'GET /v1/tenant/{tenant_id}/config': 'TenantConfigResponse',
+  'PUT /v1/tenant/config': 'replaces the overrides',
+  'PATCH /v1/tenant/config': 'changes some; null unsets',
+  'PUT /v1/tenant/{tenant_id}/location_config':
+    'mode AttachedSingle or Detached; the generation is claimed in the store',
+  'PUT /v1/tenant/{tenant_id}/timeline/{timeline_id}/compact': 'compacts now',
+  'PUT /v1/tenant/{tenant_id}/timeline/{timeline_id}/do_gc': 'GcResult',
+  'POST /v1/tenant/{tenant_id}/timeline/{timeline_id}/lsn_lease': 'LsnLease',
+  'PUT /v1/tenant/{tenant_id}/timeline/{timeline_id}/detach_ancestor': 'the timelines that were reparented',
+  'PUT /v1/tenant/{tenant_id}/timeline/{timeline_id}/archival_config': 'Archived or Unarchived',
 };
 
 const ownRoutes: Readonly<Record<string, string>> = {
   'POST /v1/tenant': "in Neon's description still, though its server makes tenants by location_config; the CLI uses it",
+  'GET /v1/tenant/{tenant_id}/timeline/{timeline_id}/storage': 'what is kept and why: pagelite timeline info',
   'GET /v1/openapi.json': 'Neon keeps a file, /swagger.yml; this one is made of the routes',
   'GET /v1/tenant/{tenant_id}/timeline/{timeline_id}/commit_history': 'what a time slider ranges over',
   'GET /v1/tenant/{tenant_id}/timeline/{timeline_id}/layer/{layer_file_name}/content':
@@ -59,9 +72,14 @@ const neonFields: Readonly<Record<string, Readonly<Record<string, string>>>> = {
     current_logical_size_is_accurate: 'boolean',
     current_physical_size: 'integer',
     pg_version: 'number',
+    is_archived: 'boolean',
     state: 'string|object',
   },
   LayerMapInfo: { in_memory_layers: 'array', historic_layers: 'array' },
+  LsnLease: { valid_until: 'string' },
+  GcResult: { layers_total: 'integer', layers_removed: 'integer' },
+  TenantConfigResponse: { tenant_specific_overrides: 'undefined', effective_config: 'undefined' },
+  TenantConfig: Object.fromEntries(tenantConfigNames.map((name) => [name, 'number,string'])),
   LsnByTimestampResponse: { lsn: 'lsn', kind: 'string' },
   TimelineCreateRequest: {
     new_timeline_id: 'string',
@@ -86,11 +104,14 @@ const neonRequired: Readonly<Record<string, readonly string[]>> = {
   Error: ['msg'],
 };
 const ownFields: Readonly<Record<string, string>> = {
+  'GcResult.bytes_removed': 'what it gave back',
+  'GcResult.cutoff_lsn': 'where history begins now',
+  'GcResult.skipped': 'why nothing was done',
   'Error.kind': 'the kind of a PageliteError: what to do about it',
   'Error.data': 'what it is about',
 };
 /** Schemas of ours alone. */
-const ownSchemas = ['BrokenTimelineInfo', 'CommitHistory', 'ImportState', 'Lsn'];
+const ownSchemas = ['BrokenTimelineInfo', 'CommitHistory', 'ImportState', 'Lsn', 'TimelineStorageInfo'];
 
 const timelineLabels = ['tenant_id', 'shard_id', 'timeline_id'];
 const neonMetrics: Readonly<Record<string, readonly string[]>> = {

@@ -204,7 +204,7 @@ describe('answers fit it', () => {
     const layers = await Promise.all(
       part.layers.map(async ({ name, size }) => {
         const bytes = must(await rig.pageserver.readLayer(id, name, { start: 0, end: size }));
-        return { name, size, crc32c: crc32c(bytes) };
+        return { name, size, crc32c: crc32c(bytes), isComplete: false };
       }),
     );
     const path = `${timelines}/${'d'.repeat(32)}/import`;
@@ -220,6 +220,67 @@ describe('answers fit it', () => {
     expect((await call('POST', path)).status).toBe(400);
     expect((await call('POST', path, withJson({ version: 7 }))).status).toBe(400);
   });
+
+  it('about how a timeline is stored', async () => {
+    const { last_record_lsn: lsn } = (await call('GET', timeline)).body as { last_record_lsn: string };
+    expect(
+      (await call('POST', timelines, withJson({ new_timeline_id: branch, ancestor_timeline_id: id.timelineId })))
+        .status,
+    ).toBe(201);
+    expect((await call('PUT', `${timeline}/compact?force_image_layer_creation=true`)).status).toBe(200);
+    expect((await call('PUT', `${timeline}/compact?force_l0_compaction=1`)).status).toBe(400);
+    expect((await call('POST', `${timeline}/lsn_lease`, withJson({ lsn }))).status).toBe(200);
+    expect((await call('POST', `${timeline}/lsn_lease`, withJson({ lsn: '0/1' }))).status).toBe(400);
+    const { body } = await call('GET', `${timeline}/storage`);
+    expect(body).toMatchObject({
+      gc_cutoff_lsn: lsn,
+      retained: [
+        { lsn, reason: 'branch', timeline_id: branch },
+        { lsn, reason: 'lease' },
+      ],
+      uploads: { layers: 0, last_error: null },
+    });
+    expect((await call('PUT', `${timeline}/do_gc`)).body).toMatchObject({ layers_removed: 0, skipped: null });
+    const rest = (state: string, of = timeline) => call('PUT', `${of}/archival_config`, withJson({ state }));
+    expect((await rest('Archived')).status).toBe(400);
+    expect((await rest('Archived', `${timelines}/${branch}`)).status).toBe(200);
+    expect((await call('GET', `${timelines}/${branch}`)).body).toMatchObject({ is_archived: true, ancestor_lsn: lsn });
+    expect((await call('GET', `${timelines}/${branch}/layer`)).status).toBe(400);
+    expect((await rest('Unarchived', `${timelines}/${branch}`)).status).toBe(200);
+    expect((await call('PUT', `${timelines}/${branch}/detach_ancestor`)).body).toEqual({ reparented_timelines: [] });
+    expect((await call('GET', `${timelines}/${branch}`)).body).toMatchObject({ ancestor_timeline_id: null });
+    expect((await call('DELETE', `${timelines}/${branch}`)).status).toBe(200);
+  });
+
+  it('about settings, and where a tenant is', async () => {
+    const set = (settings: object, method = 'PUT') =>
+      call(method, '/v1/tenant/config', withJson({ tenant_id: tenant, ...settings }));
+    expect((await set({ pitr_interval: '7days', gc_horizon: 1000 })).status).toBe(200);
+    expect((await set({ pitr_interval: null, compaction_threshold: 5 }, 'PATCH')).status).toBe(200);
+    expect((await set({ pitr_interval: 'soon' })).status).toBe(400);
+    expect((await set({ colour: 1 }, 'PATCH')).status).toBe(400);
+    expect((await call('GET', `/v1/tenant/${tenant}/config`)).body).toMatchObject({
+      tenant_specific_overrides: { gc_horizon: 1000, compaction_threshold: 5 },
+      effective_config: { gc_horizon: 1000, pitr_interval: '7days' },
+    });
+    expect((await move('Detached')).status).toBe(200);
+    expect((await call('GET', timeline)).status).toBe(404);
+    expect((await move('Elsewhere')).status).toBe(400);
+    expect((await move('AttachedSingle')).status).toBe(200);
+    expect((await call('GET', `/v1/tenant/${tenant}/config`)).body).toMatchObject({
+      effective_config: { gc_horizon: 1000 },
+    });
+    expect((await call('GET', timeline)).status).toBe(200);
+    expect((await call('DELETE', `/v1/tenant/${nobody}`)).status).toBe(404);
+  });
+
+  it('about the end of a tenant', async () => {
+    expect((await call('DELETE', `/v1/tenant/${tenant}`)).status).toBe(200);
+    expect((await call('GET', timeline)).status).toBe(404);
+    expect((await move('AttachedSingle')).status).toBe(404);
+  });
+
+  const move = (mode: string) => call('PUT', `/v1/tenant/${tenant}/location_config`, withJson({ mode }));
 
   it('and every operation was called', () => {
     expect([...called].sort()).toEqual(

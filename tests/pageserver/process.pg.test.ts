@@ -90,6 +90,8 @@ const expectedPage = (lsn: Lsn, block: number): Uint8Array => {
   return file.slice(block * pageSize, (block + 1) * pageSize);
 };
 const laterBlocks = () => recording.indexAt.later.length / pageSize;
+const readLog = () => readFileSync(join(storage.pageserverDir, 'pageserver.log'), 'utf8');
+const wal = (from: Lsn) => recording.bytes.slice(from - recording.startLsn);
 const exactly = (lsn: Lsn) => ({ requestLsn: lsn, notModifiedSince: lsn });
 
 /** A timeline with the recorded WAL up to `later`. */
@@ -100,7 +102,9 @@ async function recordedTimeline(): Promise<TenantTimelineId> {
 }
 
 async function expectIndexPages(pages: PageService, lsn: Lsn): Promise<void> {
-  for (let block = 0; block < laterBlocks(); block++) {
+  const { earlier, later } = recording.indexAt;
+  const blocks = (lsn === recording.earlier ? earlier : later).length / pageSize;
+  for (let block = 0; block < blocks; block++) {
     const page = await pages.getPages(exactly(lsn), recording.rel, block, 1);
     expect(Buffer.compare(page, expectedPage(lsn, block)), `block ${block}`).toBe(0);
   }
@@ -209,6 +213,45 @@ describe('the pageserver process', () => {
     expect((await storage.get(storage.timelinePath(damagedIndex))).status).toBe(404);
 
     await expectIndexPages(storage.connect(healthy), recording.later);
+  });
+
+  it('compacts in a thread of its own, also a branch, and may be killed meanwhile', async () => {
+    const id = await recordedTimeline();
+    const branch = { tenantId: id.tenantId, timelineId: 'ab'.repeat(16) as TenantTimelineId['timelineId'] };
+    const made = await storage.post(`/v1/tenant/${id.tenantId}/timeline`, {
+      new_timeline_id: branch.timelineId,
+      ancestor_timeline_id: id.timelineId,
+      ancestor_start_lsn: formatLsn(recording.earlier),
+    });
+    expect(made.status).toBe(201);
+    const compact = (of: TenantTimelineId) =>
+      storage.call('PUT', `${storage.timelinePath(of)}/checkpoint?force_image_layer_creation=true`);
+    // A kill at an unknown moment of it: what there was is there, and the next attempt finishes.
+    const cut = compact(id).catch(() => null);
+    await expect.poll(() => readLog()).toContain('merged delta layers');
+    await storage.stopPageserver('immediate');
+    await cut;
+    await storage.startPageserver();
+    expect((await compact(id)).status).toBe(200);
+    await storage.writeWal(
+      branch,
+      { ...recording, startLsn: recording.earlier, bytes: wal(recording.earlier) },
+      recording.later,
+    );
+    await storage.connect(branch).getRelSize(exactly(recording.later), recording.rel);
+    expect((await compact(branch)).status).toBe(200);
+    expect(readLog()).not.toContain('compaction failed');
+    for (const of of [id, branch]) {
+      const { json } = await storage.get(`${storage.timelinePath(of)}/layer`);
+      const layers = (json as { historic_layers: { kind: string; lsn_start: string }[] }).historic_layers;
+      expect(
+        layers.filter(({ kind, lsn_start }) => kind === 'Image' && lsn_start >= formatLsn(recording.later)).length,
+      ).toBeGreaterThan(0);
+      for (const lsn of [recording.earlier, recording.later]) await expectIndexPages(storage.connect(of), lsn);
+    }
+    expect((await storage.call('PUT', `${storage.timelinePath(branch)}/detach_ancestor`)).status).toBe(200);
+    expect((await storage.call('DELETE', storage.timelinePath(id))).status).toBe(200);
+    for (const lsn of [recording.earlier, recording.later]) await expectIndexPages(storage.connect(branch), lsn);
   });
 
   it('noise on its ports costs the connections that made it', async () => {

@@ -146,7 +146,7 @@ async function openStorage(data: StorageData): Promise<StorageMethods> {
     catchUp: (timelineId, lsn) => pageserver.catchUp(idOf(timelineId), lsn),
     async settle(timelineId) {
       await pageserver.flush(idOf(timelineId));
-      await pageserver.imagesIdle(idOf(timelineId));
+      await pageserver.compact(idOf(timelineId), 'images');
     },
     async reopenPageserver(limits = {}) {
       await pageserver.close();

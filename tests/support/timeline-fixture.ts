@@ -3,6 +3,7 @@
  * another PageService. They begin with the template, for the basebackup; the contract's relation is put by hand.
  */
 
+import { inThisThread } from '../../engine/compaction/run-job.ts';
 import { TimelineCounters } from '../../engine/counters.ts';
 import { directoryPatch } from '../../engine/ingest/rel-directory.ts';
 import { encodeSize } from '../../engine/ingest/rel-sizes.ts';
@@ -57,6 +58,7 @@ function sharedParts({ store, yieldTurn }: TimelineFixtureOptions): SharedParts 
     blocks: new BlockCache(1e7),
     versions: new ClockCache(1e6),
     yieldTurn,
+    compaction: inThisThread,
     deletedCounters: new TimelineCounters(),
   };
 }

@@ -5,6 +5,7 @@
  * The rig keeps each timeline's log of values, as safekeepers would: after a restart it puts again what is above diskConsistentLsn.
  */
 
+import { inThisThread } from '../../engine/compaction/run-job.ts';
 import { TimelineCounters } from '../../engine/counters.ts';
 import { applyPatches, slruWritePatch } from '../../engine/ingest/patch.ts';
 import { BlockCache } from '../../engine/layers/block-cache.ts';
@@ -15,8 +16,17 @@ import type { Lsn } from '../../engine/model/lsn.ts';
 import { isSelfContained, type ValueKind, valueKind } from '../../engine/model/value.ts';
 import type { Clock, Log, ObjectStore } from '../../engine/services.ts';
 import { branchIndex } from '../../engine/timeline/branch.ts';
+import type { CompactionForce } from '../../engine/timeline/compaction.ts';
+import type { GcResult } from '../../engine/timeline/garbage-collection.ts';
 import type { Ancestor } from '../../engine/timeline/gather.ts';
-import { newIndexPart, StoredIndex } from '../../engine/timeline/index-part.ts';
+import {
+  encodeChecked,
+  layerKey,
+  newIndexPart,
+  StoredIndex,
+  tenantFolder,
+  timelineFolder,
+} from '../../engine/timeline/index-part.ts';
 import { defaultPageserverLimits } from '../../engine/timeline/pageserver.ts';
 import { RunningTimeline, type SharedParts } from '../../engine/timeline/running-timeline.ts';
 import { claimTenant, TenantAttachment } from '../../engine/timeline/tenant-claims.ts';
@@ -50,7 +60,7 @@ const slru = keyPrefix(keyKind.slru, 2, 1, 0, 0);
 const slruBlocks = 8;
 export const allKeys: readonly Key[] = [
   ...rels.flatMap((prefix) => Array.from({ length: relBlocks }, (_, block) => ({ prefix, block }))),
-  ...rels.map((prefix) => ({ prefix, block: sizeBlock })),
+  ...[...rels, slru].map((prefix) => ({ prefix, block: sizeBlock })),
   ...Array.from({ length: slruBlocks }, (_, block) => ({ prefix: slru, block })),
 ];
 
@@ -74,6 +84,32 @@ export function modelValue(timeline: ModelTimeline, { prefix, block }: Key, lsn:
     }
   }
   return value;
+}
+
+/** Blocks of a relation or SLRU segment at an LSN. */
+export function modelSize(timeline: ModelTimeline, prefix: KeyPrefix, lsn: number): number {
+  return sizeOf(modelValue(timeline, { prefix, block: sizeBlock }, lsn));
+}
+
+/** With values that are not in the log yet. */
+function sizeWith(timeline: ModelTimeline, pending: readonly ModelValue[], prefix: KeyPrefix, lsn: number): number {
+  const last = pending.findLast((value) => value.prefix === prefix && value.block === sizeBlock);
+  return last === undefined ? modelSize(timeline, prefix, lsn) : sizeOf(last.bytes);
+}
+
+const sizeOf = (bytes: Uint8Array | null): number =>
+  bytes === null || bytes.length === 0 ? 0 : new DataView(bytes.buffer, bytes.byteOffset).getUint32(0, true);
+
+/** Null: it is dropped. */
+function sizeValue(prefix: KeyPrefix, lsn: Lsn, size: number | null): ModelValue {
+  const bytes = new Uint8Array(size === null ? 0 : 4);
+  if (size !== null) new DataView(bytes.buffer).setUint32(0, size, true);
+  return { prefix, block: sizeBlock, lsn, kind: valueKind.image, bytes };
+}
+
+/** Whether the engine has to have a value: what lies behind the end of a relation is nobody's. */
+export function isReadable(timeline: ModelTimeline, { prefix, block }: Key, lsn: number): boolean {
+  return block === sizeBlock || block < modelSize(timeline, prefix, lsn);
 }
 
 function versions(timeline: ModelTimeline, prefix: KeyPrefix, block: number, lsn: number): ModelValue[] {
@@ -111,17 +147,18 @@ export class TimelineRig {
       clock: this.#clock,
       random,
       log: silent,
-      config: () => ({ ...tenantConfigDefaults, checkpoint_distance: 20_000 }),
+      config: () => ({ ...tenantConfigDefaults, checkpoint_distance: 20_000, compaction_target_size: 65_536 }),
       limits: {
         ...defaultPageserverLimits,
         openLayerBytesMax: 40_000,
         openChainLengthMax: random.pick([4, 7, 512]),
         imageChainRecordsMin: 3,
         imageChainBytesMin: 400,
-        imageLayerBytesMax: 100_000,
+        imageDeltaBytesMin: random.pick([1_000, 20_000, 1e9]),
       },
       blocks: new BlockCache(random.pick([1, 30_000, 1e9])),
       versions: new ClockCache(random.pick([1, 30_000, 1e9])),
+      compaction: inThisThread,
       deletedCounters: new TimelineCounters(),
       yieldTurn: () => new Promise((resolve) => setImmediate(resolve)),
     };
@@ -130,6 +167,11 @@ export class TimelineRig {
   /** 0 at first, then one that was claimed at each restart. */
   get #generation(): number {
     return this.#shared.attachment.generation;
+  }
+
+  /** What makes the folder a tenant's. */
+  async createTenant(): Promise<void> {
+    await this.#shared.store.put(`${tenantFolder(this.#tenant)}tenant.json`, encodeChecked('{"version":1}'));
   }
 
   /** A timeline of its own. */
@@ -187,7 +229,15 @@ export class TimelineRig {
       lsn: ancestor.lsn,
       open: () => this.running.get(ancestor.of.id.timelineId)!.timeline,
     };
-    this.running.set(model.id.timelineId, new RunningTimeline(model.id, index, local, [], this.#shared));
+    const leftovers = await this.#leftovers(model.id, index);
+    this.running.set(model.id.timelineId, new RunningTimeline(model.id, index, local, leftovers, this.#shared));
+  }
+
+  /** Files that the index does not name: a crash left them. */
+  async #leftovers(id: TenantTimelineId, index: StoredIndex): Promise<string[]> {
+    const keys = (await this.#shared.store.list(timelineFolder(id))).map(({ key }) => key);
+    const named = new Set([index.key, ...index.part.layers.map((entry) => layerKey(id, entry))]);
+    return keys.filter((key) => !named.has(key));
   }
 
   /** Some records with random values. */
@@ -197,24 +247,42 @@ export class TimelineRig {
     for (let i = 0; i < recordCount; i++) {
       model.prevRecordLsn = lsn as Lsn;
       lsn += 8 * (1 + this.#random.below(20));
-      for (let n = this.#random.pick([0, 1, 1, 2, 4]); n > 0; n--) values.push(this.#value(lsn as Lsn));
+      // No record ends in the header of a WAL page.
+      if (lsn % 8192 < 48) lsn += 48;
+      for (let n = this.#random.pick([0, 1, 1, 2, 4]); n > 0; n--)
+        values.push(...this.#change(model, values, lsn as Lsn));
     }
     model.log.push(...values);
     model.lastRecordLsn = lsn as Lsn;
     await this.#put(model, values);
   }
 
-  #value(lsn: Lsn): ModelValue {
+  /** What one change puts: a value, and what goes with it where a relation grows. */
+  #change(model: ModelTimeline, pending: readonly ModelValue[], lsn: Lsn): ModelValue[] {
     const random = this.#random;
     const { prefix, block } = random.pick(allKeys);
+    const size = sizeWith(model, pending, prefix, lsn);
+    if (block === sizeBlock) {
+      const isDropped = random.chance(0.1);
+      const next = isDropped ? 0 : random.below(relBlocks);
+      return [...this.#extend(prefix, size, next, lsn), sizeValue(prefix, lsn, isDropped ? null : next)];
+    }
+    const value = this.#value(prefix, block, lsn);
+    if (block < size) return [value];
+    return [...this.#extend(prefix, size, block + 1, lsn), sizeValue(prefix, lsn, block + 1), value];
+  }
+
+  /** Nothing from before a truncation shines through (ingest/wal-ingest.ts). */
+  #extend(prefix: KeyPrefix, size: number, next: number, lsn: Lsn): ModelValue[] {
+    const gaps = Array.from({ length: Math.max(0, next - size) }, (_, i) => size + i);
+    return gaps.map((block) => ({ prefix, block, lsn, kind: valueKind.image, bytes: new Uint8Array(0) }));
+  }
+
+  #value(prefix: KeyPrefix, block: number, lsn: Lsn): ModelValue {
+    const random = this.#random;
     const bytes = new Uint8Array(1 + random.below(200));
     random.fill(bytes);
     bytes[0]! &= 0x7f;
-    if (block === sizeBlock) {
-      const size = new Uint8Array(4);
-      new DataView(size.buffer).setUint32(0, random.below(relBlocks), true);
-      return { prefix, block, lsn, kind: valueKind.image, bytes: random.chance(0.1) ? new Uint8Array(0) : size };
-    }
     if (random.chance(0.1)) {
       const image = new Uint8Array(random.chance(0.2) ? 0 : 8192);
       random.fill(image.subarray(0, 100));
@@ -246,8 +314,16 @@ export class TimelineRig {
     return this.running.get(model.id.timelineId)!.flush();
   }
 
-  imagesIdle(model: ModelTimeline): Promise<void> {
-    return this.running.get(model.id.timelineId)!.imagesIdle();
+  compact(model: ModelTimeline, force: CompactionForce): Promise<void> {
+    return this.running.get(model.id.timelineId)!.compact(force);
+  }
+
+  /** Collects what is before `cutoffLsn`, but for branch points and leases. */
+  collect(model: ModelTimeline, cutoffLsn: Lsn): Promise<GcResult> {
+    const running = this.running.get(model.id.timelineId)!;
+    const branches = this.models.filter(({ ancestor }) => ancestor?.of === model).map(({ ancestor }) => ancestor!.lsn);
+    const leases = running.leases.active(this.#clock.now()).map(({ lsn }) => lsn);
+    return running.collectGarbage(cutoffLsn, () => [...branches, ...leases, ...running.pages.lsnsRead()]);
   }
 
   /** A new process over `store`: nothing in memory survives. Ingest then goes on from what is in layers. */

@@ -8,43 +8,57 @@
 import { describe, expect, it } from 'vitest';
 import { PageliteError } from '../../engine/errors.ts';
 import { pageSize } from '../../engine/limits.ts';
-import { sizeBlock } from '../../engine/model/key.ts';
+import { formatKey, type Key } from '../../engine/model/key.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
+import { scrub } from '../../engine/scrub/scrub.ts';
 import type { ObjectStore } from '../../engine/services.ts';
 import { MemoryObjectStore } from '../../engine/stores/memory.ts';
 import { StoredIndex } from '../../engine/timeline/index-part.ts';
 import { SeededRandom } from '../support/seeded-random.ts';
-import { allKeys, type ModelTimeline, modelValue, relBlocks, rels, TimelineRig } from '../support/timeline-rig.ts';
+import {
+  allKeys,
+  isReadable,
+  type ModelTimeline,
+  modelSize,
+  modelValue,
+  relBlocks,
+  rels,
+  TimelineRig,
+} from '../support/timeline-rig.ts';
 
 const same = (a: Uint8Array | null, b: Uint8Array | null) =>
   a === null || b === null ? a === b : Buffer.compare(a, b) === 0;
 
-function someLsn(random: SeededRandom, model: ModelTimeline): Lsn {
-  const { startLsn, lastRecordLsn } = model;
-  return random.chance(0.4) ? lastRecordLsn : ((startLsn + random.below(lastRecordLsn - startLsn + 1)) as Lsn);
+/** One that can be read, branched from and leased. */
+function someLsn(rig: TimelineRig, random: SeededRandom, model: ModelTimeline): Lsn {
+  const { lastRecordLsn } = model;
+  const { gcCutoffLsn } = rig.running.get(model.id.timelineId)!.timeline;
+  return random.chance(0.4) ? lastRecordLsn : ((gcCutoffLsn + random.below(lastRecordLsn - gcCutoffLsn + 1)) as Lsn);
+}
+
+async function checkKey(rig: TimelineRig, model: ModelTimeline, key: Key, lsn: Lsn, what: string): Promise<void> {
+  if (!isReadable(model, key, lsn)) return;
+  const value = await rig.read(model, key, lsn);
+  expect(same(value, modelValue(model, key, lsn)), `${what}: ${formatKey(key.prefix, key.block)} at ${lsn}`).toBe(true);
 }
 
 async function checkSome(rig: TimelineRig, random: SeededRandom, keyCount: number, seed: number): Promise<void> {
   const model = random.pick(rig.models);
   for (let i = 0; i < keyCount; i++) {
-    const key = random.pick(allKeys);
-    const lsn = someLsn(random, model);
-    const value = await rig.read(model, key, lsn);
-    expect(same(value, modelValue(model, key, lsn)), `seed ${seed}: ${key.prefix} ${key.block} at ${lsn}`).toBe(true);
+    await checkKey(rig, model, random.pick(allKeys), someLsn(rig, random, model), `seed ${seed}`);
   }
   await checkRange(rig, random, model, seed);
 }
 
 async function checkRange(rig: TimelineRig, random: SeededRandom, model: ModelTimeline, seed: number): Promise<void> {
   const prefix = random.pick(rels);
-  const lsn = someLsn(random, model);
+  const lsn = someLsn(rig, random, model);
   const first = random.below(relBlocks);
   const count = 1 + random.below(relBlocks);
   const { pages } = rig.running.get(model.id.timelineId)!;
   const rel = { spc: prefix.spc, db: prefix.db, rel: prefix.rel, fork: 0 as const };
   const read = await pages.getPages({ requestLsn: lsn, notModifiedSince: lsn }, rel, first, count);
-  const sizeImage = modelValue(model, { prefix, block: sizeBlock }, lsn);
-  const size = sizeImage === null ? 0 : new DataView(sizeImage.buffer, sizeImage.byteOffset).getUint32(0, true);
+  const size = modelSize(model, prefix, lsn);
   for (let i = 0; i < count; i++) {
     const block = first + i;
     const expected = (block < size ? modelValue(model, { prefix, block }, lsn) : null) ?? new Uint8Array(pageSize);
@@ -57,9 +71,10 @@ async function step(rig: TimelineRig, random: SeededRandom): Promise<void> {
   const model = random.pick(rig.models);
   const what = random.next();
   if (what < 0.6) await rig.ingest(model, 1 + random.below(60));
-  else if (what < 0.75) await rig.flush(model);
-  else if (what < 0.85) await rig.imagesIdle(model);
-  else if (rig.models.length < 4) await rig.branch(model, someLsn(random, model));
+  else if (what < 0.72) await rig.flush(model);
+  else if (what < 0.84) await rig.compact(model, random.pick(['none', 'merge', 'images'] as const));
+  else if (what < 0.92) await rig.collect(model, someLsn(rig, random, model));
+  else if (rig.models.length < 4) await rig.branch(model, someLsn(rig, random, model));
 }
 
 describe('random histories', () => {
@@ -79,8 +94,7 @@ describe('random histories', () => {
       }
       for (const model of rig.models) {
         for (const key of allKeys) {
-          const value = await rig.read(model, key, model.lastRecordLsn);
-          expect(same(value, modelValue(model, key, model.lastRecordLsn)), `seed ${seed}: ${key.block}`).toBe(true);
+          await checkKey(rig, model, key, model.lastRecordLsn, `seed ${seed}`);
         }
       }
       await rig.close();
@@ -141,12 +155,14 @@ describe('death at every operation of the store', () => {
         await rig.ingest(main, 40);
         await rig.flush(main);
         flushedLsn.push(main.lastRecordLsn);
-        await rig.imagesIdle(main);
+        await rig.compact(main, i === 1 ? 'images' : 'merge');
+        if (i === 2) await rig.collect(main, flushedLsn[1]!);
       }
       const branch = await rig.branch(main, flushedLsn[1]!);
       await rig.ingest(branch, 30);
       await rig.flush(branch);
-      await rig.imagesIdle(branch);
+      await rig.compact(branch, 'images');
+      await rig.collect(branch, branch.lastRecordLsn);
     } catch (error) {
       // Once the store is dead, so is the rest of it.
       expect(`${(error as Error).message}`).toMatch(/dead|stopped/);
@@ -177,12 +193,16 @@ describe('death at every operation of the store', () => {
         expect(main.timeline.diskConsistentLsn, what).toBeGreaterThanOrEqual(flushedLsn.at(-1) ?? 0);
         for (const model of rig.models) {
           for (const key of allKeys.filter((_, i) => i % 3 === limit % 3)) {
-            const lsn = someLsn(random, model);
-            expect(same(await rig.read(model, key, lsn), modelValue(model, key, lsn)), what).toBe(true);
+            await checkKey(rig, model, key, someLsn(rig, random, model), what);
           }
           await rig.ingest(model, 20);
           await rig.flush(model);
+          await rig.compact(model, 'merge');
         }
+        for (const running of rig.running.values()) await running.settled();
+        await rig.createTenant();
+        const { problems, garbage } = await scrub({ store, tenant: null, isDeep: true });
+        expect({ problems, garbage }, what).toEqual({ problems: [], garbage: [] });
         await rig.close();
       }
     }

@@ -25,7 +25,6 @@ import { currentLsn, keepWal, readPgWal } from '../support/wal-fixture.ts';
 const small: Partial<PageserverLimits> = {
   openLayerBytesMax: 2_000_000,
   imageChainRecordsMin: 4,
-  imageLayerBytesMax: 500_000,
   blockCacheBytesMax: 1_000_000,
   pageVersionsBytesMax: 1_000_000,
 };
@@ -142,7 +141,7 @@ describe('real WAL in, a database out', () => {
 
   it('from layers and images, after a restart', async () => {
     await pageserver.flush(main);
-    await pageserver.imagesIdle(main);
+    await pageserver.compact(main, 'images');
     const { files } = await pageserver.listLayers(main);
     expect(files.filter(({ kind }) => kind === 'image').length).toBeGreaterThan(1);
     expect(files.filter(({ kind }) => kind === 'delta').length).toBeGreaterThan(1);
@@ -169,7 +168,7 @@ describe('real WAL in, a database out', () => {
     await pages.getRelSize({ requestLsn: lsn, notModifiedSince: lsn }, { spc: 1663, db: 5, rel: 1, fork: 0 });
     expect(await answersAt(branch, lsn)).toEqual(expected);
     await pageserver.flush(branch);
-    await pageserver.imagesIdle(branch);
+    await pageserver.compact(branch, 'images');
     expect(await answersAt(branch, lsn)).toEqual(expected);
     expect(await answersAt(main, points.at(-1)!.lsn)).toEqual(points.at(-1)!.answers);
   });

@@ -6,6 +6,7 @@
  */
 
 import { afterEach, describe, expect, it } from 'vitest';
+import { inThisThread } from '../../engine/compaction/run-job.ts';
 import { TimelineCounters } from '../../engine/counters.ts';
 import { PageliteError } from '../../engine/errors.ts';
 import { BlockCache } from '../../engine/layers/block-cache.ts';
@@ -61,6 +62,7 @@ async function start(
     limits: { ...defaultPageserverLimits, waitLsnTimeoutMs: 20 * 20_000 },
     blocks: new BlockCache(1e6),
     versions: new ClockCache(1e6),
+    compaction: inThisThread,
     deletedCounters: new TimelineCounters(),
     yieldTurn: () => new Promise((resolve) => setImmediate(resolve)),
   });

@@ -58,7 +58,7 @@ beforeAll(async () => {
   const feed = async (from: Lsn, to: Lsn): Promise<IndexPart> => {
     wal.append(id, from, bytes.slice(from - backup.lsn, to - backup.lsn));
     await source.catchUp(id, to);
-    await source.imagesIdle(id);
+    await source.compact(id, 'images');
     return source.exportTimeline(id);
   };
   first = await feed(backup.lsn, middle);

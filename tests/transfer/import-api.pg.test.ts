@@ -70,7 +70,12 @@ function layersFor(target: TenantTimelineId): Layer[] {
 }
 
 function listOf(layers: readonly Layer[], change: (json: Json) => void = () => {}): Json {
-  const listed = layers.map(({ name, bytes }) => ({ name, size: bytes.length, crc32c: crc32c(bytes) }));
+  const listed = layers.map(({ name, bytes }) => ({
+    name,
+    size: bytes.length,
+    crc32c: crc32c(bytes),
+    isComplete: false,
+  }));
   const origin = `${id.tenantId}/${id.timelineId}`;
   const json = manifestToJson({ ...index, origin, base: null, layers: listed }) as Json;
   change(json);
@@ -191,7 +196,7 @@ describe('an import', () => {
       begin(
         listOf([], (json) => {
           json.ancestor_timeline_id = source.timelineId;
-          json.start_lsn = json.ancestor_lsn = json.imaged_lsn = json.disk_consistent_lsn;
+          json.start_lsn = json.ancestor_lsn = json.compacted_lsn = json.disk_consistent_lsn;
           change(json);
         }),
       );
@@ -203,7 +208,10 @@ describe('an import', () => {
       /ancestor, timeline 0+ .* does not exist/,
     );
     for (const [change, message] of [
-      [{ start_lsn: '7/10', ancestor_lsn: '7/10', imaged_lsn: '7/10', disk_consistent_lsn: '7/10' }, /WAL .* ends at/],
+      [
+        { start_lsn: '7/10', ancestor_lsn: '7/10', compacted_lsn: '7/10', disk_consistent_lsn: '7/10' },
+        /WAL .* ends at/,
+      ],
       [{ system_identifier: '42' }, /system 42/],
     ] as const) {
       const { json } = await branch((list) => Object.assign(list, change));
@@ -215,7 +223,7 @@ describe('an import', () => {
 
 describe('a list', () => {
   it.each<[string, (json: Json) => void, RegExp]>([
-    ['of another version', (json) => (json.version = 2), /version 2/],
+    ['of another version', (json) => (json.version = 3), /version 3/],
     ['without an origin', (json) => (json.origin = ''), /origin/],
     ['with a layer twice', (json) => json.layers.push(json.layers[0]!), /twice|overlap/],
     ['with a name that is none', (json) => (json.layers[0]!.name = '../../index_part.json'), /not the name of a layer/],
@@ -223,10 +231,10 @@ describe('a list', () => {
     ['with a size of no number', (json) => (json.layers[0]!.size = -1), /at most/],
     ['with a checksum that is none', (json) => (json.layers[0]!.crc32c = 1.5), /no checksum/],
     ['with a layer after its end', (json) => (json.disk_consistent_lsn = json.start_lsn), /outside|behind its end/],
-    ['that starts later than its layers', (json) => (json.start_lsn = json.disk_consistent_lsn), /outside|imaged/],
+    ['that starts later than its layers', (json) => (json.start_lsn = json.disk_consistent_lsn), /outside|compacted/],
     ['that ends before it starts', (json) => (json.disk_consistent_lsn = '0/10'), /before it starts/],
     ['with an LSN inside a record', (json) => (json.disk_consistent_lsn = '0/FFFFFF1'), /not the end of a record/],
-    ['with an image above what was imaged', (json) => imageAtEnd(json), /above imaged_lsn/],
+    ['with an image above what is compacted', (json) => imageAtEnd(json), /above compacted_lsn/],
     ['without a start', (json) => (json.layers = json.layers.slice(1)), /no image layer at its start/],
     ['that goes on from nowhere', (json) => (json.base_lsn = '9/0'), /base_lsn is outside/],
     ['that is none', (json) => (json.layers = 'all' as never), /no list/],
@@ -373,7 +381,7 @@ function withLsn(bytes: Uint8Array): Uint8Array {
 function imageAtEnd(json: Json): void {
   const start = json.layers.find(({ name }) => parseLayerName(name)!.kind === 'image')!;
   const lsnStart = parseLsn(json.disk_consistent_lsn as string);
-  json.imaged_lsn = json.start_lsn;
+  json.compacted_lsn = json.start_lsn;
   json.layers.push({ ...start, name: formatLayerName({ ...parseLayerName(start.name)!, lsnStart }) });
 }
 

@@ -35,10 +35,10 @@ const manifest: ImportManifest = {
   ancestor: null,
   diskConsistentLsn: 0x3000 as Lsn,
   prevRecordLsn: 0x2f00 as Lsn,
-  imagedLsn: 0x1000 as Lsn,
+  compactedLsn: 0x1000 as Lsn,
   layers: [
-    { name: image, size: 10_000, crc32c: 1 },
-    { name: delta, size: 20_000_000, crc32c: 0xffffffff },
+    { name: image, size: 10_000, crc32c: 1, isComplete: true },
+    { name: delta, size: 20_000_000, crc32c: 0xffffffff, isComplete: false },
   ],
 };
 const importRecord = {
@@ -69,12 +69,18 @@ function flipped(bytes: Uint8Array): Uint8Array {
   return copy;
 }
 
-describe('records of version 1', () => {
-  it('import.json, and with it the list of an import', () => {
-    expect(text(encodeImportRecord(importRecord))).toBe(text(golden('import-v1.txt')));
-    expect(decodeImportRecord(golden('import-v1.txt'), 'f')).toEqual(importRecord);
+describe('records of today', () => {
+  it('import.json, and with it the list of an import, version 2', () => {
+    expect(text(encodeImportRecord(importRecord))).toBe(text(golden('import-v2.txt')));
+    expect(decodeImportRecord(golden('import-v2.txt'), 'f')).toEqual(importRecord);
     expect(manifestFromJson(JSON.parse(JSON.stringify(manifestToJson(manifest))))).toEqual(manifest);
-    expect(() => decodeImportRecord(flipped(golden('import-v1.txt')), 'f')).toThrow(/f is damaged: wrong checksum/);
+    expect(() => decodeImportRecord(flipped(golden('import-v2.txt')), 'f')).toThrow(/f is damaged: wrong checksum/);
+  });
+
+  it('import.json with a list of version 1: nothing is said to be complete or merged', () => {
+    const layers = manifest.layers.map((layer) => ({ ...layer, isComplete: false }));
+    const open = { ...importRecord.open, manifest: { ...manifest, layers } };
+    expect(decodeImportRecord(golden('import-v1.txt'), 'f')).toEqual({ ...importRecord, open });
   });
 
   it('copy.json', () => {

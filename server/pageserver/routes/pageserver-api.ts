@@ -2,8 +2,14 @@
 import type { TenantId, TenantTimelineId, TimelineId } from '../../../engine/model/ids.ts';
 import type { Lsn } from '../../../engine/model/lsn.ts';
 import type { PageService } from '../../../engine/services.ts';
+import type { CompactionForce, CompactionStatus } from '../../../engine/timeline/compaction.ts';
+import type { GcResult } from '../../../engine/timeline/garbage-collection.ts';
+import type { IndexPart } from '../../../engine/timeline/index-part.ts';
 import type { PageserverObservation } from '../../../engine/timeline/observation.ts';
 import type { CommitHistory, LayerInfo } from '../../../engine/timeline/pageserver.ts';
+import type { Retention } from '../../../engine/timeline/retention.ts';
+import type { TenantConfig } from '../../../engine/timeline/tenant-config.ts';
+import type { UploadStatus } from '../../../engine/timeline/upload-queue.ts';
 import type { TimelineImports } from '../../../engine/transfer/timeline-imports.ts';
 
 export interface PageserverApi {
@@ -23,7 +29,20 @@ export interface PageserverApi {
   physicalSize(id: TenantTimelineId): number;
   observe(): PageserverObservation;
   flush(id: TenantTimelineId): Promise<void>;
-  imagesIdle(id: TenantTimelineId): Promise<void>;
+  compactionStatus(id: TenantTimelineId): CompactionStatus;
+  uploadStatus(id: TenantTimelineId): UploadStatus;
+  retention(id: TenantTimelineId): Promise<Retention>;
+  collectGarbage(id: TenantTimelineId): Promise<GcResult>;
+  detachAncestor(id: TenantTimelineId): Promise<void>;
+  archiveTimeline(id: TenantTimelineId): Promise<void>;
+  unarchiveTimeline(id: TenantTimelineId): Promise<void>;
+  archived(id: TenantTimelineId): IndexPart | null;
+  attachTenant(id: TenantId): Promise<void>;
+  detachTenant(id: TenantId): Promise<void>;
+  deleteTenant(id: TenantId): Promise<void>;
+  tenantConfig(id: TenantId): { readonly overrides: Partial<TenantConfig>; readonly effective: TenantConfig };
+  setTenantConfig(id: TenantId, overrides: Partial<TenantConfig>): Promise<void>;
+  compact(id: TenantTimelineId, force?: CompactionForce): Promise<void>;
   listLayers(id: TenantTimelineId): Promise<LayerInfo>;
   /** Bytes of a layer file; null if it is not in the store. */
   readLayer(id: TenantTimelineId, name: string, range: { start: number; end: number }): Promise<Uint8Array | null>;

@@ -3,6 +3,7 @@
  * part of the OpenAPI description; tests/pageserver/neon-names.test.ts lists what is ours alone.
  */
 import { z } from 'zod';
+import { tenantConfigNames } from '../../../engine/timeline/tenant-config.ts';
 import { idText } from '../../process/path-parameters.ts';
 import { pgVersion } from './pageserver-api.ts';
 
@@ -36,6 +37,19 @@ export const tenantDetails = z
   })
   .meta({ id: 'TenantDetails' });
 
+const setting = z.union([z.number(), z.string()]);
+/** Durations as text, sizes in bytes. */
+export const tenantConfig = z
+  .object(Object.fromEntries(tenantConfigNames.map((name) => [name, setting.optional()])))
+  .meta({
+    id: 'TenantConfig',
+    description: 'Settings of a tenant. Durations such as 10s, 1h or 7days; sizes in bytes',
+  });
+
+export const tenantConfigAnswer = z
+  .object({ tenant_specific_overrides: tenantConfig, effective_config: tenantConfig })
+  .meta({ id: 'TenantConfigResponse' });
+
 // Timelines
 
 const brokenState = z
@@ -51,7 +65,7 @@ export const timelineInfo = z
     last_record_lsn: lsnText.describe('All WAL up to here is ingested'),
     prev_record_lsn: lsnText.nullable().describe('Where the record begins that ends at last_record_lsn'),
     disk_consistent_lsn: lsnText.describe('Everything up to here is in layer files'),
-    remote_consistent_lsn: lsnText.describe('The same: the store of the layer files is the remote storage'),
+    remote_consistent_lsn: lsnText.describe('Everything up to here is in the remote storage'),
     min_readable_lsn: lsnText.describe('The oldest LSN that can be read or branched at'),
     current_logical_size: bytes
       .optional()
@@ -61,6 +75,7 @@ export const timelineInfo = z
     current_logical_size_is_accurate: z.boolean().describe('False: not counted yet; ask again'),
     current_physical_size: bytes.describe("Bytes of its own layer files, without its ancestors'"),
     pg_version: z.literal(pgVersion),
+    is_archived: z.boolean().describe('It rests: it cannot be read until it is taken up again'),
     state: z.union([z.literal('Active'), brokenState]),
   })
   .meta({ id: 'TimelineInfo' });
@@ -70,6 +85,47 @@ export const brokenTimelineInfo = z
   .meta({ id: 'BrokenTimelineInfo', description: 'A timeline whose index cannot be read' });
 
 export const anyTimelineInfo = z.union([timelineInfo, brokenTimelineInfo]);
+
+export const lsnLease = z.object({ valid_until: timestampText }).meta({ id: 'LsnLease' });
+
+export const gcResult = z
+  .object({
+    layers_total: bytes,
+    layers_removed: bytes,
+    bytes_removed: bytes,
+    cutoff_lsn: lsnText.nullable().describe('What is older is gone, but for what is retained'),
+    skipped: z.string().nullable().describe('Why nothing was looked at'),
+  })
+  .meta({ id: 'GcResult' });
+
+export const storageInfo = z
+  .object({
+    gc_cutoff_lsn: lsnText.describe('Everything from here on is kept: the older of the two below'),
+    space_cutoff_lsn: lsnText.describe('gc_horizon bytes of WAL before the end'),
+    time_cutoff_lsn: lsnText.nullable().describe('As of pitr_interval ago; null: that is 0'),
+    retained: z
+      .array(
+        z.object({
+          lsn: lsnText,
+          reason: z.enum(['branch', 'lease', 'read']),
+          timeline_id: idText.optional().describe('The branch'),
+          valid_until: timestampText.optional().describe('When the lease ends unless it is renewed'),
+        }),
+      )
+      .describe('Points that stay readable, whatever the cutoff'),
+    uploads: z.object({
+      layers: bytes.describe('Waiting for their upload'),
+      bytes,
+      deletes: bytes.describe('Objects that are going to be deleted'),
+      last_error: z.string().nullable(),
+    }),
+    compaction: z.object({
+      running: z.boolean(),
+      l0_layers: bytes.describe('Flushed layers that are not merged yet'),
+      last_error: z.string().nullable(),
+    }),
+  })
+  .meta({ id: 'TimelineStorageInfo' });
 
 // Layers
 

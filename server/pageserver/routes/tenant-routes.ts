@@ -2,10 +2,13 @@
 import { z } from 'zod';
 import { newTenantId, type TenantId, tenantId } from '../../../engine/model/ids.ts';
 import type { Random } from '../../../engine/services.ts';
+import { formatTenantConfig, parseTenantConfig } from '../../../engine/timeline/tenant-config.ts';
 import { json, type Route } from '../../process/http-routes.ts';
 import { idText, route } from '../../process/path-parameters.ts';
 import type { PageserverApi } from './pageserver-api.ts';
-import { tenantDetails, tenantInfo } from './schemas.ts';
+import { tenantConfigAnswer, tenantDetails, tenantInfo } from './schemas.ts';
+
+const nothing = z.object({});
 
 export function tenantRoutes(pageserver: PageserverApi, random: Random): Route[] {
   return [
@@ -45,7 +48,77 @@ export function tenantRoutes(pageserver: PageserverApi, random: Random): Route[]
         return { ...infoOf(tenant), current_physical_size, timelines: [...timelines] };
       },
     }),
+    route({
+      method: 'DELETE',
+      path: '/v1/tenant/{tenant_id}',
+      operation: 'deleteTenant',
+      summary: 'Deletes a tenant with all of its timelines',
+      answer: json(nothing, 'It is deleted'),
+      handle: async ({ params: { tenant_id: tenant } }) => {
+        await pageserver.deleteTenant(tenant);
+        return {};
+      },
+    }),
+    route({
+      method: 'PUT',
+      path: '/v1/tenant/{tenant_id}/location_config',
+      operation: 'setLocation',
+      summary: 'Attaches a tenant that is in the store to this pageserver, or detaches it',
+      description:
+        'Attached: in a new generation, which this pageserver claims in the store; whoever had the tenant is fenced off. Detached: everything is in the store afterwards.',
+      body: z.strictObject({ mode: z.enum(['AttachedSingle', 'Detached']) }),
+      answer: json(nothing, 'It is so'),
+      handle: async ({ params: { tenant_id: tenant }, body }) => {
+        await (body.mode === 'Detached' ? pageserver.detachTenant(tenant) : pageserver.attachTenant(tenant));
+        return {};
+      },
+    }),
+    route({
+      method: 'GET',
+      path: '/v1/tenant/{tenant_id}/config',
+      operation: 'getTenantConfig',
+      summary: 'Settings of a tenant: what is set, and what holds',
+      answer: json(tenantConfigAnswer, 'The settings'),
+      handle: ({ params: { tenant_id: tenant } }) => configOf(pageserver, tenant),
+    }),
+    route({
+      method: 'PUT',
+      path: '/v1/tenant/config',
+      operation: 'setTenantConfig',
+      summary: 'Replaces the settings of a tenant',
+      body: z.looseObject({ tenant_id: idText }),
+      answer: json(nothing, 'They hold'),
+      handle: async ({ body: { tenant_id: tenant, ...settings } }) => {
+        await pageserver.setTenantConfig(tenantId(tenant), parseTenantConfig(settings));
+        return {};
+      },
+    }),
+    route({
+      method: 'PATCH',
+      path: '/v1/tenant/config',
+      operation: 'patchTenantConfig',
+      summary: 'Changes some settings of a tenant; null: as if it were not set',
+      body: z.looseObject({ tenant_id: idText }),
+      answer: json(nothing, 'They hold'),
+      handle: async ({ body: { tenant_id: text, ...settings } }) => {
+        const tenant = tenantId(text);
+        const unset = Object.keys(settings).filter((name) => settings[name] === null);
+        const changed = Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== null));
+        const { overrides } = pageserver.tenantConfig(tenant);
+        const kept = Object.entries({ ...overrides, ...parseTenantConfig(changed) });
+        await pageserver.setTenantConfig(tenant, Object.fromEntries(kept.filter(([name]) => !unset.includes(name))));
+        return {};
+      },
+    }),
   ];
+}
+
+function configOf(pageserver: PageserverApi, tenant: TenantId) {
+  const { overrides, effective } = pageserver.tenantConfig(tenant);
+  return {
+    tenant_specific_overrides: formatTenantConfig(overrides),
+    effective_config: formatTenantConfig(effective),
+  };
 }
 
 function infoOf(tenant: TenantId) {

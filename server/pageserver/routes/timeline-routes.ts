@@ -4,6 +4,8 @@ import { isPageliteError } from '../../../engine/errors.ts';
 import { newTimelineId, type TenantTimelineId, type TimelineId, timelineId } from '../../../engine/model/ids.ts';
 import { formatLsn, parseLsn } from '../../../engine/model/lsn.ts';
 import type { Random, TimelineStatus } from '../../../engine/services.ts';
+import type { CompactionForce } from '../../../engine/timeline/compaction.ts';
+import type { IndexPart } from '../../../engine/timeline/index-part.ts';
 import { HttpError } from '../../process/http-errors.ts';
 import { json, type Route } from '../../process/http-routes.ts';
 import { idOf, idText, route } from '../../process/path-parameters.ts';
@@ -26,6 +28,15 @@ const newTimeline = z
   .meta({ id: 'TimelineCreateRequest' });
 
 const nothing = z.object({});
+
+const flag = z.enum(['true', 'false']).optional();
+const compactionQuery = z.object({
+  force_l0_compaction: flag.describe('true: flushed layers are merged however few there are'),
+  force_image_layer_creation: flag.describe('true: and every key range with changes gets image layers'),
+});
+
+const forceOf = (query: z.output<typeof compactionQuery>): CompactionForce =>
+  query.force_image_layer_creation === 'true' ? 'images' : query.force_l0_compaction === 'true' ? 'merge' : 'none';
 
 export function timelineRoutes(pageserver: PageserverApi, random: Random): Route[] {
   const timelines = '/v1/tenant/{tenant_id}/timeline';
@@ -102,16 +113,24 @@ export function timelineRoutes(pageserver: PageserverApi, random: Random): Route
       path: `${timeline}/checkpoint`,
       operation: 'flushTimeline',
       summary: 'Writes what is in memory out as layer files',
-      query: z.object({
-        force_image_layer_creation: z
-          .enum(['true', 'false'])
-          .optional()
-          .describe('true: answers when the images that the flush called for are written, too'),
-      }),
+      query: compactionQuery,
       answer: json(nothing, 'disk_consistent_lsn is at least what last_record_lsn was'),
       handle: async ({ params, query }) => {
         await pageserver.flush(idOf(params));
-        if (query.force_image_layer_creation === 'true') await pageserver.imagesIdle(idOf(params));
+        const force = forceOf(query);
+        if (force !== 'none') await pageserver.compact(idOf(params), force);
+        return {};
+      },
+    }),
+    route({
+      method: 'PUT',
+      path: `${timeline}/compact`,
+      operation: 'compactTimeline',
+      summary: 'Merges layer files by key, and makes image layers',
+      query: compactionQuery,
+      answer: json(nothing, 'There is nothing more to do'),
+      handle: async ({ params, query }) => {
+        await pageserver.compact(idOf(params), forceOf(query));
         return {};
       },
     }),
@@ -121,6 +140,8 @@ export function timelineRoutes(pageserver: PageserverApi, random: Random): Route
 /** Neon's TimelineInfo, as far as it has a meaning here. A timeline that cannot be opened is described as broken, with the reason. */
 async function describeTimeline(pageserver: PageserverApi, id: TenantTimelineId): Promise<TimelineAnswer> {
   const ids = { tenant_id: id.tenantId, timeline_id: id.timelineId };
+  const rests = pageserver.archived(id);
+  if (rests !== null) return { ...ids, ...restingInfo(rests), current_physical_size: pageserver.physicalSize(id) };
   let status: TimelineStatus;
   try {
     status = await (await pageserver.openPages(id)).getStatus();
@@ -136,22 +157,41 @@ async function describeTimeline(pageserver: PageserverApi, id: TenantTimelineId)
     last_record_lsn: formatLsn(status.lastRecordLsn),
     prev_record_lsn: status.prevRecordLsn ? formatLsn(status.prevRecordLsn) : null,
     disk_consistent_lsn: formatLsn(status.diskConsistentLsn),
-    remote_consistent_lsn: formatLsn(status.diskConsistentLsn),
-    min_readable_lsn: formatLsn(status.startLsn),
+    remote_consistent_lsn: formatLsn(status.remoteConsistentLsn),
+    min_readable_lsn: formatLsn(status.gcCutoffLsn),
     ...(logicalSize !== null && { current_logical_size: logicalSize }),
     current_logical_size_is_accurate: logicalSize !== null,
     current_physical_size: status.layerBytes,
     pg_version: pgVersion,
+    is_archived: false,
     state: status.stopped === null ? 'Active' : { Broken: { reason: status.stopped, backtrace: '' } },
   };
+}
+
+function restingInfo({ ancestor, diskConsistentLsn, prevRecordLsn, gcCutoffLsn }: IndexPart) {
+  return {
+    ancestor_timeline_id: ancestor?.timelineId ?? null,
+    ancestor_lsn: ancestor ? formatLsn(ancestor.lsn) : null,
+    last_record_lsn: formatLsn(diskConsistentLsn),
+    prev_record_lsn: prevRecordLsn ? formatLsn(prevRecordLsn) : null,
+    disk_consistent_lsn: formatLsn(diskConsistentLsn),
+    remote_consistent_lsn: formatLsn(diskConsistentLsn),
+    min_readable_lsn: formatLsn(gcCutoffLsn),
+    current_logical_size_is_accurate: false,
+    pg_version: pgVersion,
+    is_archived: true,
+    state: 'Active',
+  } as const;
 }
 
 async function branchesOf(pageserver: PageserverApi, parent: TenantTimelineId): Promise<TimelineId[]> {
   const branches: TimelineId[] = [];
   for (const timeline of await pageserver.listTimelines(parent.tenantId)) {
-    const pages = await pageserver.openPages({ tenantId: parent.tenantId, timelineId: timeline }).catch(ifCorrupt);
-    const status = await pages?.getStatus();
-    if (status?.ancestor?.timelineId === parent.timelineId) branches.push(timeline);
+    const id = { tenantId: parent.tenantId, timelineId: timeline };
+    const rests = pageserver.archived(id);
+    const pages = rests === null ? await pageserver.openPages(id).catch(ifCorrupt) : null;
+    const ancestor = rests?.ancestor ?? (await pages?.getStatus())?.ancestor;
+    if (ancestor?.timelineId === parent.timelineId) branches.push(timeline);
   }
   return branches;
 }

@@ -1,0 +1,142 @@
+/**
+ * What operators ask of a pageserver beyond branches: where tenants are, their settings, how timelines are stored. Over HTTP only: there has to be a
+ * pageserver process (or `pagelite dev`).
+ */
+import { z } from 'zod';
+import { PageliteError } from '../../engine/errors.ts';
+import type { TenantId, TenantTimelineId } from '../../engine/model/ids.ts';
+import { branchesOf, branchNameDefault, nameBranch, nameOfTimeline } from './branches.ts';
+import { listEndpoints, statusOf } from './endpoints.ts';
+import type { Repository } from './repository.ts';
+import { HttpApi, HttpStorage } from './storage-clients.ts';
+
+const nothing = z.unknown();
+const settings = z.record(z.string(), z.union([z.string(), z.number()]));
+const tenantSettings = z.object({ tenant_specific_overrides: settings, effective_config: settings });
+const storageInfo = z.object({
+  gc_cutoff_lsn: z.string(),
+  space_cutoff_lsn: z.string(),
+  time_cutoff_lsn: z.string().nullable(),
+  retained: z.array(
+    z.object({
+      lsn: z.string(),
+      reason: z.enum(['branch', 'lease', 'read']),
+      timeline_id: z.string().optional(),
+      valid_until: z.string().optional(),
+    }),
+  ),
+  uploads: z.object({ layers: z.number(), bytes: z.number(), deletes: z.number(), last_error: z.string().nullable() }),
+  compaction: z.object({ running: z.boolean(), l0_layers: z.number(), last_error: z.string().nullable() }),
+});
+const gcResult = z.object({
+  layers_total: z.number(),
+  layers_removed: z.number(),
+  bytes_removed: z.number(),
+  cutoff_lsn: z.string().nullable(),
+  skipped: z.string().nullable(),
+});
+
+export type TenantSettings = z.infer<typeof tenantSettings>;
+export type TimelineStorageInfo = z.infer<typeof storageInfo>;
+export type GarbageCollected = z.infer<typeof gcResult>;
+
+export class StorageAdmin {
+  readonly #api: HttpApi;
+
+  constructor(repository: Repository) {
+    this.#api = HttpApi.ofPageserver(repository);
+  }
+
+  attachTenant(id: TenantId): Promise<unknown> {
+    return this.#api.call(nothing, 'PUT', `/v1/tenant/${id}/location_config`, { mode: 'AttachedSingle' });
+  }
+
+  detachTenant(id: TenantId): Promise<unknown> {
+    return this.#api.call(nothing, 'PUT', `/v1/tenant/${id}/location_config`, { mode: 'Detached' });
+  }
+
+  deleteTenant(id: TenantId): Promise<unknown> {
+    return this.#api.call(nothing, 'DELETE', `/v1/tenant/${id}`);
+  }
+
+  tenantSettings(id: TenantId): Promise<TenantSettings> {
+    return this.#api.call(tenantSettings, 'GET', `/v1/tenant/${id}/config`);
+  }
+
+  /** Null: as if it were not set. */
+  changeSettings(id: TenantId, changes: Readonly<Record<string, string | null>>): Promise<unknown> {
+    return this.#api.call(nothing, 'PATCH', '/v1/tenant/config', { tenant_id: id, ...changes });
+  }
+
+  timelineStorage(id: TenantTimelineId): Promise<TimelineStorageInfo> {
+    return this.#api.call(storageInfo, 'GET', `${pathOf(id)}/storage`);
+  }
+
+  async compact(id: TenantTimelineId, isForced: boolean): Promise<void> {
+    // What is in memory first.
+    await this.#api.call(nothing, 'PUT', `${pathOf(id)}/checkpoint?force_image_layer_creation=${isForced}`);
+    await this.#api.call(nothing, 'PUT', `${pathOf(id)}/compact`);
+  }
+
+  collectGarbage(id: TenantTimelineId): Promise<GarbageCollected> {
+    return this.#api.call(gcResult, 'PUT', `${pathOf(id)}/do_gc`);
+  }
+
+  detachAncestor(id: TenantTimelineId): Promise<unknown> {
+    return this.#api.call(nothing, 'PUT', `${pathOf(id)}/detach_ancestor`);
+  }
+
+  setArchived(id: TenantTimelineId, isArchived: boolean): Promise<unknown> {
+    const state = isArchived ? 'Archived' : 'Unarchived';
+    return this.#api.call(nothing, 'PUT', `${pathOf(id)}/archival_config`, { state });
+  }
+}
+
+const pathOf = ({ tenantId, timelineId }: TenantTimelineId): string => `/v1/tenant/${tenantId}/timeline/${timelineId}`;
+
+/**
+ * Attaches a tenant from the remote storage, and names what has no name here: names are a repository's. The only root is `main`, others are called by
+ * their ids.
+ */
+export async function attachTenant(repository: Repository, tenant: TenantId): Promise<void> {
+  await new StorageAdmin(repository).attachTenant(tenant);
+  const timelines = await new HttpStorage(repository).listTimelines(tenant);
+  await repository.update((config) => {
+    const roots = timelines.filter(({ ancestor }) => ancestor === null);
+    for (const { timelineId, ancestor } of timelines) {
+      const id = { tenantId: tenant, timelineId };
+      if (nameOfTimeline(config, id) !== null) continue;
+      const hasMain = branchesOf(config, tenant).some(({ name }) => name === branchNameDefault);
+      const isMain = ancestor === null && roots.length === 1 && !hasMain;
+      nameBranch(config, isMain ? branchNameDefault : `timeline_${timelineId.slice(0, 8)}`, id);
+    }
+  });
+}
+
+/** Everything of it is in the remote storage afterwards, and any pageserver may attach it. Its endpoints are stopped before; names stay. */
+export async function detachTenant(repository: Repository, tenant: TenantId): Promise<void> {
+  checkNoEndpoints(repository, tenant);
+  await new StorageAdmin(repository).detachTenant(tenant);
+}
+
+export async function deleteTenant(repository: Repository, tenant: TenantId): Promise<void> {
+  checkNoEndpoints(repository, tenant);
+  await new StorageAdmin(repository).deleteTenant(tenant);
+  await repository.update((config) => {
+    config.branches = config.branches.filter(({ tenantId }) => tenantId !== tenant);
+    if (config.defaultTenantId === tenant) config.defaultTenantId = null;
+  });
+}
+
+export function checkNoEndpoints(repository: Repository, tenant: TenantId, timeline: string | null = null): void {
+  const running = listEndpoints(repository).filter(
+    (endpoint) =>
+      endpoint.config.tenantId === tenant &&
+      (timeline === null || endpoint.config.timelineId === timeline) &&
+      statusOf(endpoint) === 'running',
+  );
+  if (running.length === 0) return;
+  const names = running.map(({ name }) => name);
+  const hint = `Stop it first: pagelite endpoint stop ${names[0]}`;
+  throw new PageliteError('invalid', `endpoint ${names.join(', ')} runs there. ${hint}`, { endpoint: names[0]! });
+}
