@@ -114,7 +114,13 @@ describe('import', () => {
       expect(result.warnings).toEqual([expect.stringMatching(/^\d+ unlogged relations begin empty/)]);
       if (before !== '') expect(digestOf(path(source))).toBe(before);
       expect(readdirSync(join(rig.dir, 'imports'))).toEqual([]);
-      const timeline = join(rig.dir, 'pageserver_1/tenants', result.tenantId, 'timelines', result.timelineId);
+      const timeline = join(
+        rig.dir,
+        'local_fs_remote_storage/pageserver/tenants',
+        result.tenantId,
+        'timelines',
+        result.timelineId,
+      );
       const { layers, startLsn } = decodeIndexPart(readFileSync(newestIndexFile(timeline)), 'index');
       expect(layers.map(({ isComplete }) => isComplete)).toEqual([true]);
       expect(formatLsn(startLsn)).toBe(result.startLsn);
