@@ -7,7 +7,7 @@ import { PageliteError } from '../errors.ts';
 import { clogValueBytes } from '../ingest/patch.ts';
 import { RelDirectory } from '../ingest/rel-directory.ts';
 import { encodeSize } from '../ingest/rel-sizes.ts';
-import { allSlrus, slruFolders } from '../ingest/slru.ts';
+import { allSlrus } from '../ingest/slru.ts';
 import { type DatabaseEntry, encodeDatabases, encodePrepared, encodeSegments } from '../ingest/small-directories.ts';
 import { pageSize, relSegmentBlocks } from '../limits.ts';
 import {
@@ -15,10 +15,10 @@ import {
   controlFileKey,
   dbDirectoryKey,
   type Key,
-  keyKind,
-  keyPrefix,
+  type KeyPrefix,
   relDirectoryKey,
   relMapKey,
+  relPrefix,
   type SlruKind,
   sizeBlock,
   slruDirectoryKey,
@@ -27,28 +27,21 @@ import {
   staticFilesKey,
   twoPhaseDirectoryKey,
 } from '../model/key.ts';
-import { defaultTablespace, globalTablespace } from '../model/rel.ts';
+import type { RelTag } from '../model/rel.ts';
 import type { DataFile, TenantTemplate, ValueSink } from '../services.ts';
 import { checkpointOf } from './control-data.ts';
+import { meaningOfPath } from './data-directory-paths.ts';
 import { encodeFiles } from './data-files.ts';
 
-const relFile = /^(?:base\/(\d+)|global)\/(\d+)(_fsm|_vm|_init)?(?:\.(\d+))?$/;
-const mapFile = /^(?:base\/(\d+)|global)\/pg_filenode\.map$/;
-const configFiles = new Set(['postgresql.conf', 'postgresql.auto.conf', 'pg_hba.conf', 'pg_ident.conf']);
-const forks: Record<string, number> = { '': 0, _fsm: 1, _vm: 2, _init: 3 };
-
 interface Fork {
-  readonly db: number;
-  readonly spc: number;
-  readonly rel: number;
-  readonly fork: number;
+  readonly rel: RelTag;
   readonly segments: Map<number, Uint8Array>;
 }
 
 export function importTemplate(template: TenantTemplate, sink: ValueSink): void {
   const { lsn } = template;
   const put = (key: Key, image: Uint8Array) => sink.putImage(key.prefix, key.block, lsn, image);
-  const found = new Map<string, Fork>();
+  const found = new Map<KeyPrefix, Fork>();
   const databases = new Map<number, DatabaseEntry>();
   const config: DataFile[] = [];
   const slrus = new Map<SlruKind, number[]>(allSlrus.map((kind) => [kind, []]));
@@ -56,26 +49,23 @@ export function importTemplate(template: TenantTemplate, sink: ValueSink): void 
 
   for (const { path, bytes } of template.files) {
     if (bytes === null) continue;
-    const rel = relFile.exec(path);
-    if (rel) {
-      collectFork(found, rel, bytes);
-      continue;
-    }
-    const map = mapFile.exec(path);
-    if (map) {
-      const entry = place(map[1]);
-      databases.set(entry.db, entry);
-      put(relMapKey(entry.spc, entry.db), bytes);
-      continue;
-    }
-    const kind = allSlrus.find((one) => path.startsWith(`${slruFolders[one]}/`));
-    if (kind !== undefined) {
-      const segment = Number.parseInt(path.slice(path.lastIndexOf('/') + 1), 16);
-      slrus.get(kind)!.push(segment);
-      importSlruSegment(kind, segment, bytes, template, sink);
-    } else if (path === 'global/pg_control') {
+    const meaning = meaningOfPath(path);
+    if (meaning?.kind === 'relation') {
+      const { rel, segment } = meaning;
+      const prefix = relPrefix(rel);
+      const fork = found.get(prefix) ?? { rel, segments: new Map() };
+      found.set(prefix, fork);
+      fork.segments.set(segment, bytes);
+    } else if (meaning?.kind === 'relationMap') {
+      const { spc, db } = meaning.database;
+      databases.set(db, meaning.database);
+      put(relMapKey(spc, db), bytes);
+    } else if (meaning?.kind === 'slru') {
+      slrus.get(meaning.slru)!.push(meaning.segment);
+      importSlruSegment(meaning.slru, meaning.segment, bytes, template, sink);
+    } else if (meaning?.kind === 'control') {
       control = bytes;
-    } else if (configFiles.has(path)) {
+    } else if (meaning?.kind === 'configuration') {
       config.push({ path, bytes });
     }
   }
@@ -83,15 +73,15 @@ export function importTemplate(template: TenantTemplate, sink: ValueSink): void 
 
   const directories = new Map<DatabaseEntry, RelDirectory>();
   for (const fork of found.values()) {
-    const entry = databases.get(fork.db);
+    const entry = databases.get(fork.rel.db);
     if (entry === undefined)
-      throw new PageliteError('invalid', `the template has no relation map of database ${fork.db}`);
+      throw new PageliteError('invalid', `the template has no relation map of database ${fork.rel.db}`);
     let directory = directories.get(entry);
     if (directory === undefined) {
       directory = new RelDirectory();
       directories.set(entry, directory);
     }
-    directory.add(fork.rel, fork.fork);
+    directory.add(fork.rel.rel, fork.rel.fork);
     importFork(fork, template, sink);
   }
   for (const [entry, directory] of directories) put(relDirectoryKey(entry.spc, entry.db), directory.encode());
@@ -103,22 +93,8 @@ export function importTemplate(template: TenantTemplate, sink: ValueSink): void 
   put(staticFilesKey, encodeFiles(config));
 }
 
-function place(db: string | undefined): DatabaseEntry {
-  return db === undefined ? { spc: globalTablespace, db: 0 } : { spc: defaultTablespace, db: Number(db) };
-}
-
-function collectFork(found: Map<string, Fork>, match: RegExpExecArray, bytes: Uint8Array): void {
-  const name = `${match[1] ?? ''}/${match[2]}${match[3] ?? ''}`;
-  let fork = found.get(name);
-  if (fork === undefined) {
-    fork = { ...place(match[1]), rel: Number(match[2]), fork: forks[match[3] ?? '']!, segments: new Map() };
-    found.set(name, fork);
-  }
-  fork.segments.set(Number(match[4] ?? 0), bytes);
-}
-
 function importFork(fork: Fork, { lsn }: TenantTemplate, sink: ValueSink): void {
-  const prefix = keyPrefix(keyKind.rel, fork.spc, fork.db, fork.rel, fork.fork);
+  const prefix = relPrefix(fork.rel);
   let size = 0;
   for (const [segment, bytes] of fork.segments) {
     if (bytes.length % pageSize !== 0)

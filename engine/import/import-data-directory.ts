@@ -10,6 +10,8 @@
  * - pages of zeros are left out, as everywhere; every other page was checked (check-page.ts)
  * - the timeline begins at the shutdown checkpoint; a compute writes that record anew, and nothing in the directory is newer
  */
+
+import { controlPath, originsPath } from '../basebackup/data-directory-paths.ts';
 import { encodeFiles } from '../basebackup/data-files.ts';
 import { crc32c } from '../crc32c.ts';
 import { PageliteError } from '../errors.ts';
@@ -46,6 +48,7 @@ import { type IndexPart, type LayerEntry, layerKey, newIndexPart } from '../time
 import type { TransferProgress } from '../transfer/push-timeline.ts';
 import { checkControl, checkpointForBranch, controlForBranch } from './check-control.ts';
 import { isZeroPage, pageProblem } from './check-page.ts';
+import { configurationForBranch } from './configuration.ts';
 import type { DataDirectory } from './data-directory.ts';
 import { type ImportPlan, isRebuiltFork, type PlannedDatabase, type PlannedFork, planImport } from './plan.ts';
 
@@ -70,6 +73,8 @@ export interface ImportedDirectory {
   readonly droppedMapPages: number;
   /** Folders of databases that were never finished. */
   readonly unfinishedDatabases: readonly string[];
+  /** Settings that name files which only the old server has. */
+  readonly settingsLeftOut: readonly string[];
 }
 
 /** Pages of one read. */
@@ -91,6 +96,7 @@ class Import {
   #hasChecksums = false;
   #done = 0;
   #droppedMapPages = 0;
+  readonly #settingsLeftOut: string[] = [];
 
   constructor(options: ImportDataDirectoryOptions, plan: ImportPlan) {
     this.#options = options;
@@ -100,7 +106,7 @@ class Import {
   async run(): Promise<ImportedDirectory> {
     const { directory } = this.#options;
     // Kept until the end; what is read next takes the place of what was.
-    const control = (await this.#readSmall('global/pg_control')).slice();
+    const control = (await this.#readSmall(controlPath)).slice();
     const { isClean, lsn, systemIdentifier, hasChecksums, state } = checkControl(control, directory.name);
     if (!isClean) throw new PageliteError('invalid', `${directory.name} was not shut down: it is ${state}`);
     this.#lsn = lsn;
@@ -116,7 +122,8 @@ class Import {
     const { bytes, unloggedRelations, unfinishedDatabases } = this.#plan;
     const part = newIndexPart({ systemIdentifier, lsn, prevRecordLsn: invalidLsn, layers: this.#layers });
     const droppedMapPages = this.#droppedMapPages;
-    return { part, bytes, unloggedRelations, droppedMapPages, unfinishedDatabases };
+    const settingsLeftOut = this.#settingsLeftOut;
+    return { part, bytes, unloggedRelations, droppedMapPages, unfinishedDatabases, settingsLeftOut };
   }
 
   // In key order
@@ -192,13 +199,19 @@ class Import {
 
   async #configuration(): Promise<Uint8Array> {
     const files = [];
-    for (const path of this.#plan.configuration) files.push({ path, bytes: (await this.#readSmall(path)).slice() });
+    for (const path of this.#plan.configuration) {
+      const bytes = (await this.#readSmall(path)).slice();
+      const isSettings = path.startsWith('postgresql');
+      const kept = isSettings ? configurationForBranch(bytes) : { bytes, leftOut: [] };
+      files.push({ path, bytes: kept.bytes });
+      this.#settingsLeftOut.push(...kept.leftOut.map((setting) => `${setting} of ${path}`));
+    }
     return encodeFiles(files);
   }
 
   /** The file of origin.c (see basebackup.ts): u32 magic, per origin u16 id, 6 bytes of padding and u64 remote LSN, then u32 CRC32C. */
   async #origins(): Promise<Uint8Array> {
-    const path = 'pg_logical/replorigin_checkpoint';
+    const path = originsPath;
     const body = bytesBeforeCrc(await this.#readSmall(path), path, this.#options.directory.name);
     const view = new DataView(body.buffer, body.byteOffset, body.byteLength);
     const origins = new Map<number, Lsn>();

@@ -8,14 +8,7 @@
  * - a database folder without a relation map: what is left of a CREATE DATABASE that was cut off
  * - WAL, statistics, caches, replication slots
  */
-import {
-  controlPath,
-  type DataFileMeaning,
-  databaseFolder,
-  databaseOf,
-  meaningOfPath,
-  originsPath,
-} from '../basebackup/data-directory-paths.ts';
+import { type DataFileMeaning, databaseFolder, databaseOf, meaningOfPath } from '../basebackup/data-directory-paths.ts';
 import { PageliteError } from '../errors.ts';
 import { allSlrus, slruFolders } from '../ingest/slru.ts';
 import type { DatabaseEntry } from '../ingest/small-directories.ts';
@@ -191,7 +184,3 @@ function withTablespaces(path: string, name: string): PageliteError {
   const message = `${name} has a tablespace (${path}): tablespaces are not supported. Move what is in it to pg_default`;
   return new PageliteError('invalid', message, { file: path });
 }
-
-/** That these are there says that it is a data directory at all. */
-export const telltalePaths = ['PG_VERSION', controlPath] as const;
-export { originsPath };

@@ -141,7 +141,11 @@ export class TimelineImports {
         compactedLsn: manifest.startLsn,
         gcCutoffLsn: manifest.startLsn,
         archivedAtMs: null,
-        layers: layers.entries,
+        // Nothing of the timeline is older than its start: an image layer there has all there is of its range.
+        layers: layers.entries.map((entry) => ({
+          ...entry,
+          isComplete: must(parseLayerName(entry.name)).lsnStart === manifest.startLsn,
+        })),
       });
       await this.#finish(id, importId, manifest);
       const { diskConsistentLsn: lsn } = manifest;

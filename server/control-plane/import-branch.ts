@@ -96,7 +96,7 @@ async function bring(
   await prepared.checkUnchanged();
   if (prepared.isCopy) await rm(workspace.dataDir, { recursive: true, force: true });
   await send(storage, workspace, id, imported.part, layers, progress, signal);
-  const { part, bytes, unloggedRelations, droppedMapPages, unfinishedDatabases } = imported;
+  const { part, bytes, unloggedRelations, droppedMapPages, unfinishedDatabases, settingsLeftOut } = imported;
   const warnings = [
     ...(unloggedRelations > 0
       ? [`${unloggedRelations} unlogged relations begin empty: an endpoint starts as a server does after a crash`]
@@ -105,6 +105,7 @@ async function bring(
       ? [`${droppedMapPages} damaged pages of free space or visibility maps are left out: PostgreSQL makes them again`]
       : []),
     ...unfinishedDatabases.map((path) => `${path} is left out: it has no pg_filenode.map, so it is no database`),
+    ...settingsLeftOut.map((setting) => `${setting} is a comment now: it names files that an endpoint does not have`),
   ];
   return {
     id,

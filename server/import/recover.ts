@@ -11,7 +11,9 @@ import { messageOf, PageliteError } from '../../engine/errors.ts';
 import { loadPGliteArtefacts } from '../process/pglite-artefacts.ts';
 
 /** Enough for redo; PGlite's own 128 MB would be memory for nothing. */
-const settings = ['shared_buffers=32MB', 'fsync=off', 'autovacuum=off'];
+const memorySettings = ['shared_buffers=32MB', 'fsync=off', 'autovacuum=off'];
+/** Extensions of the old server are not here, and redo needs none. */
+const librarySettings = ['shared_preload_libraries=', 'session_preload_libraries=', 'local_preload_libraries='];
 
 /** `name`: for messages. Throws `corrupt` if PostgreSQL cannot. */
 export async function recoverDataDirectory(dir: string, name: string): Promise<void> {
@@ -23,7 +25,7 @@ export async function recoverDataDirectory(dir: string, name: string): Promise<v
       dataDir: dir,
       pgliteWasmModule,
       fsBundle,
-      startParams: computeStartParams(settings),
+      startParams: computeStartParams([...memorySettings, ...librarySettings]),
     });
     await pg.close();
   } catch (error) {

@@ -59,7 +59,8 @@ async function attempt(
   layerBytesMax?: number,
 ): Promise<ImportedDirectory & { dir: string }> {
   const dir = join(root, `copy-${copies++}`);
-  cpSync(good, dir, { recursive: true, verbatimSymlinks: true });
+  // A thousand files: ten times as fast as cpSync.
+  execFileSync('cp', ['-a', good, dir]);
   try {
     change(dir);
     const prepared = await prepareDirectory({
@@ -283,6 +284,16 @@ describe('repaired', () => {
   it('a damaged page of a free space map is left out', async () => {
     const imported = await attempt(edit(freeSpaceMap, (bytes) => bytes.writeUInt8(bytes[5000]! ^ 1, 5000)));
     expect(imported.droppedMapPages).toBe(1);
+  });
+
+  it('settings that would keep an endpoint from starting are left out, also for the recovery', async () => {
+    const more = "shared_preload_libraries = 'auto_explain'\nwork_mem = '9MB'\n";
+    const imported = await attempt((dir) => {
+      writeFileSync(join(dir, 'postgresql.auto.conf'), more);
+      // So that it is recovered.
+      writeFileSync(join(dir, 'postmaster.pid'), '-42\n');
+    });
+    expect(imported.settingsLeftOut).toEqual(['shared_preload_libraries of postgresql.auto.conf']);
   });
 
   it('a database that was never finished is left out', async () => {

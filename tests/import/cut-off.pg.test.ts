@@ -58,7 +58,7 @@ const branches = async () =>
 const importsLeft = () => (existsSync(join(rig.dir, 'imports')) ? readdirSync(join(rig.dir, 'imports')) : []);
 /** Folders of timelines in the pageserver's store. */
 const timelineFolders = () => {
-  const tenants = join(rig.dir, 'pageserver_1/tenants');
+  const tenants = join(rig.dir, 'local_fs_remote_storage/pageserver/tenants');
   return readdirSync(tenants).flatMap((tenant) => readdirSync(join(tenants, tenant, 'timelines')));
 };
 
@@ -71,7 +71,7 @@ async function until(child: ChildProcess, condition: () => boolean): Promise<voi
 const hasArrived = (bytes: number, known: ReadonlySet<string>) => () => {
   const fresh = timelineFolders().filter((name) => !known.has(name));
   return fresh.some((name) => {
-    const tenants = join(rig.dir, 'pageserver_1/tenants');
+    const tenants = join(rig.dir, 'local_fs_remote_storage/pageserver/tenants');
     const folder = readdirSync(tenants)
       .map((tenant) => join(tenants, tenant, 'timelines', name))
       .find((path) => existsSync(path));

@@ -15,6 +15,8 @@ import { amcheck } from '@electric-sql/pglite/contrib/amcheck';
 import { hstore } from '@electric-sql/pglite/contrib/hstore';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { computeStartParams } from '../../engine/basebackup/compute-params.ts';
+import { formatLsn } from '../../engine/model/lsn.ts';
+import { decodeIndexPart } from '../../engine/timeline/index-part.ts';
 import { broadWorkload } from '../support/broad-workload.ts';
 import {
   corruptions,
@@ -24,6 +26,7 @@ import {
   relationSizes,
 } from '../support/database-facts.ts';
 import { RepositoryRig } from '../support/repository-rig.ts';
+import { newestIndexFile } from '../support/stored-files.ts';
 
 const extensions = { amcheck, hstore };
 
@@ -111,6 +114,16 @@ describe('import', () => {
       expect(result.warnings).toEqual([expect.stringMatching(/^\d+ unlogged relations begin empty/)]);
       if (before !== '') expect(digestOf(path(source))).toBe(before);
       expect(readdirSync(join(rig.dir, 'imports'))).toEqual([]);
+      const timeline = join(
+        rig.dir,
+        'local_fs_remote_storage/pageserver/tenants',
+        result.tenantId,
+        'timelines',
+        result.timelineId,
+      );
+      const { layers, startLsn } = decodeIndexPart(readFileSync(newestIndexFile(timeline)), 'index');
+      expect(layers.map(({ isComplete }) => isComplete)).toEqual([true]);
+      expect(formatLsn(startLsn)).toBe(result.startLsn);
       await rig.endpoint(branch, '--branch-name', branch);
       const shown = await databaseFacts(queryEndpoint(branch));
       const { 'public.forgotten': forgotten, ...rest } = shown;
