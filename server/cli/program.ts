@@ -9,6 +9,7 @@ import { addEndpointCommands } from './endpoint.ts';
 import { addExportCommand } from './export.ts';
 import { addImportCommand } from './import.ts';
 import { addInitCommand } from './init.ts';
+import { addLayerCommands } from './layer.ts';
 import { addPageserverCommands } from './pageserver.ts';
 import { addSafekeeperCommands } from './safekeeper.ts';
 import { addScrubCommand } from './scrub.ts';
@@ -80,6 +81,7 @@ function buildProgram(context: CliContext, terminal: Terminal): Command {
   addEndpointCommands(program, context);
   addPageserverCommands(program, context);
   addSafekeeperCommands(program, context);
+  addLayerCommands(program, context);
   addScrubCommand(program, context);
   return program;
 }

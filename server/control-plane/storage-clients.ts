@@ -96,6 +96,13 @@ export class HttpApi {
     return text;
   }
 
+  async bytes(path: string, headers: Readonly<Record<string, string>>): Promise<Uint8Array> {
+    const response = await this.#ask('GET', path, undefined, undefined, headers);
+    if (response.ok) return new Uint8Array(await response.arrayBuffer());
+    const text = await response.text();
+    throw errorOf(this.#server, response.status, asJson(text), text);
+  }
+
   async call<S extends z.ZodType>(schema: S, method: string, path: string, body?: object): Promise<z.infer<S>> {
     const response = await this.#ask(method, path, body);
     const text = await response.text();
@@ -129,10 +136,11 @@ export class HttpApi {
     path: string,
     body?: object | string | Uint8Array<ArrayBuffer>,
     signal?: AbortSignal,
+    headers: Readonly<Record<string, string>> = {},
   ): Promise<Response> {
     const pid = runningPid(this.#pidFile);
     if (pid === null) throw this.#unanswered('it is not running');
-    const response = await this.#fetch(method, path, pid, body, signal);
+    const response = await this.#fetch(method, path, pid, body, signal, headers);
     if (response.status === 421) throw this.#unanswered('another process has its port');
     return response;
   }
@@ -143,6 +151,7 @@ export class HttpApi {
     pid: number,
     body?: object | string | Uint8Array<ArrayBuffer>,
     signal?: AbortSignal,
+    more: Readonly<Record<string, string>> = {},
   ): Promise<Response> {
     const timeout = AbortSignal.timeout(requestTimeoutMs);
     const isBytes = body instanceof Uint8Array;
@@ -151,7 +160,7 @@ export class HttpApi {
       return await fetch(`${this.#base}${path}`, {
         method,
         signal: signal ? AbortSignal.any([signal, timeout]) : timeout,
-        headers: { [forPidHeader]: String(pid), ...(body !== undefined && { 'content-type': type }) },
+        headers: { ...more, [forPidHeader]: String(pid), ...(body !== undefined && { 'content-type': type }) },
         ...(body !== undefined && { body: isBytes || typeof body === 'string' ? body : JSON.stringify(body) }),
       });
     } catch (cause) {
@@ -290,6 +299,16 @@ export class HttpStorage implements TransferStorage {
         endLsn: layer.lsn_end ?? layer.lsn_start,
       })),
     };
+  }
+
+  /** Bytes [start, end) of a layer file. */
+  async readLayer(
+    id: TenantTimelineId,
+    name: string,
+    { start, end }: { start: number; end: number },
+  ): Promise<Uint8Array> {
+    const path = `/v1/tenant/${id.tenantId}/timeline/${id.timelineId}/layer/${name}/content`;
+    return this.#api.bytes(path, { range: `bytes=${start}-${end - 1}` });
   }
 
   /** Prometheus texts of all servers. One that is away has none. */

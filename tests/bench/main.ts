@@ -14,6 +14,7 @@ import { inProcessBenchmark } from './in-process.ts';
 import { ingestBenchmark } from './ingest.ts';
 import { layerMapBenchmark } from './layer-map.ts';
 import { redoBenchmark } from './redo.ts';
+import { scaleBenchmark } from './scale.ts';
 import { walCommit } from './wal-commit.ts';
 
 const benchmarks: readonly Benchmark[] = [
@@ -26,6 +27,7 @@ const benchmarks: readonly Benchmark[] = [
   getPageBenchmark,
   layerMapBenchmark,
   walCommit,
+  scaleBenchmark,
 ];
 
 const program = new Command('bench')

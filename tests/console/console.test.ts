@@ -6,9 +6,9 @@ import { describe, expect, it } from 'vitest';
 import type { BranchInfo, StorageLayers } from '../../browser/api.ts';
 import { diffObjects, type SchemaObject } from '../../browser/console/diff.ts';
 import { formatBytes, formatMs, lsnNumber, lsnText, tabSeparated } from '../../browser/console/format.ts';
-import { layerBoxes } from '../../browser/console/layer-picture.ts';
 import { copyFromStdin } from '../../browser/console/query.ts';
 import { treeRows } from '../../browser/console/tree.ts';
+import { layerBoxes } from '../../engine/layers/layer-picture.ts';
 
 const branch = (name: string, place: BranchInfo['place'], parent?: [string, BranchInfo['place']]): BranchInfo => ({
   name,

@@ -2,8 +2,8 @@
  * A timeline's layers as rectangles: keys across, LSNs upwards. Both axes are ordinal, as real distances would show nothing: most of a key's 18 bytes
  * never differ, and an image layer is one LSN high.
  */
-import type { StorageLayers } from '../api.ts';
-import { lsnNumber } from './format.ts';
+import { type Lsn, parseLsn } from '../model/lsn.ts';
+import type { LayerSummary } from '../protocol/control-api.ts';
 
 export interface LayerBox {
   readonly name: string;
@@ -20,7 +20,7 @@ export interface LayerBox {
 const keyRange = /^([0-9A-Fa-f]+)-([0-9A-Fa-f]+)__/;
 
 /** Boxes in a square of 1 by 1; y goes down, so the newest is at the top. */
-export function layerBoxes({ inMemory, files }: StorageLayers): LayerBox[] {
+export function layerBoxes({ inMemory, files }: LayerSummary): LayerBox[] {
   const memory = inMemory.map(({ startLsn, endLsn }) => ({
     name: 'in memory',
     bytes: 0,
@@ -32,22 +32,31 @@ export function layerBoxes({ inMemory, files }: StorageLayers): LayerBox[] {
   const all = [...files.map((file) => ({ ...file, keys: keysOf(file.name) })), ...memory];
   if (all.length === 0) return [];
   const keys = ranks(all.flatMap((layer) => layer.keys ?? []));
-  const top = Math.max(...all.map(({ endLsn }) => lsnNumber(endLsn))) + 1;
-  const lsns = ranks([...all.flatMap((layer) => [lsnNumber(layer.startLsn), endOf(layer, top)])]);
+  const top = Math.max(...all.map(({ endLsn }) => parseLsn(endLsn))) + 1;
+  const lsns = ranks([...all.flatMap((layer) => [parseLsn(layer.startLsn), endOf(layer, top)])]);
   const across = Math.max(1, keys.size - 1);
   const up = Math.max(1, lsns.size - 1);
   return all.map((layer) => {
     const [left, right] = layer.keys ? [keys.get(layer.keys[0])!, keys.get(layer.keys[1])!] : [0, across];
-    const [low, high] = [lsns.get(lsnNumber(layer.startLsn))!, lsns.get(endOf(layer, top))!];
+    const [low, high] = [lsns.get(parseLsn(layer.startLsn))!, lsns.get(endOf(layer, top))!];
     const { name, bytes, kind, startLsn, endLsn } = layer;
     const [x, width] = [left / across, (right - left) / across];
     return { name, bytes, kind, startLsn, endLsn, x, width, y: 1 - high / up, height: (high - low) / up };
   });
 }
 
+/** Where the boxes' edges are: the distinct bounds of keys and LSNs, ascending. */
+export function layerEdges({ inMemory, files }: LayerSummary): { keys: string[]; lsns: Lsn[] } {
+  const keys = ranks(files.flatMap(({ name }) => keysOf(name) ?? []));
+  const lsns = ranks(
+    [...files, ...inMemory].flatMap(({ startLsn, endLsn }) => [startLsn, endLsn ?? startLsn].map(parseLsn)),
+  );
+  return { keys: [...keys.keys()], lsns: [...lsns.keys()] };
+}
+
 const endOf = ({ kind, startLsn, endLsn }: { kind: string; startLsn: string; endLsn: string }, top: number): number => {
   if (kind === 'memory' && endLsn === startLsn) return top;
-  return Math.max(lsnNumber(endLsn), lsnNumber(startLsn) + 1);
+  return Math.max(parseLsn(endLsn), parseLsn(startLsn) + 1);
 };
 
 function keysOf(name: string): [string, string] | null {

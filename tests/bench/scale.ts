@@ -1,0 +1,357 @@
+/**
+ * Storage at scale, with real processes and real SQL: a table that is loaded and then rewritten ten times, read out of the pageserver before and after; what it
+ * takes on disk once history is given up; reads while compaction works; pages against a bare WebSocket echo; memory of idle timelines.
+ */
+import { execFileSync, fork } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdirSync, readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import type { Client } from 'pg';
+import { WebSocket } from 'ws';
+import { pageSize } from '../../engine/limits.ts';
+import { type TenantId, type TimelineId, tenantId, timelineId } from '../../engine/model/ids.ts';
+import { maxLsn } from '../../engine/model/lsn.ts';
+import type { RelTag } from '../../engine/model/rel.ts';
+import { RemotePageService } from '../../engine/remote/remote-page-service.ts';
+import { connectWebSocket } from '../../server/net/ws-channel.ts';
+import { nodeClock, nodeRandom, silentLog } from '../../server/process/node-host.ts';
+import { runningPid } from '../../server/process/pid-file.ts';
+import { type BenchContext, type Benchmark, median, type Row } from './harness.ts';
+
+const { Client: PgClient } = createRequire(import.meta.url)('pg') as typeof import('pg');
+const cli = fileURLToPath(new URL('../../server/cli/main.js', import.meta.url));
+const at = { requestLsn: maxLsn, notModifiedSince: 0 as typeof maxLsn };
+
+interface Config {
+  readonly pageserver: { pgPort: number; httpPort: number };
+  readonly defaultTenantId: string;
+  readonly branches: { name: string; timelineId: string }[];
+}
+
+class Place {
+  readonly folder: string;
+  readonly config: Config;
+
+  constructor(folder: string) {
+    this.folder = folder;
+    mkdirSync(folder, { recursive: true });
+    this.run('init');
+    this.run('start');
+    this.run('tenant', 'create', '--set-default');
+    this.config = JSON.parse(readFileSync(join(folder, '.pagelite/config.json'), 'utf8')) as Config;
+  }
+
+  run(...args: string[]): string {
+    const { PAGELITE_REPO_DIR: _, ...env } = process.env;
+    return execFileSync(process.execPath, [cli, ...args], {
+      cwd: this.folder,
+      env,
+      stdio: ['ignore', 'pipe', 'inherit'],
+      encoding: 'utf8',
+      maxBuffer: 1e9,
+    });
+  }
+
+  get tenant(): TenantId {
+    return tenantId(this.config.defaultTenantId);
+  }
+
+  get main(): TimelineId {
+    return timelineId(this.config.branches[0]!.timelineId);
+  }
+
+  async http<T>(method: string, path: string, body?: object): Promise<T> {
+    const response = await fetch(`http://127.0.0.1:${this.config.pageserver.httpPort}${path}`, {
+      method,
+      ...(body && { body: JSON.stringify(body) }),
+    });
+    const text = await response.text();
+    if (!response.ok) throw new Error(`${method} ${path}: ${text}`);
+    return (path === '/metrics' ? text : JSON.parse(text)) as T;
+  }
+
+  pages(timeline: TimelineId): RemotePageService {
+    return new RemotePageService({
+      id: { tenantId: this.tenant, timelineId: timeline },
+      connect: () => connectWebSocket(`ws://127.0.0.1:${this.config.pageserver.pgPort}/pagestream`),
+      clock: nodeClock,
+      random: nodeRandom,
+      log: silentLog,
+    });
+  }
+
+  async endpoint(name: string): Promise<Client> {
+    this.run('endpoint', 'create', name);
+    this.run('endpoint', 'start', name);
+    const { pgPort } = JSON.parse(
+      readFileSync(join(this.folder, '.pagelite/endpoints', name, 'endpoint.json'), 'utf8'),
+    );
+    const client = new PgClient({ host: '127.0.0.1', port: pgPort, user: 'cloud_admin', database: 'postgres' });
+    await client.connect();
+    return client;
+  }
+
+  /** Resident memory of the pageserver, bytes. */
+  memory(): number {
+    const pid = runningPid(join(this.folder, '.pagelite/pageserver_1/pageserver.pid'));
+    const status = readFileSync(`/proc/${pid}/status`, 'utf8');
+    return Number(/VmRSS:\s+(\d+)/.exec(status)![1]) * 1024;
+  }
+
+  stop(): void {
+    this.run('stop');
+  }
+}
+
+export const scaleBenchmark: Benchmark = {
+  name: 'scale',
+  about: 'a table rewritten ten times: reads, layers per read, bytes stored; reads while compacting; idle timelines',
+  run: async (context) => {
+    const place = new Place(join(context.folder, 'churn'));
+    try {
+      const rows = await churn(place, context);
+      rows.push(...(await againstEcho(place, context)));
+      rows.push(await idleTimelines(place, context));
+      return rows;
+    } finally {
+      place.stop();
+    }
+  },
+};
+
+const percentile = (values: readonly number[], p: number): number =>
+  [...values].sort((a, b) => a - b)[Math.min(values.length - 1, Math.floor(values.length * p))]!;
+
+/** Milliseconds of `count` reads of single random pages, one after another. */
+async function randomReads(pages: RemotePageService, rel: RelTag, blocks: number, count: number): Promise<number[]> {
+  const times: number[] = [];
+  for (let i = 0; i < count; i++) {
+    const start = performance.now();
+    await pages.getPages(at, rel, Math.floor(Math.random() * blocks), 1);
+    times.push(performance.now() - start);
+  }
+  return times;
+}
+
+/** Cumulative counts of layers per read. */
+async function layersPerRead(place: Place): Promise<Map<number, number>> {
+  const text = await place.http<string>('GET', '/metrics');
+  const buckets = text.matchAll(/^pageserver_layers_per_read_global_bucket\{le="([^"]+)"\} (\d+)/gm);
+  return new Map(
+    [...buckets].map(([, le, count]) => [le === '+Inf' ? Number.POSITIVE_INFINITY : Number(le), Number(count)]),
+  );
+}
+
+/** The smallest bound that 99 of 100 reads keep. */
+function p99Of(before: Map<number, number>, after: Map<number, number>): number {
+  const total = after.get(Number.POSITIVE_INFINITY)! - before.get(Number.POSITIVE_INFINITY)!;
+  for (const [le, count] of after) if (count - before.get(le)! >= 0.99 * total) return le;
+  return Number.POSITIVE_INFINITY;
+}
+
+async function churn(place: Place, { scale, say }: BenchContext): Promise<Row[]> {
+  const rowCount = Math.floor(400_000 * scale);
+  const timeline = `/v1/tenant/${place.tenant}/timeline/${place.main}`;
+  const client = await place.endpoint('main');
+  say(`scale: loading ${rowCount} rows`);
+  await client.query('create table t (id int primary key, v text, n int)');
+  for (let from = 0; from < rowCount; from += 20_000) {
+    const to = Math.min(rowCount, from + 20_000) - 1;
+    await client.query(`insert into t select g, repeat(md5(g::text), 6), 0 from generate_series(${from}, ${to}) g`);
+  }
+  await client.query('vacuum t');
+  const { rows } = await client.query<{ db: number; rel: number }>(
+    "select d.oid::int as db, pg_relation_filenode('t')::int as rel from pg_database d where datname = current_database()",
+  );
+  const rel: RelTag = { spc: 1663, db: rows[0]!.db, rel: rows[0]!.rel, fork: 0 };
+  await place.http('PUT', `${timeline}/checkpoint?force_l0_compaction=true`);
+  const measure = async () => {
+    // Cold caches, as nothing else would show layers.
+    place.run('pageserver', 'restart');
+    const pages = place.pages(place.main);
+    const blocks = (await pages.getRelSize(at, rel))!;
+    const cold = await randomReads(pages, rel, blocks, 2_000);
+    const warm = await randomReads(pages, rel, blocks, 2_000);
+    pages.close();
+    return { cold: median(cold), warm: median(warm), blocks };
+  };
+  const loaded = await measure();
+  for (let rewrite = 1; rewrite <= 10; rewrite++) {
+    say(`scale: rewrite ${rewrite} of 10`);
+    for (let from = 0; from < rowCount; from += 20_000) {
+      await client.query(
+        `update t set n = n + 1, v = repeat(md5((id + n)::text), 6) where id between ${from} and ${from + 19_999}`,
+      );
+    }
+    await client.query('vacuum t');
+  }
+  say('scale: reads while compaction works');
+  const pages = place.pages(place.main);
+  const idle = await randomReads(pages, rel, loaded.blocks, 2_000);
+  let isDone = false;
+  const compacting = place.http('PUT', `${timeline}/checkpoint?force_image_layer_creation=true`).finally(() => {
+    isDone = true;
+  });
+  const busy: number[] = [];
+  while (!isDone) busy.push(...(await randomReads(pages, rel, loaded.blocks, 100)));
+  await compacting;
+  pages.close();
+  const before = await layersPerRead(place);
+  const rewritten = await measure();
+  const after = await layersPerRead(place);
+  // The process was restarted in between: its counts began anew.
+  const p99 = p99Of(new Map([...before.keys()].map((le) => [le, 0])), after);
+  say('scale: giving up history');
+  place.run('tenant', 'config', '-c', 'pitr_interval:0', '-c', 'gc_horizon:0');
+  place.run('timeline', 'compact', '--branch-name', 'main', '--force');
+  place.run('timeline', 'gc', '--branch-name', 'main');
+  const info = JSON.parse(place.run('timeline', 'info', '--branch-name', 'main', '--json')) as Record<string, number>;
+  await client.end();
+  const ms = (value: number) => `${value.toFixed(2)} ms`;
+  const mb = (value: number) => `${(value / 1e6).toFixed(0)} MB`;
+  return [
+    {
+      what: 'a random page after 10 rewrites, pageserver just started (p50)',
+      measured: ms(rewritten.cold),
+      against: 'right after load',
+      baseline: ms(loaded.cold),
+      ratio: rewritten.cold / loaded.cold,
+      target: { op: '<=', bound: 1.5 },
+      note: `warm: ${ms(rewritten.warm)} against ${ms(loaded.warm)}; the table has ${rewritten.blocks} pages, it had ${loaded.blocks}`,
+    },
+    {
+      what: 'layers visited per read, p99 (bound of the histogram)',
+      measured: String(p99),
+      against: '4',
+      baseline: '4',
+      ratio: p99 / 4,
+      target: { op: '<=', bound: 1 },
+    },
+    {
+      what: 'bytes stored after compaction and garbage collection',
+      measured: mb(info.layerBytes!),
+      against: 'logical size',
+      baseline: mb(info.logicalBytes!),
+      ratio: info.layerBytes! / info.logicalBytes!,
+      target: { op: '<=', bound: 1.5 },
+    },
+    {
+      what: 'a random page while compaction works (p99)',
+      measured: ms(percentile(busy, 0.99)),
+      against: 'idle (p99)',
+      baseline: ms(percentile(idle, 0.99)),
+      ratio: percentile(busy, 0.99) / percentile(idle, 0.99),
+      target: { op: '<=', bound: 3 },
+      note: `${busy.length} reads; p50 ${ms(median(busy))} against ${ms(median(idle))}`,
+    },
+  ];
+}
+
+async function againstEcho(place: Place, { say, rounds }: BenchContext): Promise<Row[]> {
+  say('scale: pages against a bare echo');
+  const pages = place.pages(place.main);
+  // pg_class: a few pages, which stay in the pageserver's caches.
+  const rel: RelTag = { spc: 1663, db: 5, rel: 1259, fork: 0 };
+  const blocks = Math.min(8, (await pages.getRelSize(at, rel))!);
+  const echo = fork(fileURLToPath(new URL('./echo-server.js', import.meta.url)), { execArgv: [] });
+  const [port] = (await once(echo, 'message')) as [number];
+  const socket = new WebSocket(`ws://127.0.0.1:${port}`, { perMessageDeflate: false });
+  await once(socket, 'open');
+  const request = Buffer.alloc(60);
+  const ask = () =>
+    new Promise<void>((resolve) => {
+      socket.once('message', () => resolve());
+      socket.send(request);
+    });
+  const timesOf = async (count: number, once: () => Promise<unknown>) => {
+    const times: number[] = [];
+    for (let i = 0; i < count; i++) {
+      const start = performance.now();
+      await once();
+      times.push(performance.now() - start);
+    }
+    return median(times);
+  };
+  const ours: number[] = [];
+  const echoes: number[] = [];
+  for (let round = 0; round < rounds; round++) {
+    ours.push(await timesOf(3_000, () => pages.getPages(at, rel, Math.floor(Math.random() * blocks), 1)));
+    echoes.push(await timesOf(3_000, ask));
+  }
+  const perSecond = async (requests: number, inFlight: number, run: number) => {
+    let left = requests;
+    const start = performance.now();
+    await Promise.all(
+      Array.from({ length: inFlight }, async () => {
+        while (left-- > 0) await pages.getPages(at, rel, 0, run);
+      }),
+    );
+    return (requests * run) / ((performance.now() - start) / 1000);
+  };
+  const single = Math.max(...(await repeat(rounds, () => perSecond(20_000, 64, 1))));
+  const batched = Math.max(...(await repeat(rounds, () => perSecond(20_000, 16, blocks))));
+  pages.close();
+  socket.close();
+  echo.disconnect();
+  return [
+    {
+      what: 'a cached page over loopback (p50)',
+      measured: `${(median(ours) * 1000).toFixed(0)} us`,
+      against: 'bare WebSocket echo of 8 kB',
+      baseline: `${(median(echoes) * 1000).toFixed(0)} us`,
+      ratio: median(ours) / median(echoes),
+      target: { op: '<=', bound: 1.5 },
+    },
+    {
+      what: 'cached pages from one client, 64 requests under way',
+      measured: `${single.toFixed(0)} pages/s`,
+      against: '10,000 pages/s',
+      baseline: '10,000 pages/s',
+      ratio: single / 10_000,
+      target: { op: '>=', bound: 1 },
+    },
+    {
+      what: `cached pages in runs of ${blocks}`,
+      measured: `${batched.toFixed(0)} pages/s`,
+      against: '40,000 pages/s',
+      baseline: '40,000 pages/s',
+      ratio: batched / 40_000,
+      target: { op: '>=', bound: 1 },
+      note: `${((batched * pageSize) / 1e6).toFixed(0)} MB/s`,
+    },
+  ];
+}
+
+async function repeat<T>(times: number, work: () => Promise<T>): Promise<T[]> {
+  const results: T[] = [];
+  for (let i = 0; i < times; i++) results.push(await work());
+  return results;
+}
+
+async function idleTimelines(place: Place, { scale, say }: BenchContext): Promise<Row> {
+  const count = Math.max(100, Math.floor(1_000 * scale));
+  say(`scale: ${count} idle timelines`);
+  place.run('pageserver', 'restart');
+  await new Promise((resolve) => setTimeout(resolve, 2_000));
+  const before = place.memory();
+  const path = `/v1/tenant/${place.tenant}/timeline`;
+  for (let i = 0; i < count; i++) {
+    const made = await place.http<{ timeline_id: string }>('POST', path, { ancestor_timeline_id: place.main });
+    const pages = place.pages(timelineId(made.timeline_id));
+    await pages.getStatus();
+    pages.close();
+  }
+  place.run('pageserver', 'restart');
+  await new Promise((resolve) => setTimeout(resolve, 5_000));
+  const each = (place.memory() - before) / count;
+  return {
+    what: `memory of an idle timeline, of ${count} in a pageserver`,
+    measured: `${(each / 1024).toFixed(0)} kB`,
+    against: '1 MB',
+    baseline: '1024 kB',
+    ratio: each / 1024 ** 2,
+    target: { op: '<=', bound: 1 },
+  };
+}
