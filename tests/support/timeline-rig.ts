@@ -5,6 +5,7 @@
  * The rig keeps each timeline's log of values, as safekeepers would: after a restart it puts again what is above diskConsistentLsn.
  */
 
+import type { CompactionHost } from '../../engine/compaction/compaction-parts.ts';
 import { inThisThread } from '../../engine/compaction/run-job.ts';
 import { TimelineCounters } from '../../engine/counters.ts';
 import { applyPatches, slruWritePatch } from '../../engine/ingest/patch.ts';
@@ -128,6 +129,7 @@ export class TimelineRig {
   readonly #random: SeededRandom;
   readonly #tenant = tenantId('a1'.repeat(16));
   readonly #clock: Clock;
+  #compaction: CompactionHost = inThisThread;
   #shared: SharedParts;
 
   constructor(random: SeededRandom, store: ObjectStore, clock: Clock = new TestClock()) {
@@ -158,7 +160,7 @@ export class TimelineRig {
       },
       blocks: new BlockCache(random.pick([1, 30_000, 1e9])),
       versions: new ClockCache(random.pick([1, 30_000, 1e9])),
-      compaction: inThisThread,
+      compaction: { run: (task) => this.#compaction.run(task), close: async () => {} },
       deletedCounters: new TimelineCounters(),
       yieldTurn: () => new Promise((resolve) => setImmediate(resolve)),
     };
@@ -312,6 +314,11 @@ export class TimelineRig {
 
   flush(model: ModelTimeline): Promise<void> {
     return this.running.get(model.id.timelineId)!.flush();
+  }
+
+  /** Jobs are done there from now on. */
+  compactWith(host: CompactionHost): void {
+    this.#compaction = host;
   }
 
   compact(model: ModelTimeline, force: CompactionForce): Promise<void> {

@@ -1,0 +1,219 @@
+/**
+ * What compaction leaves behind, looked at directly; reads are compared by model.test.ts.
+ *
+ * Must hold, after any history of flushes, merges, images, garbage collection and restarts: columns tile all keys; a column has at most `columnRunsMax` runs above
+ * its images once everything is merged; delta layers do not overlap, and each holds every value of its rectangle; reads at the end pass few layers. A job
+ * that is cut off changes nothing. The seed is in every message.
+ */
+import { describe, expect, it } from 'vitest';
+import { findColumns, keyLimit, leastKey } from '../../engine/compaction/columns.ts';
+import { LayerCursor } from '../../engine/compaction/layer-cursor.ts';
+import { type RetainableLayer, removableLayers } from '../../engine/compaction/removable-layers.ts';
+import { runJob } from '../../engine/compaction/run-job.ts';
+import { PageliteError } from '../../engine/errors.ts';
+import type { LayerFile } from '../../engine/layers/layer-file.ts';
+import { rangeContains } from '../../engine/layers/layer-name.ts';
+import { columnRunsMax } from '../../engine/limits.ts';
+import { compareKeys, type Key, keyKind, keyPrefix } from '../../engine/model/key.ts';
+import type { Lsn } from '../../engine/model/lsn.ts';
+import { valueKind } from '../../engine/model/value.ts';
+import { MemoryObjectStore } from '../../engine/stores/memory.ts';
+import { gather } from '../../engine/timeline/gather.ts';
+import { SeededRandom } from '../support/seeded-random.ts';
+import { allKeys, type ModelTimeline, TimelineRig } from '../support/timeline-rig.ts';
+
+function checkColumns(files: readonly LayerFile[], compactedLsn: Lsn, isMerged: boolean, what: string): void {
+  const columns = findColumns(files, compactedLsn);
+  expect(columns[0]!.start, what).toEqual(leastKey);
+  expect(columns.at(-1)!.end, what).toEqual(keyLimit);
+  for (const [i, column] of columns.entries()) {
+    if (i > 0) expect(compareKeys(columns[i - 1]!.end, column.start), what).toBe(0);
+    expect(compareKeys(column.start, column.end), what).toBeLessThan(0);
+    if (isMerged) expect(column.runs.length, what).toBeLessThanOrEqual(columnRunsMax);
+  }
+}
+
+function checkDisjoint(files: readonly LayerFile[], what: string): void {
+  const deltas = files.filter(({ desc }) => desc.kind === 'delta');
+  for (const a of deltas) {
+    for (const b of deltas) {
+      if (a === b) continue;
+      const keysMeet =
+        compareKeys(a.desc.keys.start, b.desc.keys.end) < 0 && compareKeys(b.desc.keys.start, a.desc.keys.end) < 0;
+      const lsnsMeet = a.desc.lsnStart < b.desc.lsnEnd && b.desc.lsnStart < a.desc.lsnEnd;
+      expect(keysMeet && lsnsMeet, `${what}: ${a.name} and ${b.name}`).toBe(false);
+    }
+  }
+}
+
+/** Every value that was put in its rectangle, in order; images that stand for chains are more. */
+async function checkContents(model: ModelTimeline, file: LayerFile, what: string): Promise<void> {
+  const { keys, lsnStart, lsnEnd } = file.desc;
+  const expected = model.log
+    .filter((value) => rangeContains(keys, value) && value.lsn >= lsnStart && value.lsn < lsnEnd)
+    .map((value, i) => ({ ...value, i }))
+    .sort((a, b) => compareKeys(a, b) || a.lsn - b.lsn || a.i - b.i);
+  const cursor = new LayerCursor([file], keys);
+  let at = 0;
+  while (await cursor.next()) {
+    const next = expected[at];
+    const value = cursor.data.bytes.subarray(cursor.valueStart, cursor.valueStart + cursor.valueLength);
+    const isNext =
+      next !== undefined &&
+      compareKeys(next, cursor) === 0 &&
+      next.lsn === cursor.lsn &&
+      next.kind === cursor.kind &&
+      Buffer.compare(next.bytes, value) === 0;
+    if (isNext) at++;
+    else expect(cursor.kind, `${what}: ${file.name}`).toBe(valueKind.image);
+  }
+  expect(at, `${what}: ${file.name}`).toBe(expected.length);
+}
+
+describe('after any history', () => {
+  for (let seed = 1; seed <= 20; seed++) {
+    it(`seed ${seed}`, async () => {
+      const random = new SeededRandom(seed);
+      const store = new MemoryObjectStore();
+      const rig = new TimelineRig(random, store);
+      const main = await rig.create();
+      const models = [main];
+      for (let i = 0; i < 30; i++) {
+        const model = random.pick(models);
+        const running = rig.running.get(model.id.timelineId)!;
+        const what = random.next();
+        if (what < 0.5) await rig.ingest(model, 1 + random.below(60));
+        else if (what < 0.65) await rig.flush(model);
+        else if (what < 0.85) {
+          const force = random.pick(['none', 'merge', 'images'] as const);
+          await rig.compact(model, force);
+          checkColumns(
+            running.timeline.layers.files.layers(),
+            running.uploads.part.compactedLsn,
+            force !== 'none',
+            `seed ${seed}`,
+          );
+        } else if (what < 0.9 && models.length < 3) models.push(await rig.branch(model, model.lastRecordLsn));
+        else if (what < 0.95) await rig.collect(model, model.lastRecordLsn);
+        else {
+          await rig.close();
+          await rig.restart(store);
+        }
+      }
+      const visited: number[] = [];
+      for (const model of models) {
+        await rig.flush(model);
+        await rig.compact(model, 'merge');
+        const { timeline, uploads } = rig.running.get(model.id.timelineId)!;
+        const files = timeline.layers.files.layers();
+        checkColumns(files, uploads.part.compactedLsn, true, `seed ${seed}`);
+        checkDisjoint(files, `seed ${seed}`);
+        for (const file of files) if (file.desc.kind === 'delta') await checkContents(model, file, `seed ${seed}`);
+        if (model !== main) continue;
+        for (const { prefix, block } of allKeys) {
+          const [chain] = await gather(timeline, prefix, block, 1, model.lastRecordLsn + 1);
+          visited.push(chain!.layersVisited);
+        }
+      }
+      // Two runs and an image, and the memory layer.
+      expect(Math.max(...visited), `seed ${seed}`).toBeLessThanOrEqual(4);
+      await rig.close();
+    });
+  }
+});
+
+it('a job that is cut off changes nothing, and what it wrote is removed', async () => {
+  const random = new SeededRandom(9);
+  const store = new MemoryObjectStore();
+  const rig = new TimelineRig(random, store);
+  const model = await rig.create();
+  for (let i = 0; i < 3; i++) {
+    await rig.ingest(model, 60);
+    await rig.flush(model);
+  }
+  const running = rig.running.get(model.id.timelineId)!;
+  await running.compaction.idle();
+  await rig.ingest(model, 60);
+  await rig.flush(model);
+  await running.compaction.idle();
+  const before = { part: running.uploads.part, keys: (await store.list('')).map(({ key }) => key) };
+  let puts = 0;
+  rig.compactWith({
+    run: (task) =>
+      runJob({
+        ...task,
+        put: async (layer, isComplete) => {
+          if (++puts > 1) throw new PageliteError('corrupt', 'cut off');
+          await task.put(layer, isComplete);
+        },
+      }),
+    close: async () => {},
+  });
+  await rig.compact(model, 'images').catch((error: unknown) => expect(error).toMatchObject({ message: 'cut off' }));
+  await running.uploads.settled();
+  expect(puts).toBeGreaterThan(1);
+  const after = running.uploads.part;
+  if (after.compactedLsn === before.part.compactedLsn)
+    expect((await store.list('')).map(({ key }) => key)).toEqual(before.keys);
+  await rig.close();
+});
+
+describe('removable layers', () => {
+  const prefix = keyPrefix(keyKind.rel, 1663, 5, 20001, 0);
+  const key = (block: number): Key => ({ prefix, block });
+
+  /** Point by point and key by key. */
+  function needed(
+    layer: RetainableLayer,
+    layers: readonly RetainableLayer[],
+    cutoff: number,
+    points: readonly number[],
+  ): boolean {
+    const { desc } = layer;
+    if (desc.lsnEnd > cutoff + 1) return true;
+    return [...points, cutoff].some((point) => {
+      if (desc.lsnStart > point) return false;
+      for (let block = desc.keys.start.block; block < desc.keys.end.block; block++) {
+        const isCovered = layers.some(
+          ({ desc: other, isComplete }) =>
+            isComplete &&
+            other.kind === 'image' &&
+            rangeContains(other.keys, key(block)) &&
+            other.lsnStart <= point &&
+            (desc.kind === 'image' ? other.lsnStart > desc.lsnStart : other.lsnStart >= desc.lsnEnd - 1),
+        );
+        if (!isCovered) return true;
+      }
+      return false;
+    });
+  }
+
+  it('are those that no point needs, as a look at each point, key and layer finds', () => {
+    for (let seed = 1; seed <= 300; seed++) {
+      const random = new SeededRandom(seed);
+      const layers: RetainableLayer[] = Array.from({ length: 1 + random.below(14) }, () => {
+        const first = random.below(10);
+        const keys = { start: key(first), end: key(first + 1 + random.below(10)) };
+        const lsnStart = random.below(40) as Lsn;
+        if (random.chance(0.5)) {
+          const desc = { kind: 'image' as const, keys, lsnStart, lsnEnd: (lsnStart + 1) as Lsn };
+          return { desc, isComplete: random.chance(0.8) };
+        }
+        return {
+          desc: { kind: 'delta' as const, keys, lsnStart, lsnEnd: (lsnStart + 1 + random.below(15)) as Lsn },
+          isComplete: false,
+        };
+      });
+      const cutoff = random.below(50) as Lsn;
+      const points = Array.from({ length: random.below(4) }, () => random.below(50) as Lsn).filter(
+        (point) => point < cutoff,
+      );
+      const expected = layers.filter((layer) => !needed(layer, layers, cutoff, points));
+      const found = new Set(removableLayers(layers, cutoff, points));
+      expect(
+        layers.filter((layer) => found.has(layer)),
+        `seed ${seed}`,
+      ).toEqual(expected);
+    }
+  });
+});
