@@ -128,8 +128,11 @@ describe('a repository in a bucket', () => {
     const layers = (await keys()).filter((key) => key.includes('__') && !waste.has(key));
     const client = ceph.client();
     const damaged = layers.filter((key) => key.includes(mainId)).slice(0, 2);
-    await client.send(new DeleteObjectCommand({ Bucket: bucket, Key: damaged[0]! }));
-    await client.send(new PutObjectCommand({ Bucket: bucket, Key: damaged[1]!, Body: new Uint8Array(5000) }));
+    expect(damaged.length).toBeGreaterThan(0);
+    for (const [i, Key] of damaged.entries()) {
+      if (i === 0) await client.send(new DeleteObjectCommand({ Bucket: bucket, Key }));
+      else await client.send(new PutObjectCommand({ Bucket: bucket, Key, Body: new Uint8Array(5000) }));
+    }
     const { code, out } = await second.run('scrub');
     expect(code).toBe(1);
     for (const key of damaged) expect(out).toContain(`DAMAGED ${key.slice('team/'.length)}`);
