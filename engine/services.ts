@@ -190,6 +190,17 @@ export interface ObjectStore {
   delete(key: string): Promise<void>;
 }
 
+/** Since the process began. */
+export interface StagingCounters {
+  /** Pieces of objects that were read from the store because a read wanted them. */
+  readonly downloads: number;
+  readonly downloadedBytes: number;
+  /** Pieces that were given up for room. */
+  readonly evictions: number;
+  readonly uploads: number;
+  readonly uploadedBytes: number;
+}
+
 /**
  * Where layers wait before they are in the object store, if that is far away: a local disk. What is staged is read through the ObjectStore that
  * this belongs to, and is lost with the disk: until it is uploaded, WAL is what it is made of again.
@@ -201,6 +212,9 @@ export interface LayerStaging {
   upload(key: string): Promise<void>;
   /** Of objects that are staged and not uploaded. */
   readonly stagedBytes: number;
+  /** How many bytes of an object are on the local disk. */
+  residentBytesOf(key: string): number;
+  readonly counters: StagingCounters;
 }
 
 /**

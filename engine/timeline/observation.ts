@@ -3,6 +3,7 @@ import type { TimelineCounters } from '../counters.ts';
 import type { ClockCache } from '../layers/clock-cache.ts';
 import type { TenantTimelineId } from '../model/ids.ts';
 import type { Lsn } from '../model/lsn.ts';
+import type { LayerStaging, StagingCounters } from '../services.ts';
 import type { RunningTimeline } from './running-timeline.ts';
 
 export interface LayerTotals {
@@ -15,6 +16,9 @@ export interface TimelineObservation {
   readonly state: 'Active' | 'Broken';
   readonly lastRecordLsn: Lsn;
   readonly diskConsistentLsn: Lsn;
+  readonly remoteConsistentLsn: Lsn;
+  /** Of layer files on the local disk. */
+  readonly residentBytes: number;
   readonly deltas: LayerTotals;
   readonly images: LayerTotals;
   /** In-memory layers that are not written yet. */
@@ -37,6 +41,8 @@ export interface PageserverObservation {
   readonly timelines: readonly TimelineObservation[];
   /** Of all timelines since this process began, those that are deleted too. */
   readonly total: TimelineCounters;
+  /** What was moved between the local disk and a remote storage; null: there is none. */
+  readonly staging: StagingCounters | null;
   /** Timelines that could not be opened. */
   readonly brokenCount: number;
   /** Blocks of layer files. */
@@ -45,13 +51,18 @@ export interface PageserverObservation {
   readonly versions: CacheObservation;
 }
 
-export function observeTimeline({ timeline, logicalSize }: RunningTimeline): TimelineObservation {
+export function observeTimeline(
+  { timeline, uploads, logicalSize }: RunningTimeline,
+  staging: LayerStaging | null,
+): TimelineObservation {
+  let residentBytes = 0;
   const deltas = { count: 0, bytes: 0 };
   const images = { count: 0, bytes: 0 };
-  for (const { desc, size } of timeline.layers.files.layers()) {
+  for (const { key, desc, size } of timeline.layers.files.layers()) {
     const totals = desc.kind === 'delta' ? deltas : images;
     totals.count++;
     totals.bytes += size;
+    residentBytes += staging === null ? size : staging.residentBytesOf(key);
   }
   const { frozenLayers, openLayer, lastRecordLsn, diskConsistentLsn, counters } = timeline;
   return {
@@ -59,6 +70,8 @@ export function observeTimeline({ timeline, logicalSize }: RunningTimeline): Tim
     state: timeline.stopped === null ? 'Active' : 'Broken',
     lastRecordLsn,
     diskConsistentLsn,
+    remoteConsistentLsn: uploads.storedPart.diskConsistentLsn,
+    residentBytes,
     deltas,
     images,
     frozen: { count: frozenLayers.length, bytes: frozenLayers.reduce((sum, { bytes }) => sum + bytes, 0) },

@@ -103,7 +103,15 @@ export interface PageserverOptions {
 
 export interface LayerInfo {
   readonly inMemory: { startLsn: Lsn; endLsn: Lsn | null }[];
-  readonly files: { name: string; bytes: number; kind: 'delta' | 'image'; startLsn: Lsn; endLsn: Lsn }[];
+  /** isLocal: all of it is on the local disk, or the store is. */
+  readonly files: {
+    name: string;
+    isLocal: boolean;
+    bytes: number;
+    kind: 'delta' | 'image';
+    startLsn: Lsn;
+    endLsn: Lsn;
+  }[];
 }
 
 /** Times: of the latest transaction that had ended by then; null if none had. */
@@ -370,8 +378,10 @@ export class Pageserver {
 
   async listLayers(id: TenantTimelineId): Promise<LayerInfo> {
     const { memory, files } = this.#running(id).timeline.layers;
-    const info = ({ name, size, desc }: LayerFile) => ({
+    const { staging } = this.#shared;
+    const info = ({ key, name, size, desc }: LayerFile) => ({
       name,
+      isLocal: staging === null || staging.residentBytesOf(key) >= size,
       bytes: size,
       kind: desc.kind,
       startLsn: desc.lsnStart,
@@ -428,7 +438,8 @@ export class Pageserver {
     }
     return {
       tenantCount: this.#tenants.size,
-      timelines: running.map(observeTimeline),
+      timelines: running.map((one) => observeTimeline(one, this.#shared.staging)),
+      staging: this.#shared.staging?.counters ?? null,
       total,
       brokenCount: tenants.reduce((sum, { brokenCount }) => sum + brokenCount, 0),
       blocks: observeCache(this.#shared.blocks),

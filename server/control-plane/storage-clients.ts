@@ -25,6 +25,8 @@ import type { CommitHistory, TimelineInfo, TransferStorage } from './storage-api
 
 /** Longer than anything a server waits for by itself. */
 const requestTimeoutMs = 90_000;
+/** Of what reads and writes a whole timeline; undici gives up by itself after five minutes without an answer. */
+export const longRequestTimeoutMs = 240_000;
 
 /** What goes wrong is told by the call that it fails. */
 export const quietLog: Log = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} };

@@ -12,7 +12,7 @@ import { assert } from '../../engine/assert.ts';
 import { messageOf, PageliteError } from '../../engine/errors.ts';
 import { parseLayerFile } from '../../engine/layers/layer-name.ts';
 import { cacheChunkBytes } from '../../engine/limits.ts';
-import type { LayerStaging, Log, ObjectStore } from '../../engine/services.ts';
+import type { LayerStaging, Log, ObjectStore, StagingCounters } from '../../engine/services.ts';
 import { ChunkFiles } from './chunk-files.ts';
 
 export interface TieredOptions {
@@ -20,15 +20,6 @@ export interface TieredOptions {
   readonly folder: string;
   readonly budgetBytes: number;
   readonly log: Log;
-}
-
-export interface TierCounters {
-  downloads: number;
-  downloadedBytes: number;
-  /** Chunks that were given up. */
-  evictions: number;
-  uploads: number;
-  uploadedBytes: number;
 }
 
 interface Chunk {
@@ -51,7 +42,13 @@ export class TieredObjectStore implements ObjectStore, LayerStaging {
   #residentBytes = 0;
   #stagedBytes = 0;
   #diskFailed = false;
-  readonly counters: TierCounters = { downloads: 0, downloadedBytes: 0, evictions: 0, uploads: 0, uploadedBytes: 0 };
+  readonly counters: { -readonly [name in keyof StagingCounters]: number } = {
+    downloads: 0,
+    downloadedBytes: 0,
+    evictions: 0,
+    uploads: 0,
+    uploadedBytes: 0,
+  };
 
   private constructor({ remote, folder, budgetBytes, log }: TieredOptions) {
     this.#remote = remote;
@@ -72,7 +69,6 @@ export class TieredObjectStore implements ObjectStore, LayerStaging {
     return this.#residentBytes;
   }
 
-  /** How many bytes of an object are on disk. */
   residentBytesOf(key: string): number {
     let sum = 0;
     for (const name of this.#ofObject.get(key) ?? []) sum += this.#chunks.get(name)!.bytes;

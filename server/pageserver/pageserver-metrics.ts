@@ -12,6 +12,7 @@ import { CountHistogram, type OperationCounter, type TimelineCounters } from '..
 import type { PageliteError } from '../../engine/errors.ts';
 import type { TenantTimelineId } from '../../engine/model/ids.ts';
 import type { PagestreamRequest } from '../../engine/protocol/pagestream.ts';
+import type { StagingCounters } from '../../engine/services.ts';
 import type { PageserverObservation, TimelineObservation } from '../../engine/timeline/observation.ts';
 import type { Counter, Histogram, HistogramValues, Labels, Metrics } from '../process/metrics.ts';
 import type { RedoCounters } from './metered-redo.ts';
@@ -157,6 +158,29 @@ export class PageserverMetrics {
     ]);
   }
 
+  /** Zero where the store is the local disk. */
+  #addRemoteStorage(): void {
+    const metrics = this.#metrics;
+    const counter = (name: string, help: string, read: (counters: StagingCounters) => number) =>
+      metrics.readCounter(name, help, () => {
+        const { staging } = this.#observed;
+        return [[{}, staging === null ? 0 : read(staging)]];
+      });
+    counter(
+      'pageserver_remote_ondemand_downloaded_bytes_total',
+      'Bytes of layers that were fetched because a read wanted them',
+      ({ downloadedBytes }) => downloadedBytes,
+    );
+    counter(
+      'pageserver_remote_ondemand_downloaded_chunks_total',
+      'Chunks of layers that were fetched because a read wanted them',
+      ({ downloads }) => downloads,
+    );
+    counter('pageserver_evicted_chunks_total', 'Chunks that the local disk gave up', ({ evictions }) => evictions);
+    counter('pageserver_remote_uploaded_bytes_total', 'Bytes of layers that were uploaded', (all) => all.uploadedBytes);
+    counter('pageserver_remote_uploaded_layers_total', 'Layers that were uploaded', ({ uploads }) => uploads);
+  }
+
   #addTimelines(): void {
     const metrics = this.#metrics;
     const gauge = (name: string, help: string, read: (timeline: TimelineObservation) => number | null) =>
@@ -172,14 +196,25 @@ export class PageserverMetrics {
     gauge(
       'pageserver_projected_remote_consistent_lsn',
       'All up to here is in the object store',
-      (timeline) => timeline.diskConsistentLsn,
+      (timeline) => timeline.remoteConsistentLsn,
     );
     gauge('pageserver_current_logical_size', 'Bytes of all relations at the end', ({ logicalSize }) => logicalSize);
-    gauge('pageserver_resident_physical_size', 'Bytes of layer files on the local disk', physicalSize);
+    const resident = ({ residentBytes }: TimelineObservation) => residentBytes;
+    gauge('pageserver_resident_physical_size', 'Bytes of layer files on the local disk', resident);
     gauge('pageserver_remote_physical_size', 'Bytes of layer files in the object store', physicalSize);
-    const total = () => this.#observed.timelines.reduce((sum, timeline) => sum + physicalSize(timeline), 0);
-    metrics.gauge('pageserver_resident_physical_size_global', 'Bytes of layer files on the local disk', total);
-    metrics.gauge('pageserver_remote_physical_size_global', 'Bytes of layer files in the object store', total);
+    const sumOf = (read: (timeline: TimelineObservation) => number) => () =>
+      this.#observed.timelines.reduce((sum, timeline) => sum + read(timeline), 0);
+    metrics.gauge(
+      'pageserver_resident_physical_size_global',
+      'Bytes of layer files on the local disk',
+      sumOf(resident),
+    );
+    metrics.gauge(
+      'pageserver_remote_physical_size_global',
+      'Bytes of layer files in the object store',
+      sumOf(physicalSize),
+    );
+    this.#addRemoteStorage();
     metrics.gauge('pageserver_timeline_ephemeral_bytes', 'Bytes of layers in memory', () =>
       this.#observed.timelines.reduce((sum, { openLayerBytes, frozen }) => sum + openLayerBytes + frozen.bytes, 0),
     );

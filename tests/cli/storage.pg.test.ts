@@ -27,7 +27,7 @@ const info = async (branch = 'main') =>
     retained: { reason: string; lsn: string; branchName?: string }[];
   };
 const question = 'select count(*)::int as n, sum(hashtext(v))::text as h from t';
-const storageDir = () => join(rig.dir, 'local_fs_remote_storage/pageserver/tenants');
+const storageDir = () => rig.tenantsDir;
 
 describe('the layers of a branch', () => {
   it('are listed, drawn and dumped', async () => {

@@ -305,7 +305,7 @@ describe('delete', () => {
   const stored = async ({ timelineId }: ServerBranch) => {
     const { tenantId } = await server.ok<ServerStatus>('GET', '/api/v1/status');
     return [
-      existsSync(join(rig.dir, 'pageserver_1/tenants', tenantId, 'timelines', timelineId)),
+      existsSync(join(rig.tenantsDir, tenantId, 'timelines', timelineId)),
       existsSync(join(rig.dir, 'safekeepers/sk1', tenantId, timelineId)),
     ];
   };
@@ -392,7 +392,7 @@ describe('the rest', () => {
     const parent = await branch('main-before');
     const child = await branch('main');
     await rig.ok('stop');
-    const index = newestIndexFile(join(rig.dir, 'pageserver_1/tenants', tenantId, 'timelines', parent.timelineId));
+    const index = newestIndexFile(join(rig.tenantsDir, tenantId, 'timelines', parent.timelineId));
     const whole = readFileSync(index);
     writeFileSync(index, whole.subarray(0, whole.length - 5));
     await rig.ok('start');

@@ -140,6 +140,7 @@ const neonMetrics: Readonly<Record<string, readonly string[]>> = {
   pageserver_remote_physical_size: timelineLabels,
   pageserver_remote_physical_size_global: [],
   pageserver_timeline_ephemeral_bytes: [],
+  pageserver_remote_ondemand_downloaded_bytes_total: [],
   pageserver_tenant_states_count: ['state'],
   pageserver_timeline_states_count: ['state'],
   pageserver_wal_ingest_bytes_received: [],
@@ -164,6 +165,10 @@ const neonMetrics: Readonly<Record<string, readonly string[]>> = {
   pageserver_layer_bytes: ['kind', ...timelineLabels],
 };
 const ownMetrics: Readonly<Record<string, string>> = {
+  pageserver_remote_ondemand_downloaded_chunks_total: 'Neon counts layers, which it fetches whole',
+  pageserver_evicted_chunks_total: 'the same',
+  pageserver_remote_uploaded_bytes_total: 'Neon counts calls of its remote client',
+  pageserver_remote_uploaded_layers_total: 'the same',
   pageserver_smgr_query_errors_total: 'by the kind of the error; Neon has them in its logs',
 };
 

@@ -1,5 +1,6 @@
 /** Must hold: flags become settings with Neon's ports as defaults; every bad value is refused with the name of its flag. */
 import { expect, it } from 'vitest';
+import { diskBudgetBytes } from '../../engine/limits.ts';
 import { parsePageserverArgs } from '../../server/pageserver/config.ts';
 
 it('has defaults', () => {
@@ -9,11 +10,16 @@ it('has defaults', () => {
     listen: { host: '127.0.0.1', port: 64000 },
     http: { host: '127.0.0.1', port: 9898 },
     safekeepers: [],
+    remoteStorage: null,
+    diskBudgetBytes,
   });
 });
 
 it('reads every flag', () => {
-  const args = '-D /data --id 7 --listen-pg 0.0.0.0:1 --listen-http 2 --safekeepers 1=a:5454,2=b:5455'.split(' ');
+  const args =
+    '-D /data --id 7 --listen-pg 0.0.0.0:1 --listen-http 2 --safekeepers 1=a:5454,2=b:5455 --remote-storage s3://my-bucket/a/b --disk-budget 1000'.split(
+      ' ',
+    );
   expect(parsePageserverArgs(args)).toEqual({
     dir: '/data',
     nodeId: 7,
@@ -23,6 +29,8 @@ it('reads every flag', () => {
       { id: 1, host: 'a', port: 5454 },
       { id: 2, host: 'b', port: 5455 },
     ],
+    remoteStorage: { kind: 's3', location: { bucket: 'my-bucket', prefix: 'a/b/' } },
+    diskBudgetBytes: 1000,
   });
 });
 
@@ -35,6 +43,10 @@ it.each([
   [['-D', '/d', '--safekeepers', '5454'], /--safekeepers/],
   [['-D', '/d', '--safekeepers', '1=h:1,1=h:2'], /twice/],
   [['-D', '/d', '--unknown'], /unknown/],
+  [['-D', '/d', '--remote-storage', 'bucket/x'], /begins with neither s3:\/\/ nor file/],
+  [['-D', '/d', '--remote-storage', 's3://UPPER'], /not the name of a bucket/],
+  [['-D', '/d', '--remote-storage', 'file://relative'], /not absolute/],
+  [['-D', '/d', '--disk-budget', '1 GB'], /--disk-budget: "1 GB"/],
 ])('refuses %j', (args, message) => {
   expect(() => parsePageserverArgs(args)).toThrow(message);
 });

@@ -54,7 +54,8 @@ export type StorageMethods = {
   commitLsn(timeline: TimelineId): Promise<Lsn>;
   catchUp(timeline: TimelineId, lsn: Lsn): Promise<void>;
   /** Everything is in layer files, and image layers are made where they pay. */
-  settle(timeline: TimelineId): Promise<void>;
+  /** Everything is in files, merged; or written anew as images. */
+  settle(timeline: TimelineId, force: 'merge' | 'images'): Promise<void>;
   /** A new pageserver over the same store and safekeeper, as after a restart: its caches are empty. Hosts that run are left without pages. */
   reopenPageserver(limits?: Partial<PageserverLimits>): Promise<void>;
   layers(timeline: TimelineId): Promise<LayerInfo>;
@@ -144,9 +145,9 @@ async function openStorage(data: StorageData): Promise<StorageMethods> {
       return (await safekeeper.getStatus(idOf(timelineId)))!.commitLsn;
     },
     catchUp: (timelineId, lsn) => pageserver.catchUp(idOf(timelineId), lsn),
-    async settle(timelineId) {
+    async settle(timelineId, force) {
       await pageserver.flush(idOf(timelineId));
-      await pageserver.compact(idOf(timelineId), 'images');
+      await pageserver.compact(idOf(timelineId), force);
     },
     async reopenPageserver(limits = {}) {
       await pageserver.close();

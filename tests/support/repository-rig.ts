@@ -35,6 +35,11 @@ export class RepositoryRig {
     return join(this.cwd, '.pagelite');
   }
 
+  /** Where the pageserver's truth is. */
+  get tenantsDir(): string {
+    return join(this.dir, 'local_fs_remote_storage/pageserver/tenants');
+  }
+
   /** Runs `pagelite ...args` and gives what it printed; does not care how it ended. */
   run(...args: string[]): Promise<CommandResult> {
     return runProgram(process.execPath, [cliEntry, ...args], this.cwd);

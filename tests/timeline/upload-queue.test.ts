@@ -47,6 +47,12 @@ class Staged implements LayerStaging {
     return 0;
   }
 
+  readonly counters = { downloads: 0, downloadedBytes: 0, evictions: 0, uploads: 0, uploadedBytes: 0 };
+
+  residentBytesOf(): number {
+    return 0;
+  }
+
   async stage(key: string, bytes: Uint8Array): Promise<void> {
     this.#waiting.set(key, bytes);
   }

@@ -115,8 +115,8 @@ function infoOf({ inMemory, files }: LayerInfo): z.input<typeof layerMapInfo> {
         ? { kind: 'Open', lsn_start: formatLsn(startLsn) }
         : { kind: 'Frozen', lsn_start: formatLsn(startLsn), lsn_end: formatLsn(endLsn) },
     ),
-    historic_layers: files.map(({ name, bytes, kind, startLsn, endLsn }) => {
-      const file = { layer_file_name: name, layer_file_size: bytes, lsn_start: formatLsn(startLsn), remote: false };
+    historic_layers: files.map(({ name, bytes, kind, startLsn, endLsn, isLocal }) => {
+      const file = { layer_file_name: name, layer_file_size: bytes, lsn_start: formatLsn(startLsn), remote: !isLocal };
       return kind === 'image' ? { kind: 'Image', ...file } : { kind: 'Delta', ...file, lsn_end: formatLsn(endLsn) };
     }),
   };
