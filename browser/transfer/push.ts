@@ -87,9 +87,13 @@ class Push {
 
   /** Sends the timeline, up to `needed` at least or (null) all that is committed. */
   async send(id: TenantTimelineId, target: RemoteCopy, needed: Lsn | null): Promise<PushResult> {
+    return this.#options.pageserver.exporting(id, (exported) =>
+      this.#sendPart(id, target, needed === null ? exported : partUpTo(exported, needed)),
+    );
+  }
+
+  async #sendPart(id: TenantTimelineId, target: RemoteCopy, part: IndexPart): Promise<PushResult> {
     const { pageserver, server, clock, progress, signal } = this.#options;
-    const exported = await pageserver.exportTimeline(id);
-    const part = needed === null ? exported : partUpTo(exported, needed);
     for (let attempt = 1; ; attempt++) {
       const ancestor = await this.#ancestorThere(id, part);
       try {

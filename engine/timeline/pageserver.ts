@@ -297,14 +297,23 @@ export class Pageserver {
     return running.uploads.part;
   }
 
+  /**
+   * As `exportTimeline`; while `work` runs, layers of that index can be read (`readLayer`), also those that compaction or garbage collection have
+   * replaced since.
+   */
+  async exporting<T>(id: TenantTimelineId, work: (part: IndexPart) => Promise<T>): Promise<T> {
+    const part = await this.exportTimeline(id);
+    return this.#running(id).holdingLayers(part, () => work(part));
+  }
+
   /** Bytes of a layer file that the index names; null if there is none of this name. */
   async readLayer(
     id: TenantTimelineId,
     name: string,
     range: { start: number; end: number },
   ): Promise<Uint8Array | null> {
-    const entry = this.#running(id).uploads.part.layers.find((layer) => layer.name === name);
-    if (entry === undefined) return null;
+    const entry = this.#running(id).findLayer(name);
+    if (entry === null) return null;
     const found = await this.#options.store.get(layerKey(id, entry), range);
     return found?.bytes ?? null;
   }

@@ -77,6 +77,8 @@ export class RunningTimeline {
   readonly #fed: LsnWaiters;
   #fedLsn: Lsn;
   #isDetaching = false;
+  /** Indexes whose layers somebody reads by name. */
+  readonly #held = new Set<IndexPart>();
   #removing: Promise<void> = Promise.resolve();
   /** When a layer was flushed last, or the timeline was opened. */
   #lastFlushMs: number;
@@ -276,6 +278,28 @@ export class RunningTimeline {
     await this.uploads.idle();
     await this.#removing;
     await this.uploads.settled();
+  }
+
+  /** While `work` runs, layers of `part`, an index of this timeline, are there. */
+  async holdingLayers<T>(part: IndexPart, work: () => Promise<T>): Promise<T> {
+    const { readers } = this.timeline;
+    const epoch = readers.enter();
+    this.#held.add(part);
+    try {
+      return await work();
+    } finally {
+      this.#held.delete(part);
+      readers.leave(epoch);
+    }
+  }
+
+  /** Of the index, or of one that is held; null if none has it. */
+  findLayer(name: string): LayerEntry | null {
+    for (const { layers } of [this.uploads.part, ...this.#held]) {
+      const found = layers.find((layer) => layer.name === name);
+      if (found !== undefined) return found;
+    }
+    return null;
   }
 
   /** See garbage-collection.ts. */

@@ -76,6 +76,8 @@ describe('a pulled branch', () => {
   it('is pushed back whole if the server has lost it', async () => {
     const lost = await server.createTimeline();
     await tab.exec('server', lost.timelineId, "create table t as select 'kept' as what");
+    // A compute that boots there waits until the pageserver has all of it: a pull takes what it has.
+    expect(await tab.query('server', lost.timelineId, 'select what from t')).toBe('kept');
     const copy = await tab.storage.call('pull', lost.timelineId, null);
     await server.call('DELETE', server.timelinePath(lost));
     await tab.exec('tab', copy.timelineId, "insert into t values ('new')");

