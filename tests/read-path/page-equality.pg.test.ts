@@ -33,7 +33,7 @@ interface Tally {
 }
 
 /** Nothing wants an image: every record since the page's beginning is redone. */
-const noImages = { imageChainRecordsMin: 1e9, imageChainBytesMin: 1e9 };
+const noImages = { imageChainRecordsMin: 1e9, imageChainBytesMin: 1e9, imageDeltaBytesMin: 1e9 };
 
 describe('pages rebuilt by the pageserver', () => {
   let rig: EmbeddedRig;
