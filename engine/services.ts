@@ -178,7 +178,10 @@ export interface ObjectStore {
    * version is this one. Returns the new version, an opaque string.
    */
   put(key: string, bytes: Uint8Array, condition?: { ifAbsent: true } | { ifVersion: string }): Promise<string>;
-  /** The object or a byte range of it ([start, end), clamped to its size), null if absent. */
+  /**
+   * The object or a byte range of it ([start, end), clamped to its size), null if absent. A plain Uint8Array and no subclass of it, whose `slice` may be
+   * the same memory.
+   */
   get(key: string, range?: { start: number; end: number }): Promise<{ bytes: Uint8Array; version: string } | null>;
   /** Size in bytes, null if absent. */
   head(key: string): Promise<{ size: number; version: string } | null>;

@@ -64,7 +64,7 @@ export class IdbObjectStore implements ObjectStore {
 
   put(key: string, bytes: Uint8Array, condition?: Condition): Promise<string> {
     checkObjectKey(key);
-    const own = bytes.slice();
+    const own = new Uint8Array(bytes);
     return this.#exclusively(key, () => this.#put(key, own, condition));
   }
 

@@ -16,7 +16,8 @@ export class MemoryObjectStore implements ObjectStore {
     const before = this.#objects.get(key);
     checkCondition(key, before?.version ?? null, condition);
     const version = String(this.#nextVersion++);
-    this.#objects.set(key, { bytes: bytes.slice(), version });
+    // Not `slice`: that of a Node Buffer is the same memory.
+    this.#objects.set(key, { bytes: new Uint8Array(bytes), version });
     return version;
   }
 

@@ -55,6 +55,25 @@ export function runObjectStoreContract(
     );
 
     it(
+      'takes arrays of any subclass, and gives plain ones, whose `slice` is a copy',
+      using(async (store) => {
+        /** As Node's Buffer: a slice is the same memory. */
+        class Sharing extends Uint8Array<ArrayBuffer> {
+          override slice(start?: number, end?: number) {
+            return this.subarray(start, end);
+          }
+        }
+        await store.put('s', Sharing.from([1, 2, 3, 4]));
+        for (const range of [undefined, { start: 0, end: 4 }, { start: 1, end: 3 }]) {
+          const found = (await store.get('s', range))!.bytes;
+          expect(Object.getPrototypeOf(found)).toBe(Uint8Array.prototype);
+          found.fill(9);
+        }
+        expect((await store.get('s'))?.bytes).toEqual(bytes(1, 2, 3, 4));
+      }),
+    );
+
+    it(
       'reads ranges, clamped to the size',
       using(async (store) => {
         await store.put('r', bytes(0, 1, 2, 3, 4, 5, 6, 7));

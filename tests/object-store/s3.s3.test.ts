@@ -63,8 +63,9 @@ describe('what is wrong is told', () => {
     const store = await S3ObjectStore.open({ bucket, prefix: '' });
     await store.checkAccess();
     await ceph.deleteBucket(bucket);
-    for (const work of [store.get('x/y'), store.put('x/y', new Uint8Array(1)), store.head('x/y')]) {
-      expect(await failure(work)).toMatch(new RegExp(`object x/y in bucket ${bucket} .*does not exist`));
+    const uses = [() => store.get('x/y'), () => store.put('x/y', new Uint8Array(1)), () => store.head('x/y')];
+    for (const use of uses) {
+      expect(await failure(use())).toMatch(new RegExp(`object x/y in bucket ${bucket} .*does not exist`));
     }
     expect(await failure(store.list('x/'))).toMatch(/does not exist/);
   });

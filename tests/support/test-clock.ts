@@ -46,3 +46,18 @@ export class TestClock implements Clock {
     }
   }
 }
+
+/** A clock on which a sleep takes a turn of the event loop, however long it is. */
+export class HurriedClock implements Clock {
+  #now = 0;
+
+  now(): number {
+    return this.#now;
+  }
+
+  async sleep(ms: number, signal?: AbortSignal): Promise<void> {
+    this.#now += Math.max(0, ms);
+    await new Promise((resolve) => setImmediate(resolve));
+    if (signal?.aborted) throw new PageliteError('cancelled', 'sleep cancelled');
+  }
+}

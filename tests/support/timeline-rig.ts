@@ -8,6 +8,7 @@
 import type { CompactionHost } from '../../engine/compaction/compaction-parts.ts';
 import { inThisThread } from '../../engine/compaction/run-job.ts';
 import { TimelineCounters } from '../../engine/counters.ts';
+import { isPageliteError } from '../../engine/errors.ts';
 import { applyPatches, slruWritePatch } from '../../engine/ingest/patch.ts';
 import { BlockCache } from '../../engine/layers/block-cache.ts';
 import { ClockCache } from '../../engine/layers/clock-cache.ts';
@@ -15,13 +16,14 @@ import { newTimelineId, nodeId, type TenantTimelineId, type TimelineId, tenantId
 import { type Key, type KeyPrefix, keyKind, keyPrefix, sizeBlock } from '../../engine/model/key.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
 import { isSelfContained, type ValueKind, valueKind } from '../../engine/model/value.ts';
-import type { Clock, Log, ObjectStore } from '../../engine/services.ts';
+import type { Clock, LayerStaging, Log, ObjectStore } from '../../engine/services.ts';
 import { branchIndex } from '../../engine/timeline/branch.ts';
 import type { CompactionForce } from '../../engine/timeline/compaction.ts';
 import type { GcResult } from '../../engine/timeline/garbage-collection.ts';
 import type { Ancestor } from '../../engine/timeline/gather.ts';
 import {
   encodeChecked,
+  type IndexPart,
   layerKey,
   newIndexPart,
   StoredIndex,
@@ -64,6 +66,21 @@ export const allKeys: readonly Key[] = [
   ...[...rels, slru].map((prefix) => ({ prefix, block: sizeBlock })),
   ...Array.from({ length: slruBlocks }, (_, block) => ({ prefix: slru, block })),
 ];
+
+/** One that is far away has a local disk before it. */
+export type RigStore = ObjectStore | (ObjectStore & LayerStaging);
+const isStaging = (store: RigStore): store is ObjectStore & LayerStaging => 'stage' in store;
+
+/** As whoever asks a server: what is away is asked again. */
+export async function insist<T>(work: () => Promise<T>): Promise<T> {
+  for (;;) {
+    try {
+      return await work();
+    } catch (error) {
+      if (!isPageliteError(error, 'unavailable')) throw error;
+    }
+  }
+}
 
 const silent: Log = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} };
 const startLsn = 4096 as Lsn;
@@ -132,17 +149,17 @@ export class TimelineRig {
   #compaction: CompactionHost = inThisThread;
   #shared: SharedParts;
 
-  constructor(random: SeededRandom, store: ObjectStore, clock: Clock = new TestClock()) {
+  constructor(random: SeededRandom, store: RigStore, clock: Clock = new TestClock()) {
     this.#random = random;
     this.#clock = clock;
     this.#shared = this.#parts(store);
   }
 
-  #parts(store: ObjectStore, generation = 0): SharedParts {
+  #parts(store: RigStore, generation = 0): SharedParts {
     const random = this.#random;
     return {
       store,
-      staging: null,
+      staging: isStaging(store) ? store : null,
       attachment: new TenantAttachment(store, this.#tenant, generation),
       wal: [],
       redo: this.redo,
@@ -188,12 +205,7 @@ export class TimelineRig {
     };
     await this.#start(
       model,
-      await StoredIndex.create(
-        this.#shared.store,
-        model.id,
-        this.#generation,
-        newIndexPart({ systemIdentifier: 1n, lsn: startLsn, prevRecordLsn: 0 as Lsn }),
-      ),
+      await this.#createIndex(model.id, newIndexPart({ systemIdentifier: 1n, lsn: startLsn, prevRecordLsn: 0 as Lsn })),
     );
     return model;
   }
@@ -219,8 +231,12 @@ export class TimelineRig {
       lastRecordLsn: lsn,
       prevRecordLsn: part.prevRecordLsn,
     };
-    await this.#start(model, await StoredIndex.create(this.#shared.store, id, this.#generation, part));
+    await this.#start(model, await this.#createIndex(id, part));
     return model;
+  }
+
+  #createIndex(id: TenantTimelineId, part: IndexPart): Promise<StoredIndex> {
+    return insist(() => StoredIndex.create(this.#shared.store, id, this.#generation, part));
   }
 
   async #start(model: ModelTimeline, index: StoredIndex): Promise<void> {
@@ -237,7 +253,7 @@ export class TimelineRig {
 
   /** Files that the index does not name: a crash left them. */
   async #leftovers(id: TenantTimelineId, index: StoredIndex): Promise<string[]> {
-    const keys = (await this.#shared.store.list(timelineFolder(id))).map(({ key }) => key);
+    const keys = (await insist(() => this.#shared.store.list(timelineFolder(id)))).map(({ key }) => key);
     const named = new Set([index.key, ...index.part.layers.map((entry) => layerKey(id, entry))]);
     return keys.filter((key) => !named.has(key));
   }
@@ -312,8 +328,9 @@ export class TimelineRig {
     await running.afterBatch();
   }
 
-  flush(model: ModelTimeline): Promise<void> {
-    return this.running.get(model.id.timelineId)!.flush();
+  /** Resolves when the store has it, or at least the disk before the store. */
+  flush(model: ModelTimeline, { isUploaded = true } = {}): Promise<void> {
+    return this.running.get(model.id.timelineId)!.flush({ isUploaded });
   }
 
   /** Jobs are done there from now on. */
@@ -334,11 +351,11 @@ export class TimelineRig {
   }
 
   /** A new process over `store`: nothing in memory survives. Ingest then goes on from what is in layers. */
-  async restart(store: ObjectStore): Promise<void> {
+  async restart(store: RigStore): Promise<void> {
     this.running.clear();
-    this.#shared = this.#parts(store, await claimTenant(store, this.#tenant, nodeId(1)));
+    this.#shared = this.#parts(store, await insist(() => claimTenant(store, this.#tenant, nodeId(1))));
     for (const model of this.models) {
-      await this.#start(model, await StoredIndex.load(store, model.id, this.#generation));
+      await this.#start(model, await insist(() => StoredIndex.load(store, model.id, this.#generation)));
     }
     for (const model of this.models) {
       const { timeline } = this.running.get(model.id.timelineId)!;

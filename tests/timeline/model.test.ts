@@ -2,9 +2,12 @@
  * A timeline's reads are those of a plain list of everything that was put, at every LSN, whatever was frozen, flushed, turned into images, branched,
  * cached or restarted in between; and a process that dies at any operation of its object store leaves a store from which the next one goes on.
  *
- * Attacked by random values, tiny layers and caches of random sizes; the store stops answering before or after each single one of its
- * operations. Modelled: redo (support/model-redo.ts) and WAL (the rig's log). The seed is in every message.
+ * Attacked by random values, tiny layers and caches of random sizes; the store is slow, fails, loses answers, and gives up what the disk has no room
+ * for; it stops answering before or after each single one of its operations. Modelled: redo (support/model-redo.ts) and WAL (the rig's log). The seed is in every message.
  */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { PageliteError } from '../../engine/errors.ts';
 import { pageSize } from '../../engine/limits.ts';
@@ -14,13 +17,19 @@ import { scrub } from '../../engine/scrub/scrub.ts';
 import type { ObjectStore } from '../../engine/services.ts';
 import { MemoryObjectStore } from '../../engine/stores/memory.ts';
 import { StoredIndex } from '../../engine/timeline/index-part.ts';
+import { TieredObjectStore } from '../../server/object-store/tiered.ts';
+import { silentLog } from '../../server/process/node-host.ts';
+import { type Faults, FaultyObjectStore, RandomFaults, type StoreOperation } from '../support/faulty-object-store.ts';
 import { SeededRandom } from '../support/seeded-random.ts';
+import { HurriedClock } from '../support/test-clock.ts';
 import {
   allKeys,
+  insist,
   isReadable,
   type ModelTimeline,
   modelSize,
   modelValue,
+  type RigStore,
   relBlocks,
   rels,
   TimelineRig,
@@ -38,7 +47,7 @@ function someLsn(rig: TimelineRig, random: SeededRandom, model: ModelTimeline): 
 
 async function checkKey(rig: TimelineRig, model: ModelTimeline, key: Key, lsn: Lsn, what: string): Promise<void> {
   if (!isReadable(model, key, lsn)) return;
-  const value = await rig.read(model, key, lsn);
+  const value = await insist(() => rig.read(model, key, lsn));
   expect(same(value, modelValue(model, key, lsn)), `${what}: ${formatKey(key.prefix, key.block)} at ${lsn}`).toBe(true);
 }
 
@@ -57,7 +66,7 @@ async function checkRange(rig: TimelineRig, random: SeededRandom, model: ModelTi
   const count = 1 + random.below(relBlocks);
   const { pages } = rig.running.get(model.id.timelineId)!;
   const rel = { spc: prefix.spc, db: prefix.db, rel: prefix.rel, fork: 0 as const };
-  const read = await pages.getPages({ requestLsn: lsn, notModifiedSince: lsn }, rel, first, count);
+  const read = await insist(() => pages.getPages({ requestLsn: lsn, notModifiedSince: lsn }, rel, first, count));
   const size = modelSize(model, prefix, lsn);
   for (let i = 0; i < count; i++) {
     const block = first + i;
@@ -71,9 +80,11 @@ async function step(rig: TimelineRig, random: SeededRandom): Promise<void> {
   const model = random.pick(rig.models);
   const what = random.next();
   if (what < 0.6) await rig.ingest(model, 1 + random.below(60));
-  else if (what < 0.72) await rig.flush(model);
-  else if (what < 0.84) await rig.compact(model, random.pick(['none', 'merge', 'images'] as const));
-  else if (what < 0.92) await rig.collect(model, someLsn(rig, random, model));
+  else if (what < 0.72) await rig.flush(model, { isUploaded: random.chance(0.5) });
+  else if (what < 0.84) {
+    const force = random.pick(['none', 'merge', 'images'] as const);
+    await insist(() => rig.compact(model, force));
+  } else if (what < 0.92) await rig.collect(model, someLsn(rig, random, model));
   else if (rig.models.length < 4) await rig.branch(model, someLsn(rig, random, model));
 }
 
@@ -92,60 +103,105 @@ describe('random histories', () => {
         }
         await checkSome(rig, random, 6, seed);
       }
-      for (const model of rig.models) {
-        for (const key of allKeys) {
-          await checkKey(rig, model, key, model.lastRecordLsn, `seed ${seed}`);
-        }
-      }
+      await checkEnds(rig, seed);
       await rig.close();
     });
   }
 });
 
-/** Stops for good at its `limit`th writing operation: before it is done, or after, when nobody hears of it. */
-class DyingStore implements ObjectStore {
-  readonly #store: ObjectStore;
-  readonly #limit: number;
-  readonly #after: boolean;
-  count = 0;
+describe('random histories in a store that is far away, slow and fails, behind a disk with little room', () => {
+  for (let seed = 101; seed <= 112; seed++) {
+    it(`seed ${seed}`, async () => {
+      const random = new SeededRandom(seed);
+      const remote = new MemoryObjectStore();
+      const faults = new RandomFaults(new SeededRandom(seed + 1_000), { reads: 0.01, writes: 0.1 });
+      const folder = await mkdtemp(join(tmpdir(), 'pagelite-model-'));
+      const open = () =>
+        TieredObjectStore.open({
+          remote: new FaultyObjectStore(remote, faults),
+          folder,
+          budgetBytes: random.pick([0, 20_000, 200_000]),
+          log: silentLog,
+        });
+      try {
+        let store = await open();
+        const rig = new TimelineRig(random, store, new HurriedClock());
+        await rig.create();
+        let evictions = 0;
+        for (let i = 0; i < 40; i++) {
+          await step(rig, random);
+          if (random.chance(0.1)) {
+            await rig.close();
+            evictions += store.counters.evictions;
+            if (random.chance(0.5)) await rm(folder, { recursive: true, force: true });
+            store = await open();
+            await rig.restart(store);
+          }
+          await checkSome(rig, random, 4, seed);
+        }
+        expect(faults.count, `seed ${seed}`).toBeGreaterThan(10);
+        expect(evictions + store.counters.evictions, `seed ${seed}`).toBeGreaterThan(0);
+        await rig.close();
+        faults.stop();
+        await rm(folder, { recursive: true, force: true });
+        await rig.restart(await open());
+        await checkEnds(rig, seed);
+        await expectNoWaste(rig, remote, `seed ${seed}`);
+        await rig.close();
+      } finally {
+        await rm(folder, { recursive: true, force: true });
+      }
+    }, 60_000);
+  }
+});
 
-  constructor(store: ObjectStore, limit: number, after: boolean) {
-    this.#store = store;
-    this.#limit = limit;
-    this.#after = after;
-  }
-
-  async #write<T>(work: () => Promise<T>): Promise<T> {
-    this.count++;
-    if (this.count < this.#limit) return work();
-    if (this.count === this.#limit && this.#after) await work();
-    throw new PageliteError('closed', 'the process is dead');
-  }
-
-  put(...args: Parameters<ObjectStore['put']>): Promise<string> {
-    return this.#write(() => this.#store.put(...args));
-  }
-  delete(key: string): Promise<void> {
-    return this.#write(() => this.#store.delete(key));
-  }
-  get(...args: Parameters<ObjectStore['get']>) {
-    return this.#store.get(...args);
-  }
-  head(key: string) {
-    return this.#store.head(key);
-  }
-  list(prefix: string) {
-    return this.#store.list(prefix);
-  }
-  listFolders(folder: string) {
-    return this.#store.listFolders(folder);
+async function checkEnds(rig: TimelineRig, seed: number): Promise<void> {
+  for (const model of rig.models) {
+    for (const key of allKeys) await checkKey(rig, model, key, model.lastRecordLsn, `seed ${seed}`);
   }
 }
 
+/** After the next flush of each timeline, the store has what the indexes name and nothing else. */
+async function expectNoWaste(rig: TimelineRig, store: ObjectStore, what: string): Promise<void> {
+  for (const model of rig.models) {
+    await rig.ingest(model, 20);
+    await rig.flush(model);
+    await rig.compact(model, 'merge');
+  }
+  for (const running of rig.running.values()) await running.settled();
+  await rig.createTenant();
+  const { problems, garbage } = await scrub({ store, tenant: null, isDeep: true });
+  expect({ problems, garbage }, what).toEqual({ problems: [], garbage: [] });
+}
+
+/** The store stops for good at its `limit`th write: before it is done, or after, when nobody hears of it. */
+class Death implements Faults {
+  readonly #limit: number;
+  readonly #when: 'before' | 'after';
+  count = 0;
+
+  constructor(limit: number, when: 'before' | 'after') {
+    this.#limit = limit;
+    this.#when = when;
+  }
+
+  async before(operation: StoreOperation): Promise<void> {
+    if (operation !== 'put' && operation !== 'delete') return;
+    this.count++;
+    if (this.count > this.#limit || (this.count === this.#limit && this.#when === 'before')) throw dead();
+  }
+
+  async after(operation: StoreOperation): Promise<void> {
+    if ((operation === 'put' || operation === 'delete') && this.count >= this.#limit) throw dead();
+  }
+}
+
+const dead = () => new PageliteError('closed', 'the process is dead');
+
 describe('death at every operation of the store', () => {
   const seed = 77;
-  /** A fixed history; its operations on the store are the same in every run up to the death. */
-  async function live(store: ObjectStore): Promise<{ rig: TimelineRig; flushedLsn: Lsn[]; random: SeededRandom }> {
+  /** A fixed history; its operations on the store are much the same in every run up to the death. */
+  async function live(store: RigStore): Promise<{ rig: TimelineRig; flushedLsn: Lsn[]; random: SeededRandom }> {
     const random = new SeededRandom(seed);
     const rig = new TimelineRig(random, store);
     const flushedLsn: Lsn[] = [];
@@ -163,6 +219,7 @@ describe('death at every operation of the store', () => {
       await rig.flush(branch);
       await rig.compact(branch, 'images');
       await rig.collect(branch, branch.lastRecordLsn);
+      for (const running of rig.running.values()) await running.settled();
     } catch (error) {
       // Once the store is dead, so is the rest of it.
       expect(`${(error as Error).message}`).toMatch(/dead|stopped/);
@@ -170,24 +227,26 @@ describe('death at every operation of the store', () => {
     return { rig, flushedLsn, random };
   }
 
-  it('the next process goes on from what is stored', async () => {
-    const whole = new DyingStore(new MemoryObjectStore(), Number.POSITIVE_INFINITY, false);
-    await (await live(whole)).rig.close();
+  /** `open`: what a process puts before the store. */
+  async function dieEverywhere(open: (store: ObjectStore) => Promise<RigStore>, afterDeath: () => Promise<void>) {
+    const whole = new Death(Number.POSITIVE_INFINITY, 'before');
+    await (await live(await open(new FaultyObjectStore(new MemoryObjectStore(), whole)))).rig.close();
     expect(whole.count).toBeGreaterThan(10);
     for (let limit = 1; limit <= whole.count; limit++) {
-      for (const after of [false, true]) {
+      for (const when of ['before', 'after'] as const) {
+        await afterDeath();
         const store = new MemoryObjectStore();
-        const { rig, flushedLsn, random } = await live(new DyingStore(store, limit, after));
-        const what = `death at ${limit} ${after ? 'after' : 'before'}`;
+        const { rig, flushedLsn, random } = await live(
+          await open(new FaultyObjectStore(store, new Death(limit, when))),
+        );
+        const what = `death ${when} operation ${limit}`;
         // Those whose creation was not heard of may be there or not.
-        for (const model of [...rig.models]) {
-          const exists = await StoredIndex.load(store, model.id, 0).then(
-            () => true,
-            () => false,
-          );
-          expect(exists, what).toBe(true);
+        for (const { id } of rig.models) {
+          const index = await StoredIndex.load(store, id, 0).catch(() => null);
+          expect(index, what).not.toBeNull();
         }
-        await rig.restart(store);
+        await afterDeath();
+        await rig.restart(await open(store));
         if (rig.models.length === 0) continue;
         const main = rig.running.get(rig.models[0]!.id.timelineId)!;
         expect(main.timeline.diskConsistentLsn, what).toBeGreaterThanOrEqual(flushedLsn.at(-1) ?? 0);
@@ -195,16 +254,31 @@ describe('death at every operation of the store', () => {
           for (const key of allKeys.filter((_, i) => i % 3 === limit % 3)) {
             await checkKey(rig, model, key, someLsn(rig, random, model), what);
           }
-          await rig.ingest(model, 20);
-          await rig.flush(model);
-          await rig.compact(model, 'merge');
         }
-        for (const running of rig.running.values()) await running.settled();
-        await rig.createTenant();
-        const { problems, garbage } = await scrub({ store, tenant: null, isDeep: true });
-        expect({ problems, garbage }, what).toEqual({ problems: [], garbage: [] });
+        await expectNoWaste(rig, store, what);
         await rig.close();
       }
     }
-  });
+  }
+
+  it('the next process goes on from what is stored', () =>
+    dieEverywhere(
+      async (store) => store,
+      async () => {},
+    ));
+
+  for (const disk of ['still has', 'has lost'] as const) {
+    it(`and from a store that is far away, where the disk ${disk} what was there`, async () => {
+      const folder = await mkdtemp(join(tmpdir(), 'pagelite-model-'));
+      const wipe = () => rm(folder, { recursive: true, force: true });
+      try {
+        await dieEverywhere(
+          (remote) => TieredObjectStore.open({ remote, folder, budgetBytes: 1e9, log: silentLog }),
+          disk === 'has lost' ? wipe : async () => {},
+        );
+      } finally {
+        await wipe();
+      }
+    }, 120_000);
+  }
 });
