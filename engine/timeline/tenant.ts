@@ -27,11 +27,20 @@ import { type BranchSource, branchIndex, checkBranchPoint } from './branch.ts';
 import type { GcResult } from './garbage-collection.ts';
 import { skipped } from './garbage-collection.ts';
 import type { Ancestor } from './gather.ts';
-import { type IndexPart, layerKey, parseIndexFile, StoredIndex, tenantFolder, timelineFolder } from './index-part.ts';
+import {
+  type IndexPart,
+  indexFileName,
+  layerKey,
+  parseIndexFile,
+  StoredIndex,
+  tenantFolder,
+  timelineFolder,
+} from './index-part.ts';
 import { findRetention, type Retention } from './retention.ts';
 import { RunningTimeline, type SharedParts, timelineOf } from './running-timeline.ts';
 import type { TenantAttachment } from './tenant-claims.ts';
 import { storeTenantConfig, type TenantConfig } from './tenant-config.ts';
+import { retryUnavailable } from './upload-queue.ts';
 
 export interface TenantParts {
   readonly shared: Omit<SharedParts, 'config'>;
@@ -49,8 +58,16 @@ type Slot =
   | { readonly kind: 'broken'; readonly error: Error }
   /** It rests: nobody can read it until it is taken up again. */
   | { readonly kind: 'archived'; readonly index: StoredIndex }
-  /** Being created, as a branch of another or not, or being deleted. `branchLsn`: where it branches off, once that is checked. */
-  | { readonly kind: 'busy'; readonly ancestorId: TimelineId | null; readonly branchLsn?: Lsn };
+  /**
+   * Being created, as a branch of another or not, or being deleted. `branchLsn`: where it branches off, once that is checked. `removal`: what it has in
+   * the store is being removed.
+   */
+  | {
+      readonly kind: 'busy';
+      readonly ancestorId: TimelineId | null;
+      readonly branchLsn?: Lsn;
+      readonly removal?: Promise<void>;
+    };
 
 /** A timeline whose index was read. */
 interface LoadedTimeline {
@@ -71,6 +88,7 @@ export class Tenant {
   readonly #attachedAtMs: number;
   #overrides: Partial<TenantConfig>;
   #config: TenantConfig;
+  readonly #abort = new AbortController();
   #closed = false;
   #collectedAtMs: number;
   #collecting: Promise<void> | null = null;
@@ -155,9 +173,11 @@ export class Tenant {
     timeline: TimelineId,
     ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn | null } | null,
   ): Promise<void> {
-    return this.#create(timeline, ancestor?.timelineId ?? null, () =>
-      ancestor === null ? this.#fromTemplate(timeline) : this.#branch(timeline, ancestor),
-    );
+    const { store } = this.#shared;
+    return this.#create(timeline, ancestor?.timelineId ?? null, {
+      make: () => (ancestor === null ? this.#fromTemplate(timeline) : this.#branch(timeline, ancestor)),
+      undo: () => deleteFiles(store, this.#idOf(timeline)),
+    });
   }
 
   /**
@@ -165,38 +185,54 @@ export class Tenant {
    * `notFound` (ancestor).
    */
   adoptTimeline(timeline: TimelineId, part: IndexPart): Promise<void> {
-    return this.#create(timeline, part.ancestor?.timelineId ?? null, async () => {
-      const id = this.#idOf(timeline);
-      if (part.ancestor !== null) checkSamePoint(id, part, await this.#branch(timeline, part.ancestor));
-      await this.#checkImported(id, part);
-      return part;
+    const id = this.#idOf(timeline);
+    return this.#create(timeline, part.ancestor?.timelineId ?? null, {
+      make: async () => {
+        if (part.ancestor !== null) checkSamePoint(id, part, await this.#branch(timeline, part.ancestor));
+        await this.#checkImported(id, part);
+        return part;
+      },
+      // The layers stay: it can be tried again.
+      undo: () => deleteIndexes(this.#shared.store, id),
     });
   }
 
-  async #create(timeline: TimelineId, ancestorId: TimelineId | null, make: () => Promise<IndexPart>): Promise<void> {
+  async #create(
+    timeline: TimelineId,
+    ancestorId: TimelineId | null,
+    { make, undo }: { make: () => Promise<IndexPart>; undo: () => Promise<void> },
+  ): Promise<void> {
     this.#checkOpen();
     const id = this.#idOf(timeline);
-    if (this.#timelines.has(timeline)) throw new PageliteError('invalid', `timeline ${timeline} exists`, { ...id });
+    const there = this.#timelines.get(timeline);
+    if (there?.kind === 'busy' && there.removal !== undefined) throw beingRemoved(id);
+    if (there !== undefined) throw new PageliteError('invalid', `timeline ${timeline} exists`, { ...id });
     this.#timelines.set(timeline, { kind: 'busy', ancestorId });
+    const { store, attachment } = this.#shared;
     try {
       const part = await make();
-      const { store, attachment } = this.#shared;
       const index = await StoredIndex.create(store, id, attachment.generation, part);
       // Whoever has attached the tenant since does not know of this timeline.
       await attachment.check();
       this.#checkOpen();
       this.#make(id, index, []).start();
     } catch (error) {
-      this.#timelines.delete(timeline);
+      // It may be there, and nobody was told so: until it is gone for certain, what it needs of its ancestor stays.
+      if (isPageliteError(error, 'unavailable') && !this.#closed) void this.#remove(timeline, undo);
+      else this.#timelines.delete(timeline);
       throw error;
     }
   }
 
-  /** Throws `notFound`, and `invalid` while other timelines branch from it. */
+  /**
+   * Throws `notFound`, and `invalid` while other timelines branch from it; `unavailable` if the store is away: it is gone for its readers then, and from
+   * the store once that is back.
+   */
   async deleteTimeline(timeline: TimelineId): Promise<void> {
     this.#checkOpen();
     const id = this.#idOf(timeline);
     const slot = this.#timelines.get(timeline);
+    if (slot?.kind === 'busy' && slot.removal !== undefined) throw beingRemoved(id);
     if (slot === undefined || slot.kind === 'busy') throw this.#noTimeline(timeline);
     const reason = this.#neededBy(timeline, slot.kind === 'broken');
     if (reason !== null) {
@@ -209,9 +245,38 @@ export class Tenant {
       await slot.running.close();
       this.#shared.deletedCounters.add(slot.running.timeline.counters);
     }
-    await deleteFiles(store, id);
     this.#parts.imports.forget(id);
+    try {
+      await deleteFiles(store, id);
+    } catch (error) {
+      if (isPageliteError(error, 'unavailable')) void this.#remove(timeline, () => deleteFiles(store, id));
+      throw error;
+    }
     this.#timelines.delete(timeline);
+  }
+
+  /** Tries until it is done or the tenant is closed. Never rejects. */
+  #remove(timeline: TimelineId, work: () => Promise<void>): Promise<void> {
+    const { clock, log } = this.#shared;
+    const id = this.#idOf(timeline);
+    const slot = this.#timelines.get(timeline);
+    const { attachment } = this.#shared;
+    const checked = async () => {
+      await attachment.check();
+      await work();
+    };
+    const removal = retryUnavailable(checked, clock, this.#abort.signal, (error) =>
+      log.warn('a timeline cannot be removed yet', { ...id, error: messageOf(error) }),
+    ).then(
+      () => void this.#timelines.delete(timeline),
+      (error) => {
+        if (!this.#closed) log.error('a timeline cannot be removed', { ...id, error: messageOf(error) });
+      },
+    );
+    const { ancestorId = null, branchLsn } = slot?.kind === 'busy' ? slot : {};
+    const at = branchLsn === undefined ? {} : { branchLsn };
+    this.#timelines.set(timeline, { kind: 'busy', ancestorId, ...at, removal });
+    return removal;
   }
 
   /** The index of a timeline that is archived; null if it is not. */
@@ -286,8 +351,13 @@ export class Tenant {
     if (this.#closed) return;
     this.#closed = true;
     const collecting = this.#collecting;
+    this.#abort.abort(new PageliteError('closed', `tenant ${this.id} was closed`, { tenantId: this.id }));
     const all = [...this.#timelines.values()];
-    await Promise.all(all.map((slot) => (slot.kind === 'running' ? slot.running.close() : undefined)));
+    const ends = all.map((slot) => {
+      if (slot.kind === 'running') return slot.running.close();
+      return slot.kind === 'busy' ? slot.removal : undefined;
+    });
+    await Promise.all(ends);
     await collecting;
   }
 
@@ -575,6 +645,16 @@ async function deleteFiles(store: SharedParts['store'], id: TenantTimelineId): P
   const keys = (await store.list(folder)).map(({ key }) => ({ key, rank: rank(key) }));
   for (const { key } of keys.sort((a, b) => a.rank - b.rank)) await store.delete(key);
 }
+
+async function deleteIndexes(store: SharedParts['store'], id: TenantTimelineId): Promise<void> {
+  const folder = timelineFolder(id);
+  for (const { key } of await store.list(folder + indexFileName)) {
+    if (parseIndexFile(key.slice(folder.length)) !== null) await store.delete(key);
+  }
+}
+
+const beingRemoved = (id: TenantTimelineId): PageliteError =>
+  new PageliteError('unavailable', `timeline ${id.timelineId} is being removed from the store: try again`, { ...id });
 
 function ancestorOf(slot: Slot): TimelineId | null {
   if (slot.kind === 'running') return slot.running.timeline.ancestorId;
