@@ -52,6 +52,8 @@ export type CompactionForce = PlanInput<LayerFile>['force'];
 
 export interface CompactionStatus {
   readonly isRunning: boolean;
+  /** What is done now, and the bytes of layers that it has written so far. */
+  readonly job: { readonly kind: Job['kind']; readonly bytesWritten: number } | null;
   /** Flushed layers that are not merged yet. */
   readonly flushedLayers: number;
   /** Why the last job failed; null if it did not. */
@@ -68,6 +70,7 @@ export class Compaction {
   #retryAtMs = 0;
   #retryPauseMs = compactionRetryMinMs;
   #lastError: string | null = null;
+  #job: { readonly kind: Job['kind']; bytesWritten: number } | null = null;
 
   constructor(parts: TimelineCompactionParts) {
     this.#parts = parts;
@@ -75,7 +78,8 @@ export class Compaction {
 
   get status(): CompactionStatus {
     return {
-      isRunning: this.#running !== null,
+      isRunning: this.#running !== null || this.#job !== null,
+      job: this.#job && { ...this.#job },
       flushedLayers: this.#flushed().length,
       lastError: this.#lastError,
     };
@@ -194,7 +198,7 @@ export class Compaction {
     const entries: LayerEntry[] = [];
     /** An input that holds all of its keys already stays as it is. */
     const kept = new Set<LayerFile>();
-    let bytesDone = 0;
+    const progress = { kind: job.kind, bytesWritten: 0 };
     const task = this.#task(job, {
       put: async (written, isComplete) => {
         const same = inputs.find(({ name }) => name === written.name);
@@ -202,15 +206,18 @@ export class Compaction {
         else entries.push(await uploads.addLayer(written, isComplete));
       },
       onProgress: (bytes) => {
-        bytesDone += bytes;
+        progress.bytesWritten += bytes;
       },
     });
+    this.#job = progress;
     try {
       await whileHeld(timeline, () => this.#parts.host.run(task));
     } catch (error) {
       // Nothing names them.
       await uploads.discard(entries.map((entry) => layerKey(timeline.id, entry)));
       throw error;
+    } finally {
+      this.#job = null;
     }
     const removed = inputs.filter((layer) => !kept.has(layer));
     await this.#swap(job, entries, removed);
@@ -219,7 +226,7 @@ export class Compaction {
       lsn: formatLsn(timeline.diskConsistentLsn),
       layersRead: inputs.length,
       layersWritten: entries.length,
-      bytesWritten: bytesDone,
+      bytesWritten: progress.bytesWritten,
     });
   }
 

@@ -224,6 +224,11 @@ export class StoredIndex {
     return index;
   }
 
+  /** The store has one of this owner, which replaces what owners of before had. */
+  get isOwn(): boolean {
+    return this.#isOwn;
+  }
+
   get key(): string {
     return timelineFolder(this.id) + indexFile(this.generation);
   }

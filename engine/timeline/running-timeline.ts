@@ -10,7 +10,7 @@ import { WalReceiver } from '../ingest/wal-receiver.ts';
 import type { BlockCache } from '../layers/block-cache.ts';
 import type { ClockCache } from '../layers/clock-cache.ts';
 import { LayerFile } from '../layers/layer-file.ts';
-import { parseLayerName } from '../layers/layer-name.ts';
+import { parseLayerFile, parseLayerName } from '../layers/layer-name.ts';
 import type { TenantTimelineId } from '../model/ids.ts';
 import { formatKey, type Key } from '../model/key.ts';
 import type { Lsn } from '../model/lsn.ts';
@@ -113,6 +113,7 @@ export class RunningTimeline {
       index,
       signal,
       readersGone: () => timeline.readers.gone(),
+      onStored: () => this.#takeLeftovers(),
       onFailure: (error) => timeline.stop(error),
     });
     const { uploads } = this;
@@ -162,6 +163,11 @@ export class RunningTimeline {
   start(): void {
     this.#receiver.start();
     this.compaction.kick();
+    if (this.index.isOwn) this.#takeLeftovers();
+    // Layers that nobody needs take room; an index of before goes with the next change.
+    else if (this.#leftovers.some((key) => parseLayerFile(key.slice(key.lastIndexOf('/') + 1)) !== null)) {
+      void this.uploads.change((part) => part);
+    }
   }
 
   /** Ingest is at a record boundary. A promise to await before the next batch, if there is too much in memory. */
@@ -345,6 +351,7 @@ export class RunningTimeline {
     await this.compaction.exclusive(() =>
       this.uploads.change((part) => ({ ...part, archivedAtMs: this.#shared.clock.now() })),
     );
+    await this.settled();
     await this.close();
   }
 
@@ -395,6 +402,9 @@ export class RunningTimeline {
   #onFlushed(): void {
     this.#lastFlushMs = this.#shared.clock.now();
     this.compaction.kick();
+  }
+
+  #takeLeftovers(): void {
     const leftovers = this.#leftovers;
     this.#leftovers = [];
     if (leftovers.length > 0) this.#removing = this.#removeLeftovers(leftovers);

@@ -57,7 +57,7 @@ type Slot =
   | { readonly kind: 'running'; readonly running: RunningTimeline }
   | { readonly kind: 'broken'; readonly error: Error }
   /** It rests: nobody can read it until it is taken up again. */
-  | { readonly kind: 'archived'; readonly index: StoredIndex }
+  | { readonly kind: 'archived'; readonly index: StoredIndex; readonly leftovers: readonly string[] }
   /**
    * Being created, as a branch of another or not, or being deleted. `branchLsn`: where it branches off, once that is checked. `removal`: what it has in
    * the store is being removed.
@@ -302,7 +302,7 @@ export class Tenant {
     this.#timelines.set(timeline, { kind: 'busy', ancestorId, branchLsn: running.timeline.startLsn });
     try {
       await running.archive();
-      this.#timelines.set(timeline, { kind: 'archived', index: running.index });
+      this.#timelines.set(timeline, { kind: 'archived', index: running.index, leftovers: [] });
     } catch (error) {
       this.#timelines.set(timeline, { kind: 'running', running });
       throw error;
@@ -317,7 +317,7 @@ export class Tenant {
       this.running(timeline);
       return;
     }
-    const { index } = slot;
+    const { index, leftovers } = slot;
     const { ancestor } = index.part;
     if (ancestor !== null && this.archived(ancestor.timelineId) !== null) {
       const message = `timeline ${timeline} cannot be taken up: its ancestor ${ancestor.timelineId} is archived`;
@@ -332,7 +332,7 @@ export class Tenant {
       await index.put({ ...index.part, archivedAtMs: null });
       await this.attachment.check();
       this.#checkOpen();
-      this.#make(this.#idOf(timeline), index, []).start();
+      this.#make(this.#idOf(timeline), index, leftovers).start();
     } catch (error) {
       this.#timelines.set(timeline, slot);
       throw error;
@@ -406,8 +406,8 @@ export class Tenant {
       }
     };
     await Promise.all(Array.from({ length: loadsAtOnce }, loadNext));
-    for (const { id, index } of loaded) {
-      if (index.part.archivedAtMs !== null) this.#timelines.set(id.timelineId, { kind: 'archived', index });
+    for (const { id, index, leftovers } of loaded) {
+      if (index.part.archivedAtMs !== null) this.#timelines.set(id.timelineId, { kind: 'archived', index, leftovers });
     }
     const awake = loaded.filter(({ index }) => index.part.archivedAtMs === null);
     for (const running of awake.map(({ id, index, leftovers }) => this.#make(id, index, leftovers))) running.start();

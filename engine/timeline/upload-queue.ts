@@ -30,6 +30,8 @@ export interface UploadQueueParts {
   readonly signal: AbortSignal;
   /** Resolves when every read that may have found a layer dropped by now has ended. */
   readersGone(): Promise<void>;
+  /** The store has an index of ours now, and nobody newer has attached the tenant. */
+  onStored(): void;
   /** Nothing more can be stored: `fenced`, or worse. */
   onFailure(error: Error): void;
 }
@@ -147,7 +149,7 @@ export class UploadQueue {
     };
     const done = attempt();
     const run = done.then(
-      () => this.#deleteDropped(before),
+      () => this.#stored(before),
       () => {},
     );
     this.#running = run.finally(() => {
@@ -234,7 +236,7 @@ export class UploadQueue {
         await this.#retry(() => attachment.check());
         this.#lastError = null;
         for (const { resolve } of waiters.splice(0)) resolve();
-        this.#deleteDropped(before);
+        this.#stored(before);
       }
     } catch (error) {
       this.#failure = error as Error;
@@ -261,8 +263,9 @@ export class UploadQueue {
     for (const result of results) if (result.status === 'rejected') throw result.reason;
   }
 
-  /** Of the index that was stored before the present one. */
-  #deleteDropped(before: IndexPart): void {
+  /** `before`: the index that was stored before the present one. */
+  #stored(before: IndexPart): void {
+    this.#parts.onStored();
     const named = new Set(this.#parts.index.part.layers.map((entry) => layerKey(this.id, entry)));
     const dropped = before.layers.map((entry) => layerKey(this.id, entry)).filter((key) => !named.has(key));
     if (dropped.length > 0) void this.deleteObjects(dropped);

@@ -7,7 +7,7 @@ import type { Repository } from '../control-plane/repository.ts';
 import { checkNoEndpoints, StorageAdmin, type TimelineStorageInfo } from '../control-plane/storage-admin.ts';
 import type { TimelineInfo } from '../control-plane/storage-api.ts';
 import { type CliContext, tenantArgument } from './context.ts';
-import { formatBytes } from './progress.ts';
+import { formatBytes, ProgressLine } from './progress.ts';
 
 interface BranchOptions {
   readonly branchName: string;
@@ -30,7 +30,14 @@ export function addTimelineStorageCommands(timeline: Command, context: CliContex
     .option('--force', 'write the pages of every key range with changes anew')
     .action((options: BranchOptions & { force?: boolean }) =>
       withBranch(options, context, async ({ admin, id }) => {
-        await admin.compact(id, options.force === true);
+        const line = new ProgressLine(context.progressOutput);
+        try {
+          await admin.compact(id, options.force === true, ({ kind, bytes_written: done }) =>
+            line.tell({ text: jobText[kind] ?? kind, done, total: 0, unit: 'bytes' }),
+          );
+        } finally {
+          line.clear();
+        }
         context.say(`Compacted branch '${options.branchName}'`);
       }),
     );
@@ -66,6 +73,11 @@ export function addTimelineStorageCommands(timeline: Command, context: CliContex
       }),
   );
 }
+
+const jobText: Readonly<Record<string, string>> = {
+  l0_compaction: 'merging layers',
+  image_layer_creation: 'writing pages anew',
+};
 
 interface Branch {
   readonly repository: Repository;
@@ -128,6 +140,7 @@ function storageJson(info: TimelineStorageInfo, nameOf: (timelineId: string) => 
     uploads: { layers: info.uploads.layers, bytes: info.uploads.bytes, lastError: info.uploads.last_error },
     compaction: {
       running: info.compaction.running,
+      job: info.compaction.job && { kind: info.compaction.job.kind, bytesWritten: info.compaction.job.bytes_written },
       l0Layers: info.compaction.l0_layers,
       lastError: info.compaction.last_error,
     },
@@ -156,7 +169,10 @@ function describe(timeline: TimelineInfo, info: TimelineStorageInfo, nameOf: (ti
   if (uploads.layers > 0)
     lines.push(`On its way to the remote storage: ${uploads.layers} layers, ${formatBytes(uploads.bytes)}`);
   if (uploads.last_error !== null) lines.push(`The remote storage: ${uploads.last_error}`);
-  if (compaction.running) lines.push('Compaction is under way');
+  if (compaction.job !== null) {
+    const { kind, bytes_written: written } = compaction.job;
+    lines.push(`Compaction is under way: ${jobText[kind] ?? kind}, ${formatBytes(written)}`);
+  } else if (compaction.running) lines.push('Compaction is under way');
   if (compaction.l0_layers > 0) lines.push(`To be merged: ${compaction.l0_layers} layers`);
   if (compaction.last_error !== null) lines.push(`Compaction: ${compaction.last_error}`);
   return lines;

@@ -2,13 +2,14 @@
  * What operators ask of a pageserver beyond branches: where tenants are, their settings, how timelines are stored. Over HTTP only: there has to be a
  * pageserver process (or `pagelite dev`).
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
-import { PageliteError } from '../../engine/errors.ts';
+import { isPageliteError, PageliteError } from '../../engine/errors.ts';
 import type { TenantId, TenantTimelineId } from '../../engine/model/ids.ts';
 import { branchesOf, branchNameDefault, nameBranch, nameOfTimeline } from './branches.ts';
 import { listEndpoints, statusOf } from './endpoints.ts';
 import type { Repository } from './repository.ts';
-import { HttpApi, HttpStorage } from './storage-clients.ts';
+import { HttpApi, HttpStorage, longRequestTimeoutMs } from './storage-clients.ts';
 
 const nothing = z.unknown();
 const settings = z.record(z.string(), z.union([z.string(), z.number()]));
@@ -26,7 +27,12 @@ const storageInfo = z.object({
     }),
   ),
   uploads: z.object({ layers: z.number(), bytes: z.number(), deletes: z.number(), last_error: z.string().nullable() }),
-  compaction: z.object({ running: z.boolean(), l0_layers: z.number(), last_error: z.string().nullable() }),
+  compaction: z.object({
+    running: z.boolean(),
+    job: z.object({ kind: z.string(), bytes_written: z.number() }).nullable(),
+    l0_layers: z.number(),
+    last_error: z.string().nullable(),
+  }),
 });
 const gcResult = z.object({
   layers_total: z.number(),
@@ -40,6 +46,8 @@ export type TenantSettings = z.infer<typeof tenantSettings>;
 export type TimelineStorageInfo = z.infer<typeof storageInfo>;
 export type GarbageCollected = z.infer<typeof gcResult>;
 
+const watchPauseMs = 500;
+
 export class StorageAdmin {
   readonly #api: HttpApi;
 
@@ -48,15 +56,27 @@ export class StorageAdmin {
   }
 
   attachTenant(id: TenantId): Promise<unknown> {
-    return this.#api.call(nothing, 'PUT', `/v1/tenant/${id}/location_config`, { mode: 'AttachedSingle' });
+    return this.#api.call(
+      nothing,
+      'PUT',
+      `/v1/tenant/${id}/location_config`,
+      { mode: 'AttachedSingle' },
+      longRequestTimeoutMs,
+    );
   }
 
   detachTenant(id: TenantId): Promise<unknown> {
-    return this.#api.call(nothing, 'PUT', `/v1/tenant/${id}/location_config`, { mode: 'Detached' });
+    return this.#api.call(
+      nothing,
+      'PUT',
+      `/v1/tenant/${id}/location_config`,
+      { mode: 'Detached' },
+      longRequestTimeoutMs,
+    );
   }
 
   deleteTenant(id: TenantId): Promise<unknown> {
-    return this.#api.call(nothing, 'DELETE', `/v1/tenant/${id}`);
+    return this.#api.call(nothing, 'DELETE', `/v1/tenant/${id}`, undefined, longRequestTimeoutMs);
   }
 
   tenantSettings(id: TenantId): Promise<TenantSettings> {
@@ -72,23 +92,57 @@ export class StorageAdmin {
     return this.#api.call(storageInfo, 'GET', `${pathOf(id)}/storage`);
   }
 
-  async compact(id: TenantTimelineId, isForced: boolean): Promise<void> {
-    // What is in memory first.
-    await this.#api.call(nothing, 'PUT', `${pathOf(id)}/checkpoint?force_image_layer_creation=${isForced}`);
-    await this.#api.call(nothing, 'PUT', `${pathOf(id)}/compact`);
+  /** However long it takes. `onProgress`: every now and then, what it is at. */
+  async compact(
+    id: TenantTimelineId,
+    isForced: boolean,
+    onProgress: (job: NonNullable<TimelineStorageInfo['compaction']['job']>) => void,
+  ): Promise<void> {
+    const stop = new AbortController();
+    const watching = this.#watch(id, stop.signal, onProgress);
+    try {
+      // What is in memory first.
+      await this.#insist(`${pathOf(id)}/checkpoint?force_image_layer_creation=${isForced}`);
+      await this.#insist(`${pathOf(id)}/compact`);
+    } finally {
+      stop.abort();
+      await watching;
+    }
   }
 
   collectGarbage(id: TenantTimelineId): Promise<GarbageCollected> {
-    return this.#api.call(gcResult, 'PUT', `${pathOf(id)}/do_gc`);
+    return this.#api.call(gcResult, 'PUT', `${pathOf(id)}/do_gc`, undefined, longRequestTimeoutMs);
   }
 
   detachAncestor(id: TenantTimelineId): Promise<unknown> {
-    return this.#api.call(nothing, 'PUT', `${pathOf(id)}/detach_ancestor`);
+    return this.#insist(`${pathOf(id)}/detach_ancestor`);
   }
 
   setArchived(id: TenantTimelineId, isArchived: boolean): Promise<unknown> {
     const state = isArchived ? 'Archived' : 'Unarchived';
-    return this.#api.call(nothing, 'PUT', `${pathOf(id)}/archival_config`, { state });
+    return this.#api.call(nothing, 'PUT', `${pathOf(id)}/archival_config`, { state }, longRequestTimeoutMs);
+  }
+
+  /** Of what goes on when the asker has gone, and is done at once when it is done already. */
+  async #insist(path: string): Promise<void> {
+    for (;;) {
+      try {
+        await this.#api.call(nothing, 'PUT', path, undefined, longRequestTimeoutMs);
+        return;
+      } catch (error) {
+        if (!isPageliteError(error, 'unavailable') || error.data.isLate !== true) throw error;
+      }
+    }
+  }
+
+  async #watch(id: TenantTimelineId, signal: AbortSignal, onProgress: Parameters<StorageAdmin['compact']>[2]) {
+    for (;;) {
+      await sleep(watchPauseMs, undefined, { signal }).catch(() => {});
+      if (signal.aborted) return;
+      // What is wrong is told by the request that is watched.
+      const info = await this.timelineStorage(id).catch(() => null);
+      if (info?.compaction.job) onProgress(info.compaction.job);
+    }
   }
 }
 

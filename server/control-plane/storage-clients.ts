@@ -25,7 +25,7 @@ import type { CommitHistory, TimelineInfo, TransferStorage } from './storage-api
 
 /** Longer than anything a server waits for by itself. */
 const requestTimeoutMs = 90_000;
-/** Of what reads and writes a whole timeline; undici gives up by itself after five minutes without an answer. */
+/** Of what reads or writes a whole timeline. Node's fetch gives up by itself after five minutes. */
 export const longRequestTimeoutMs = 240_000;
 
 /** What goes wrong is told by the call that it fails. */
@@ -105,8 +105,14 @@ export class HttpApi {
     throw errorOf(this.#server, response.status, asJson(text), text);
   }
 
-  async call<S extends z.ZodType>(schema: S, method: string, path: string, body?: object): Promise<z.infer<S>> {
-    const response = await this.#ask(method, path, body);
+  async call<S extends z.ZodType>(
+    schema: S,
+    method: string,
+    path: string,
+    body?: object,
+    timeoutMs = requestTimeoutMs,
+  ): Promise<z.infer<S>> {
+    const response = await this.#ask(method, path, body, undefined, {}, timeoutMs);
     const text = await response.text();
     const json = asJson(text);
     if (!response.ok) throw errorOf(this.#server, response.status, json, text);
@@ -139,10 +145,11 @@ export class HttpApi {
     body?: object | string | Uint8Array<ArrayBuffer>,
     signal?: AbortSignal,
     headers: Readonly<Record<string, string>> = {},
+    timeoutMs = requestTimeoutMs,
   ): Promise<Response> {
     const pid = runningPid(this.#pidFile);
     if (pid === null) throw this.#unanswered('it is not running');
-    const response = await this.#fetch(method, path, pid, body, signal, headers);
+    const response = await this.#fetch(method, path, pid, timeoutMs, body, signal, headers);
     if (response.status === 421) throw this.#unanswered('another process has its port');
     return response;
   }
@@ -151,11 +158,12 @@ export class HttpApi {
     method: string,
     path: string,
     pid: number,
+    timeoutMs: number,
     body?: object | string | Uint8Array<ArrayBuffer>,
     signal?: AbortSignal,
     more: Readonly<Record<string, string>> = {},
   ): Promise<Response> {
-    const timeout = AbortSignal.timeout(requestTimeoutMs);
+    const timeout = AbortSignal.timeout(timeoutMs);
     const isBytes = body instanceof Uint8Array;
     const type = isBytes ? 'application/octet-stream' : 'application/json';
     try {
@@ -167,8 +175,14 @@ export class HttpApi {
       });
     } catch (cause) {
       if (signal?.aborted) throw signal.reason;
+      if (timeout.aborted) throw this.#late(timeoutMs, cause);
       throw this.#unanswered(messageOf((cause as { cause?: unknown }).cause ?? cause), cause);
     }
+  }
+
+  #late(timeoutMs: number, cause: unknown): PageliteError {
+    const text = `the ${this.#server} at ${this.#base} has not answered in ${timeoutMs / 1000} s. It may still be at it`;
+    return new PageliteError('unavailable', text, { address: this.#base, isLate: true }, { cause });
   }
 
   #unanswered(why: string, cause?: unknown): PageliteError {

@@ -6,7 +6,7 @@ import { setImmediate } from 'node:timers/promises';
 import { diskBudgetBytes } from '../../engine/limits.ts';
 import type { NodeId } from '../../engine/model/ids.ts';
 import { PostgresRedo } from '../../engine/redo/postgres-redo.ts';
-import type { Log, WalService } from '../../engine/services.ts';
+import type { Log, ObjectStore, WalService } from '../../engine/services.ts';
 import { Pageserver, type PageserverLimits } from '../../engine/timeline/pageserver.ts';
 import { DiskObjectStore } from '../object-store/disk.ts';
 import { formatRemoteStorage, openRemoteStorage, type RemoteStorage } from '../object-store/remote-storage.ts';
@@ -23,6 +23,8 @@ export interface OpenPageserverOptions {
   /** Where the truth is; null: in `dir`. */
   readonly remoteStorage: RemoteStorage | null;
   readonly diskBudgetBytes?: number;
+  /** Stands between the truth and who uses it: faults, for tests. */
+  readonly around?: (store: ObjectStore) => ObjectStore;
   readonly nodeId: NodeId;
   readonly wal: readonly WalService[];
   readonly artefacts: PGliteArtefacts;
@@ -41,10 +43,11 @@ async function openStore({
   dir,
   remoteStorage,
   diskBudgetBytes: budgetBytes = diskBudgetBytes,
+  around = (store) => store,
   log,
 }: OpenPageserverOptions) {
-  if (remoteStorage === null) return { store: await DiskObjectStore.open(dir), staging: null };
-  const remote = await openRemoteStorage(remoteStorage);
+  if (remoteStorage === null) return { store: around(await DiskObjectStore.open(dir)), staging: null };
+  const remote = around(await openRemoteStorage(remoteStorage));
   log.info('opened the remote storage', { remoteStorage: formatRemoteStorage(remoteStorage) });
   if (remoteStorage.kind === 'folder') return { store: remote, staging: null };
   const tiered = await TieredObjectStore.open({ remote, folder: dir, budgetBytes, log });

@@ -6,7 +6,7 @@
  * - nothing is served before every timeline's index was looked at; nothing of the Pageserver is used after the ports are closed
  * - what fails on the way is undone: no port, timer or thread stays behind
  */
-import type { Log } from '../../engine/services.ts';
+import type { Log, ObjectStore } from '../../engine/services.ts';
 import type { Pageserver, PageserverLimits } from '../../engine/timeline/pageserver.ts';
 import { nodeRandom } from '../process/node-host.ts';
 import { loadPGliteArtefacts } from '../process/pglite-artefacts.ts';
@@ -21,6 +21,8 @@ export interface PageserverServerOptions extends PageserverConfig {
   /** What takes long at a start. */
   readonly progress?: (text: string) => void;
   readonly limits?: Partial<PageserverLimits>;
+  /** Stands between the truth and who uses it: faults, for tests. */
+  readonly around?: (store: ObjectStore) => ObjectStore;
 }
 
 export interface PageserverServer {

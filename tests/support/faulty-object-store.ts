@@ -3,6 +3,7 @@
  * the real store and what uses it. After the operation a failure means that its answer was lost.
  */
 import { PageliteError } from '../../engine/errors.ts';
+import { parseLayerFile } from '../../engine/layers/layer-name.ts';
 import type { ObjectStore } from '../../engine/services.ts';
 import type { SeededRandom } from './seeded-random.ts';
 
@@ -11,6 +12,27 @@ export type StoreOperation = 'put' | 'get' | 'head' | 'list' | 'delete';
 export interface Faults {
   before(operation: StoreOperation, key: string): Promise<void>;
   after(operation: StoreOperation, key: string): Promise<void>;
+}
+
+export type ObjectKind = 'layer' | 'index' | 'claim' | 'other';
+
+/** What faulty-pageserver.ts does: end at a step, or be slow and fail now and then. */
+export type FaultPlan =
+  | {
+      readonly kind: 'end';
+      readonly operation: StoreOperation;
+      readonly object: ObjectKind;
+      readonly when: 'before' | 'after';
+      /** Of such operations since the plan was made, from 1. */
+      readonly nth: number;
+    }
+  | { readonly kind: 'unreliable'; readonly delayMsMax: number; readonly failing: number };
+
+export function objectKind(key: string): ObjectKind {
+  const file = key.slice(key.lastIndexOf('/') + 1);
+  if (file.startsWith('index_part.json')) return 'index';
+  if (file.startsWith('generation-')) return 'claim';
+  return parseLayerFile(file) === null ? 'other' : 'layer';
 }
 
 export class FaultyObjectStore implements ObjectStore {

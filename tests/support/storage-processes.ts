@@ -43,8 +43,16 @@ export interface RecordedWal {
   readonly systemIdentifier: bigint;
 }
 
+export interface StorageOptions {
+  /** `s3://bucket/prefix`; without it the truth is in the pageserver's folder. */
+  readonly remoteStorage?: string;
+  /** The pageserver is faulty-pageserver.ts, with the plan in its folder. */
+  readonly isFaulty?: boolean;
+}
+
 export class StorageProcesses {
   readonly dir: string;
+  readonly #options: StorageOptions;
   readonly template: TenantTemplate;
   readonly tenantId: TenantId = newTenantId(nodeRandom);
   #safekeeperPort = 0;
@@ -52,17 +60,18 @@ export class StorageProcesses {
   #httpPort = 0;
   readonly #remotes = new Set<RemotePageService>();
 
-  private constructor(dir: string, template: TenantTemplate) {
+  private constructor(dir: string, template: TenantTemplate, options: StorageOptions) {
     this.dir = dir;
+    this.#options = options;
     this.template = template;
   }
 
   /** Both processes, and one tenant. */
-  static async start(): Promise<StorageProcesses> {
+  static async start(options: StorageOptions = {}): Promise<StorageProcesses> {
     const dir = mkdtempSync(join(tmpdir(), 'pagelite-storage-'));
     const artefacts = await loadPGliteArtefacts();
     const template = await loadTenantTemplate({ dir: cacheDir, artefacts, log: silentLog });
-    const rig = new StorageProcesses(dir, template);
+    const rig = new StorageProcesses(dir, template, options);
     try {
       await rig.#start(artefacts.version);
       return rig;
@@ -114,8 +123,10 @@ export class StorageProcesses {
   async startPageserver(): Promise<number> {
     const dir = this.pageserverDir;
     const ports = ['--listen-pg', `${localhost}:${this.#port}`, '--listen-http', `${localhost}:${this.#httpPort}`];
-    const args = ['-D', dir, ...ports, '--safekeepers', `1=${localhost}:${this.#safekeeperPort}`];
-    const entry = distUrl('server/pageserver/main.js');
+    const { remoteStorage, isFaulty = false } = this.#options;
+    const remote = remoteStorage === undefined ? [] : ['--remote-storage', remoteStorage];
+    const args = ['-D', dir, ...ports, '--safekeepers', `1=${localhost}:${this.#safekeeperPort}`, ...remote];
+    const entry = distUrl(isFaulty ? 'tests/support/faulty-pageserver.js' : 'server/pageserver/main.js');
     const { pid } = await startDaemon({ name: 'pageserver', entry, args, logFile: join(dir, 'pageserver.log') });
     return pid;
   }

@@ -103,6 +103,7 @@ async function open(staged: Staged) {
     log: silentLog,
     signal: new AbortController().signal,
     readersGone: async () => {},
+    onStored: () => {},
     onFailure: (error) => failures.push(error),
   });
   const add = async (n: number) => {

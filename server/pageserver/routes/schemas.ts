@@ -121,6 +121,10 @@ export const storageInfo = z
     }),
     compaction: z.object({
       running: z.boolean(),
+      job: z
+        .object({ kind: z.enum(['l0_compaction', 'image_layer_creation']), bytes_written: bytes })
+        .nullable()
+        .describe('What is done now, and the bytes of layers that it has written so far'),
       l0_layers: bytes.describe('Flushed layers that are not merged yet'),
       last_error: z.string().nullable(),
     }),

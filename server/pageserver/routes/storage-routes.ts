@@ -23,11 +23,16 @@ export function storageRoutes(pageserver: PageserverApi): Route[] {
         const id = idOf(params);
         const retention = await pageserver.retention(id);
         const { waitingLayers, waitingBytes, deleting, lastError } = pageserver.uploadStatus(id);
-        const { isRunning, flushedLayers, lastError: compactionError } = pageserver.compactionStatus(id);
+        const { isRunning, job, flushedLayers, lastError: compactionError } = pageserver.compactionStatus(id);
         return {
           ...retentionInfo(retention),
           uploads: { layers: waitingLayers, bytes: waitingBytes, deletes: deleting, last_error: lastError },
-          compaction: { running: isRunning, l0_layers: flushedLayers, last_error: compactionError },
+          compaction: {
+            running: isRunning,
+            job: job && { kind: jobName[job.kind], bytes_written: job.bytesWritten },
+            l0_layers: flushedLayers,
+            last_error: compactionError,
+          },
         };
       },
     }),
@@ -93,6 +98,9 @@ export function storageRoutes(pageserver: PageserverApi): Route[] {
     }),
   ];
 }
+
+/** Neon's words. */
+const jobName = { mergeDeltas: 'l0_compaction', imageColumn: 'image_layer_creation' } as const;
 
 function retentionInfo({ cutoffLsn, spaceCutoffLsn, timeCutoffLsn, points }: Retention) {
   return {
