@@ -140,6 +140,8 @@ export class WalReceiver {
   async #follow(service: WalService): Promise<void> {
     const { target, log } = this.#parts;
     const startLsn = target.lastRecordLsn;
+    // It may have been closed while safekeepers were asked.
+    this.#abort.signal.throwIfAborted();
     const stream = new AbortController();
     const end = () => stream.abort(this.#abort.signal.reason);
     this.#abort.signal.addEventListener('abort', end, { once: true });

@@ -17,6 +17,7 @@ import {
   lsnLeaseLengthMs,
   pitrIntervalMs,
 } from '../limits.ts';
+import { parseByteSize } from '../model/byte-size.ts';
 import type { TenantId } from '../model/ids.ts';
 import type { ObjectStore } from '../services.ts';
 import { decodeChecked, encodeChecked, tenantFolder } from './index-part.ts';
@@ -71,6 +72,17 @@ const kinds: { readonly [name in keyof TenantConfig]: Kind } = {
 };
 export const tenantConfigNames = Object.keys(kinds) as readonly (keyof TenantConfig)[];
 
+const parsers: { readonly [kind in Kind['kind']]: (text: string) => number | null } = {
+  duration: (text) => parseDuration(text),
+  bytes: parseByteSize,
+  count: (text) => (/^\d+$/.test(text) ? Number(text) : null),
+};
+const kindText: { readonly [kind in Kind['kind']]: string } = {
+  duration: 'a duration such as 10s, 1h or 7days',
+  bytes: 'a number of bytes, or a size such as 64MB',
+  count: 'a whole number',
+};
+
 /** Throws `invalid`, naming the setting. Durations may be numbers of milliseconds, too. */
 export function parseTenantConfig(json: object): Partial<TenantConfig> {
   const parsed: { -readonly [name in keyof TenantConfig]?: number } = {};
@@ -80,10 +92,9 @@ export function parseTenantConfig(json: object): Partial<TenantConfig> {
     }
     const key = name as keyof TenantConfig;
     const { kind, min, max } = kinds[key];
-    const number = kind === 'duration' && typeof value === 'string' ? parseDuration(value) : Number(value);
+    const number = typeof value === 'string' ? parsers[kind](value) : Number(value);
     if (!Number.isSafeInteger(number) || typeof value === 'boolean' || value === '' || value === null) {
-      const what = kind === 'duration' ? 'a duration such as 10s, 1h or 7days' : 'a whole number';
-      throw new PageliteError('invalid', `${name}: ${JSON.stringify(value)} is not ${what}`);
+      throw new PageliteError('invalid', `${name}: ${JSON.stringify(value)} is not ${kindText[kind]}`);
     }
     if (number! < min || number! > max) {
       const shown = (n: number) => (kind === 'duration' ? formatDuration(n) : String(n));

@@ -1,6 +1,7 @@
 /** What a command gets: where to print, and the repository. */
 import { InvalidArgumentError } from 'commander';
-import { isPageliteError, messageOf } from '../../engine/errors.ts';
+import { isPageliteError, messageOf, PageliteError } from '../../engine/errors.ts';
+import { parseByteSize } from '../../engine/model/byte-size.ts';
 import { type TenantId, type TimelineId, tenantId, timelineId } from '../../engine/model/ids.ts';
 import { formatLsn, type Lsn, parseLsn } from '../../engine/model/lsn.ts';
 import { parseTimestamp } from '../../engine/model/timestamp.ts';
@@ -72,6 +73,11 @@ export const tenantArgument: (text: string) => TenantId = argument((text) => ten
 export const timelineArgument: (text: string) => TimelineId = argument((text) => timelineId(text.toLowerCase()));
 export const originArgument: (text: string) => string = argument(parseOrigin);
 export const remoteStorageArgument: (text: string) => RemoteStorage = argument(parseRemoteStorage);
+export const byteSizeArgument: (text: string) => number = argument((text) => {
+  const bytes = parseByteSize(text);
+  if (bytes === null) throw new PageliteError('invalid', `"${text}" is not a size such as 500MB or 10GB`);
+  return bytes;
+});
 export const timestampArgument: (text: string) => number = argument(parseTimestamp);
 
 export function portArgument(text: string): number {

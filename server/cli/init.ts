@@ -4,13 +4,13 @@ import type { Command } from 'commander';
 import { localhost, Repository } from '../control-plane/repository.ts';
 import { shown } from '../control-plane/storage-processes.ts';
 import { openRemoteStorage, type RemoteStorage } from '../object-store/remote-storage.ts';
-import { type CliContext, nodeIdArgument, remoteStorageArgument } from './context.ts';
+import { byteSizeArgument, type CliContext, nodeIdArgument, remoteStorageArgument } from './context.ts';
 
 const help = `
 Examples:
   $ pagelite init
   $ PAGELITE_REPO_DIR=/srv/db pagelite init
-  $ pagelite init --remote-storage s3://my-bucket/pagelite
+  $ pagelite init --remote-storage s3://my-bucket/pagelite --disk-budget 20GB
   $ AWS_ENDPOINT_URL=http://127.0.0.1:9000 pagelite init --remote-storage s3://my-bucket/pagelite
 
 Ports are Neon's (pageserver 64000 and 9898, safekeeper 5454 and 7676), or the next free ones.
@@ -28,14 +28,23 @@ export function addInitCommand(program: Command, context: CliContext): void {
       'where branches are stored: s3://bucket/prefix or file:///path (default: in the repository)',
       remoteStorageArgument,
     )
+    .option(
+      '--disk-budget <size>',
+      'of the own disk, for what is kept of a bucket: 500MB, 10GB (default: 10GB)',
+      byteSizeArgument,
+    )
     .option('--pageserver-id <id>', 'its id among those that have the storage in common', nodeIdArgument)
     .addHelpText('after', help)
-    .action(async (options: { remoteStorage?: RemoteStorage; pageserverId?: number }) => {
+    .action(async (options: { remoteStorage?: RemoteStorage; diskBudget?: number; pageserverId?: number }) => {
       // Before anything is made: whether it can be used at all.
       if (options.remoteStorage) await openRemoteStorage(options.remoteStorage);
       const isShared = options.remoteStorage !== undefined;
-      const pageserverId = options.pageserverId ?? (isShared ? randomInt(2, nodeIdLimit) : 1);
-      const repository = await Repository.init(context.repositoryDir, { ...options, pageserverId });
+      const { remoteStorage, diskBudget, pageserverId = isShared ? randomInt(2, nodeIdLimit) : 1 } = options;
+      const repository = await Repository.init(context.repositoryDir, {
+        pageserverId,
+        ...(remoteStorage && { remoteStorage }),
+        ...(diskBudget !== undefined && { diskBudgetBytes: diskBudget }),
+      });
       const { pageserver } = repository.readConfig();
       const where = `'${localhost}:${pageserver.pgPort}' in "${shown(repository.dir)}"`;
       context.say(`Initializing pageserver node ${pageserver.id} at ${where}`);

@@ -33,6 +33,8 @@ const configSchema = z.strictObject({
     ...nodePorts,
     /** Where its truth is: s3://bucket/prefix, file:///path, or a path in the repository. Absent in old ones: beside its log, in pageserver_1. */
     remoteStorage: z.string().optional(),
+    /** Bytes of `pageserver_1` for what is kept of a bucket. */
+    diskBudgetBytes: z.int().min(0).optional(),
   }),
   safekeepers: z.array(z.strictObject(nodePorts)).min(1),
   /** Absent in repositories from before there was one. */
@@ -49,6 +51,8 @@ export interface InitOptions {
   readonly remoteStorage?: RemoteStorage;
   /** Default: 1. Of pageservers that have a remote storage in common, each has its own. */
   readonly pageserverId?: number;
+  /** Bytes of the pageserver's own disk that what it keeps of a bucket may take. */
+  readonly diskBudgetBytes?: number;
 }
 
 /** As in neon_local. */
@@ -99,6 +103,7 @@ export class Repository {
         id: options.pageserverId ?? 1,
         ...(await freePorts(portDefaults.pageserver, portDefaults.pageserverHttp)),
         remoteStorage: options.remoteStorage ? formatRemoteStorage(options.remoteStorage) : localRemoteStorage,
+        ...(options.diskBudgetBytes !== undefined && { diskBudgetBytes: options.diskBudgetBytes }),
       },
       safekeepers: [{ id: 1, ...(await freePorts(portDefaults.safekeeper, portDefaults.safekeeperHttp)) }],
       console: { port: await findFreePort(portDefaults.console) },

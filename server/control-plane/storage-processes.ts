@@ -161,8 +161,12 @@ export function checkNotEmbedded(repository: Repository): void {
   throw new PageliteError('invalid', `${repository.dir} is in use inside process ${pid}. ${hint}`, { pid });
 }
 
-function storageArgs({ remoteStorage }: Repository): string[] {
-  return remoteStorage === null ? [] : ['--remote-storage', formatRemoteStorage(remoteStorage)];
+function storageArgs(repository: Repository): string[] {
+  const { remoteStorage } = repository;
+  if (remoteStorage === null) return [];
+  const { diskBudgetBytes } = repository.readConfig().pageserver;
+  const budget = diskBudgetBytes === undefined ? [] : ['--disk-budget', String(diskBudgetBytes)];
+  return ['--remote-storage', formatRemoteStorage(remoteStorage), ...budget];
 }
 
 function nodeArgs(dir: string, node: NodeConfig): string[] {

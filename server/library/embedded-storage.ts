@@ -70,10 +70,12 @@ export class EmbeddedStorage implements TransferStorage {
     try {
       const dir = repository.pageserverDir;
       const redoCounters = new RedoCounters();
+      const { id, diskBudgetBytes } = repository.readConfig().pageserver;
       const pageserver = await openPageserver({
         dir,
         remoteStorage: repository.remoteStorage,
-        nodeId: nodeId(repository.readConfig().pageserver.id),
+        ...(diskBudgetBytes !== undefined && { diskBudgetBytes }),
+        nodeId: nodeId(id),
         wal: [safekeeper],
         artefacts,
         log,

@@ -3,7 +3,7 @@
  *
  *   -D DIR  --id 1  --listen-pg 127.0.0.1:64000  --listen-http 127.0.0.1:9898  --safekeepers 1=127.0.0.1:5454,2=127.0.0.1:5455
  *
- *   --remote-storage s3://bucket/prefix|file:///path   --disk-budget 10737418240
+ *   --remote-storage s3://bucket/prefix|file:///path   --disk-budget 10GB
  *
  * `listen-pg` is Neon's name for the port that computes read pages from. Port 0 lets the system choose.
  */
@@ -11,6 +11,7 @@ import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { messageOf, PageliteError } from '../../engine/errors.ts';
 import { diskBudgetBytes } from '../../engine/limits.ts';
+import { parseByteSize } from '../../engine/model/byte-size.ts';
 import { type NodeId, nodeId } from '../../engine/model/ids.ts';
 import { parseRemoteStorage, type RemoteStorage } from '../object-store/remote-storage.ts';
 
@@ -76,8 +77,9 @@ function readFlags(args: readonly string[]) {
 }
 
 function parseBytes(text: string, flag: string): number {
-  if (!/^\d{1,15}$/.test(text)) throw new PageliteError('invalid', `${flag}: "${text}" is not a number of bytes`);
-  return Number(text);
+  const bytes = parseByteSize(text);
+  if (bytes === null) throw new PageliteError('invalid', `${flag}: "${text}" is not a size such as 500MB or 10GB`);
+  return bytes;
 }
 
 function parseNodeId(text: string, flag: string): NodeId {

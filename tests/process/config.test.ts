@@ -17,7 +17,7 @@ it('has defaults', () => {
 
 it('reads every flag', () => {
   const args =
-    '-D /data --id 7 --listen-pg 0.0.0.0:1 --listen-http 2 --safekeepers 1=a:5454,2=b:5455 --remote-storage s3://my-bucket/a/b --disk-budget 1000'.split(
+    '-D /data --id 7 --listen-pg 0.0.0.0:1 --listen-http 2 --safekeepers 1=a:5454,2=b:5455 --remote-storage s3://my-bucket/a/b --disk-budget 3MB'.split(
       ' ',
     );
   expect(parsePageserverArgs(args)).toEqual({
@@ -30,7 +30,7 @@ it('reads every flag', () => {
       { id: 2, host: 'b', port: 5455 },
     ],
     remoteStorage: { kind: 's3', location: { bucket: 'my-bucket', prefix: 'a/b/' } },
-    diskBudgetBytes: 1000,
+    diskBudgetBytes: 3 * 1024 * 1024,
   });
 });
 
@@ -46,7 +46,7 @@ it.each([
   [['-D', '/d', '--remote-storage', 'bucket/x'], /begins with neither s3:\/\/ nor file/],
   [['-D', '/d', '--remote-storage', 's3://UPPER'], /not the name of a bucket/],
   [['-D', '/d', '--remote-storage', 'file://relative'], /not absolute/],
-  [['-D', '/d', '--disk-budget', '1 GB'], /--disk-budget: "1 GB"/],
+  [['-D', '/d', '--disk-budget', '1.5GB'], /--disk-budget: "1.5GB"/],
 ])('refuses %j', (args, message) => {
   expect(() => parsePageserverArgs(args)).toThrow(message);
 });

@@ -132,6 +132,30 @@ describe('WAL receiver', () => {
     expect(running.timeline.stopped).toBeNull();
   });
 
+  it('ends when it is closed while safekeepers are asked where they are', async () => {
+    const wal = new CapturedWal();
+    const [piece] = pieces(1);
+    give(wal, piece!);
+    let answer = () => {};
+    const asking = new Promise<void>((resolve) => {
+      const getStatus = wal.getStatus.bind(wal);
+      wal.getStatus = async (of) => {
+        const status = await getStatus(of);
+        resolve();
+        await new Promise<void>((go) => {
+          answer = go;
+        });
+        return status;
+      };
+    });
+    const running = await start([wal]);
+    await asking;
+    const closed = running.close();
+    answer();
+    await closed;
+    expect(wal.connectionCount).toBe(0);
+  });
+
   it('takes the safekeeper that has committed most, and another when it goes away', async () => {
     const [first, second, third] = [new CapturedWal(1), new CapturedWal(2), new CapturedWal(3)];
     const all = pieces(6);
