@@ -15,6 +15,11 @@ Examples:
   $ pagelite tenant create --set-default
   $ pagelite tenant create --tenant-id 9ef87a5bf0d92544f6fafeeb3239695c`;
 
+const attachHelp = `
+
+A branch is here as far as it was uploaded. Its newest commits may be only at the safekeepers of the repository that has the tenant:
+where that still runs, "pagelite tenant detach" there first loses nothing.`;
+
 export function addTenantCommands(program: Command, context: CliContext): void {
   const tenant = program.command('tenant').description('manage tenants');
   tenant
@@ -53,13 +58,16 @@ function addPlacementCommands(tenant: Command, context: CliContext): void {
         'after',
         `\nExamples:\n  $ pagelite tenant ${name} --tenant-id 9ef87a5bf0d92544f6fafeeb3239695c${example}`,
       );
-  placed('attach', 'serve a tenant that is in the remote storage here; whoever has it is fenced off', '').action(
-    ({ tenantId }: { tenantId: TenantId }) =>
-      context.changeRepository(async (repository) => {
-        await attachTenant(repository, tenantId);
-        if (repository.readConfig().defaultTenantId === null) await setDefault(repository, tenantId, context);
-        context.say(`Attached tenant ${tenantId}`);
-      }),
+  placed(
+    'attach',
+    'serve a tenant that is in the remote storage here; whoever has it is fenced off',
+    attachHelp,
+  ).action(({ tenantId }: { tenantId: TenantId }) =>
+    context.changeRepository(async (repository) => {
+      await attachTenant(repository, tenantId);
+      if (repository.readConfig().defaultTenantId === null) await setDefault(repository, tenantId, context);
+      context.say(`Attached tenant ${tenantId}`);
+    }),
   );
   placed('detach', 'give a tenant up; any pageserver with the same remote storage may attach it', '').action(
     ({ tenantId }: { tenantId: TenantId }) =>
