@@ -227,13 +227,13 @@ export class Pageserver {
     await this.#whileBusy(id, async () => Tenant.load(id, await this.#claim(id)));
   }
 
-  /** Gives a tenant up, so that any pageserver may attach it. Everything of it that is ingested is in the store afterwards. */
+  /** Gives a tenant up, so that any pageserver may attach it. Everything of it that is committed is in the store afterwards. */
   async detachTenant(id: TenantId): Promise<void> {
     this.#checkOpen();
     const tenant = this.#tenant(id);
     await this.#removeSlot(id, async () => {
       for (const timeline of tenant.listTimelines()) {
-        await tenant.flushed(timeline);
+        await tenant.stored(timeline);
       }
       if (this.#options.nodeId !== null && (await isCurrent(tenant))) {
         await claimTenant(this.#options.store, id, null);

@@ -298,7 +298,7 @@ export class Tenant {
       throw new PageliteError('invalid', message, { ...this.#idOf(timeline) });
     }
     const { ancestorId } = running.timeline;
-    await running.flush({ isUploaded: true });
+    await this.stored(timeline);
     this.#timelines.set(timeline, { kind: 'busy', ancestorId, branchLsn: running.timeline.startLsn });
     try {
       await running.archive();
@@ -339,10 +339,19 @@ export class Tenant {
     }
   }
 
-  /** Everything that a timeline has ingested is in the store. One that cannot be opened has nothing that is not. */
-  async flushed(timeline: TimelineId): Promise<void> {
+  /**
+   * Everything of a timeline that is committed is in the store. One that cannot be opened has nothing that is not. Throws `unavailable` if no safekeeper
+   * says what is committed.
+   */
+  async stored(timeline: TimelineId): Promise<void> {
     const slot = this.#timelines.get(timeline);
     if (slot?.kind !== 'running' || slot.running.timeline.stopped !== null) return;
+    const { lsn, areAllAway } = await this.#askSafekeepers(timeline);
+    if (areAllAway) {
+      const hint = 'what was committed last may not be stored yet. Start the safekeeper first';
+      throw new PageliteError('unavailable', `no safekeeper answers: ${hint}`, { ...this.#idOf(timeline) });
+    }
+    await slot.running.catchUp(lsn);
     await slot.running.flush({ isUploaded: true });
   }
 
@@ -487,17 +496,24 @@ export class Tenant {
 
   /** The end of committed WAL as the safekeepers know it; 0 if none answers or knows the timeline. */
   async commitLsn(timeline: TimelineId): Promise<Lsn> {
+    return (await this.#askSafekeepers(timeline)).lsn;
+  }
+
+  async #askSafekeepers(timeline: TimelineId): Promise<{ readonly lsn: Lsn; readonly areAllAway: boolean }> {
     const id = this.#idOf(timeline);
     const { wal, log } = this.#shared;
+    let away = 0;
     const statuses = await Promise.all(
       wal.map((service) =>
         service.getStatus(id).catch((error) => {
           log.warn('a safekeeper is away', { ...id, nodeId: service.nodeId, error: messageOf(error) });
+          away++;
           return null;
         }),
       ),
     );
-    return Math.max(0, ...statuses.map((status) => status?.commitLsn ?? 0)) as Lsn;
+    const lsn = Math.max(0, ...statuses.map((status) => status?.commitLsn ?? 0)) as Lsn;
+    return { lsn, areAllAway: wal.length > 0 && away === wal.length };
   }
 
   // Imports

@@ -4,10 +4,10 @@ import { PageliteError } from '../../engine/errors.ts';
 import type { TenantId } from '../../engine/model/ids.ts';
 import { type ScrubReport, scrub } from '../../engine/scrub/scrub.ts';
 import type { ObjectStore } from '../../engine/services.ts';
+import { openTruth } from '../control-plane/open-truth.ts';
 import type { Repository } from '../control-plane/repository.ts';
 import { checkNotEmbedded } from '../control-plane/storage-processes.ts';
-import { DiskObjectStore } from '../object-store/disk.ts';
-import { formatRemoteStorage, openRemoteStorage } from '../object-store/remote-storage.ts';
+import { formatRemoteStorage } from '../object-store/remote-storage.ts';
 import { runningPid } from '../process/pid-file.ts';
 import { type CliContext, tenantArgument } from './context.ts';
 import { formatBytes, ProgressLine } from './progress.ts';
@@ -43,10 +43,7 @@ async function runScrub(options: ScrubCommandOptions, context: CliContext): Prom
   const repository = context.openRepository();
   if (options.deleteGarbage) checkStopped(repository);
   const { remoteStorage, pageserverDir } = repository;
-  const store =
-    remoteStorage === null
-      ? await DiskObjectStore.open(pageserverDir, { sweep: false })
-      : await openRemoteStorage(remoteStorage);
+  const store = await openTruth(repository);
   const line = new ProgressLine(context.progressOutput);
   const report = await scrub({
     store,

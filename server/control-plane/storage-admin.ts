@@ -6,8 +6,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
 import { isPageliteError, PageliteError } from '../../engine/errors.ts';
 import type { TenantId, TenantTimelineId } from '../../engine/model/ids.ts';
+import { newestClaim } from '../../engine/timeline/tenant-claims.ts';
 import { branchesOf, branchNameDefault, nameBranch, nameOfTimeline } from './branches.ts';
 import { listEndpoints, statusOf } from './endpoints.ts';
+import { openTruth } from './open-truth.ts';
 import type { Repository } from './repository.ts';
 import { HttpApi, HttpStorage, longRequestTimeoutMs } from './storage-clients.ts';
 
@@ -153,6 +155,11 @@ const pathOf = ({ tenantId, timelineId }: TenantTimelineId): string => `/v1/tena
  * their ids.
  */
 export async function attachTenant(repository: Repository, tenant: TenantId): Promise<void> {
+  const claim = await newestClaim(await openTruth(repository), tenant);
+  // Others may have written since: WAL that the safekeepers have from before is stored, or was given up, and must not be taken for what follows.
+  if (claim !== null && claim.nodeId !== repository.readConfig().pageserver.id) {
+    await new HttpStorage(repository).deleteWal(tenant);
+  }
   await new StorageAdmin(repository).attachTenant(tenant);
   const timelines = await new HttpStorage(repository).listTimelines(tenant);
   await repository.update((config) => {
@@ -176,6 +183,7 @@ export async function detachTenant(repository: Repository, tenant: TenantId): Pr
 export async function deleteTenant(repository: Repository, tenant: TenantId): Promise<void> {
   checkNoEndpoints(repository, tenant);
   await new StorageAdmin(repository).deleteTenant(tenant);
+  await new HttpStorage(repository).deleteWal(tenant);
   await repository.update((config) => {
     config.branches = config.branches.filter(({ tenantId }) => tenantId !== tenant);
     if (config.defaultTenantId === tenant) config.defaultTenantId = null;

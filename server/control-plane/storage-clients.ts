@@ -67,6 +67,14 @@ const historySchema = z
     end: { lsn: end.lsn, timeMs: end.timestamp },
     commits: commits.map(({ lsn, timestamp }) => ({ lsn, timeMs: timestamp })),
   }));
+const walTimelinesSchema = z.array(
+  z
+    .object({ tenant_id: z.string(), timeline_id: timelineText })
+    .transform(({ tenant_id: tenant, timeline_id: timeline }) => ({
+      tenantId: tenantId(tenant),
+      timelineId: timeline,
+    })),
+);
 const timestampSchema = z.object({ lsn: lsnText, kind: z.enum(['present', 'future', 'past', 'nodata']) });
 
 /** One server's HTTP API. */
@@ -302,6 +310,17 @@ export class HttpStorage implements TransferStorage {
     await Promise.all(this.#safekeepers.map((safekeeper) => safekeeper.deleteTimeline(id)));
   }
 
+  /** Removes what the safekeepers have of a tenant. */
+  async deleteWal(tenant: TenantId): Promise<void> {
+    await Promise.all(
+      this.#safekeepers.map(async (safekeeper) => {
+        for (const id of await safekeeper.listTimelines()) {
+          if (id.tenantId === tenant) await safekeeper.deleteTimeline(id);
+        }
+      }),
+    );
+  }
+
   async listLayers(id: TenantTimelineId): Promise<LayerSummary> {
     const path = `/v1/tenant/${id.tenantId}/timeline/${id.timelineId}/layer`;
     const { in_memory_layers, historic_layers } = await this.#api.call(layersSchema, 'GET', path);
@@ -367,6 +386,10 @@ class SafekeeperClient {
 
   get api(): HttpApi {
     return this.#api;
+  }
+
+  listTimelines(): Promise<TenantTimelineId[]> {
+    return this.#api.call(walTimelinesSchema, 'GET', '/v1/tenant/timeline');
   }
 
   async deleteTimeline({ tenantId: tenant, timelineId: timeline }: TenantTimelineId): Promise<void> {

@@ -179,6 +179,9 @@ export class IoHost {
     });
     this.#proposer = proposer;
     proposer.onFenced((error) => this.#fail(fencedMessage(error, pages.id)));
+    // What is ingested was committed, and the vote has found all that was committed here.
+    const { lastRecordLsn } = await pages.getStatus(signal);
+    if (lastRecordLsn > proposer.startLsn) throw writtenElsewhere(pages.id, lastRecordLsn, proposer.startLsn);
     const basebackup = await early;
     return basebackup?.lsn === proposer.startLsn ? basebackup : pages.getBasebackup(proposer.startLsn, signal);
   }
@@ -477,6 +480,12 @@ function readHints(args: Float64Array): { rel: RelTag; firstBlock: number; block
 
 function readRel(args: Float64Array, at: number): RelTag {
   return { spc: args[at]!, db: args[at + 1]!, rel: args[at + 2]!, fork: args[at + 3]! as ForkNumber };
+}
+
+function writtenElsewhere(id: TenantTimelineId, lastRecordLsn: Lsn, endLsn: Lsn): PageliteError {
+  const known = `the pageserver has WAL up to ${formatLsn(lastRecordLsn)}, these safekeepers only up to ${formatLsn(endLsn)}`;
+  const hint = 'To go on from what is stored: pagelite tenant detach, then pagelite tenant attach';
+  return new PageliteError('invalid', `timeline ${id.timelineId} was written elsewhere: ${known}. ${hint}`, { ...id });
 }
 
 async function readWalRange(
