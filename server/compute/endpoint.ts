@@ -178,6 +178,8 @@ class RunningEndpoint implements Endpoint {
   /** The backend has ended, in order or not. The first reason given counts. */
   #onEnded(backend: Backend, reason: string, reject: (error: Error) => void): void {
     reject(new PageliteError('unavailable', `the backend could not be started: ${reason}`));
+    // Its thread may still hold something open.
+    if (this.#closing) void backend.worker.terminate();
     if (this.#backend !== backend || this.#closing) return;
     this.#backend = null;
     this.#log.error('the backend has ended and is started again', { reason });
