@@ -148,14 +148,12 @@ export class UploadQueue {
       await attachment.check();
     };
     const done = attempt();
-    const run = done.then(
-      () => this.#stored(before),
-      () => {},
+    this.#occupied(
+      done.then(
+        () => this.#stored(before),
+        () => {},
+      ),
     );
-    this.#running = run.finally(() => {
-      this.#running = null;
-      if (this.#waiters.length > 0) this.#kick();
-    });
     await done;
   }
 
@@ -217,9 +215,14 @@ export class UploadQueue {
   }
 
   #kick(): void {
-    if (this.#running !== null) return;
-    this.#running = this.#run().finally(() => {
+    if (this.#running === null) this.#occupied(this.#run());
+  }
+
+  /** `work` has the store for itself. What comes as it ends, and sees it still under way, is done next. */
+  #occupied(work: Promise<void>): void {
+    this.#running = work.finally(() => {
       this.#running = null;
+      if (this.#waiters.length > 0) this.#kick();
     });
   }
 

@@ -12,6 +12,7 @@ import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
 import { pgVersionNumber, walFenceTimeoutMs, walSegmentSize } from '../limits.ts';
 import { newTenantId, type TenantTimelineId } from '../model/ids.ts';
 import { invalidLsn } from '../model/lsn.ts';
+import { quorumOf } from '../model/quorum.ts';
 import type { Term } from '../model/term.ts';
 import {
   decodeAcceptorMessage,
@@ -49,7 +50,7 @@ export async function fenceWal(id: TenantTimelineId, parts: WalFenceParts): Prom
   // A safekeeper that refuses the greeting holds WAL of another version under this id.
   const hasWal = votes.some((vote) => vote === 'refused' || (vote !== null && vote.startLsn !== invalidLsn));
   const answered = votes.filter((vote) => vote !== null).length;
-  if (!hasWal && answered < Math.floor(services.length / 2) + 1 && services.length > 0) {
+  if (!hasWal && answered < quorumOf(services.length) && services.length > 0) {
     throw new PageliteError(
       'unavailable',
       `${answered} of ${services.length} safekeepers say whether timeline ${id.timelineId} has WAL: a majority must. Try again`,

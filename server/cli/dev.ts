@@ -190,13 +190,19 @@ class DevServer {
   }
 
   /** The ports of `pagelite start`, moved on where they are taken and remembered for the other commands. */
-  async #servePorts({ pageserver, safekeeper, safekeeperStorage, redoCounters }: EmbeddedStorage): Promise<void> {
+  async #servePorts({ pageserver, safekeepers, redoCounters }: EmbeddedStorage): Promise<void> {
     const log = this.#log;
     await this.#onFreePorts(async () => {
       const config = await this.#repository.update(async (config) => {
+        const given = new Set<number>();
+        const move = async (preferred: number): Promise<number> => {
+          const port = await findFreePort(preferred, localhost, given);
+          given.add(port);
+          return port;
+        };
         for (const node of [config.pageserver, ...config.safekeepers]) {
-          node.pgPort = await findFreePort(node.pgPort);
-          node.httpPort = await findFreePort(node.httpPort, localhost, new Set([node.pgPort]));
+          node.pgPort = await move(node.pgPort);
+          node.httpPort = await move(node.httpPort);
         }
         return config;
       });
@@ -204,6 +210,7 @@ class DevServer {
         listen: { host: localhost, port: pgPort },
         http: { host: localhost, port: httpPort },
       });
+      const served: Part[] = [];
       const pages = await servePageserver({
         pageserver,
         redoCounters,
@@ -212,14 +219,18 @@ class DevServer {
         log,
         ...addresses(config.pageserver),
       });
+      served.push({ name: 'pageserver', close: () => pages.close() });
       try {
-        const wal = await serveSafekeeper(safekeeper, safekeeperStorage, { log, ...addresses(config.safekeepers[0]!) });
-        this.#parts.push({ name: 'safekeeper', close: () => wal.close() });
-        this.#parts.push({ name: 'pageserver', close: () => pages.close() });
+        for (const [i, { safekeeper, storage }] of safekeepers.entries()) {
+          const node = config.safekeepers[i]!;
+          const wal = await serveSafekeeper(safekeeper, storage, { log, ...addresses(node) });
+          served.unshift({ name: `safekeeper ${node.id}`, close: () => wal.close() });
+        }
       } catch (error) {
-        await pages.close();
+        for (const { close } of served) await close();
         throw error;
       }
+      this.#parts.push(...served);
     });
   }
 
@@ -238,7 +249,7 @@ class DevServer {
       try {
         const node = await ComputeNode.start({
           pages,
-          wal: [storage.safekeeper],
+          wal: storage.wal,
           mode: 'primary',
           host: localhost,
           port,

@@ -1,6 +1,7 @@
 /** `pagelite init`: makes the repository's folder and settings; nothing is started. */
 import { randomInt } from 'node:crypto';
-import type { Command } from 'commander';
+import { type Command, InvalidArgumentError } from 'commander';
+import { quorumOf } from '../../engine/model/quorum.ts';
 import { localhost, Repository } from '../control-plane/repository.ts';
 import { shown } from '../control-plane/storage-processes.ts';
 import { openRemoteStorage, type RemoteStorage } from '../object-store/remote-storage.ts';
@@ -11,9 +12,11 @@ Examples:
   $ pagelite init
   $ PAGELITE_REPO_DIR=/srv/db pagelite init
   $ pagelite init --remote-storage s3://my-bucket/pagelite --disk-budget 20GB
+  $ pagelite init --num-safekeepers 3
   $ AWS_ENDPOINT_URL=http://127.0.0.1:9000 pagelite init --remote-storage s3://my-bucket/pagelite
 
-Ports are Neon's (pageserver 64000 and 9898, safekeeper 5454 and 7676), or the next free ones.
+Ports are Neon's (pageserver 64000 and 9898, safekeepers from 5454 and 7676 on), or the next free ones.
+A commit is acknowledged when more than half of the safekeepers have it on disk: of 3, one may be lost or away, of 5, two.
 A bucket takes credentials, region and endpoint from the AWS environment variables, now and whenever the pageserver starts.`;
 
 /** Ids are as long as a person can compare. */
@@ -33,15 +36,21 @@ export function addInitCommand(program: Command, context: CliContext): void {
       'of the own disk, for what is kept of a bucket: 500MB, 10GB (default: 10GB)',
       byteSizeArgument,
     )
+    .option(
+      '--num-safekeepers <count>',
+      'how many safekeepers hold the WAL, 1 to 9 (default: 1)',
+      safekeeperCountArgument,
+    )
     .option('--pageserver-id <id>', 'its id among those that have the storage in common', nodeIdArgument)
     .addHelpText('after', help)
-    .action(async (options: { remoteStorage?: RemoteStorage; diskBudget?: number; pageserverId?: number }) => {
+    .action(async (options: InitCommandOptions) => {
       // Before anything is made: whether it can be used at all.
       if (options.remoteStorage) await openRemoteStorage(options.remoteStorage);
       const isShared = options.remoteStorage !== undefined;
-      const { remoteStorage, diskBudget, pageserverId = isShared ? randomInt(2, nodeIdLimit) : 1 } = options;
+      const { remoteStorage, diskBudget, numSafekeepers = 1 } = options;
       const repository = await Repository.init(context.repositoryDir, {
-        pageserverId,
+        pageserverId: options.pageserverId ?? (isShared ? randomInt(2, nodeIdLimit) : 1),
+        safekeeperCount: numSafekeepers,
         ...(remoteStorage && { remoteStorage }),
         ...(diskBudget !== undefined && { diskBudgetBytes: diskBudget }),
       });
@@ -49,5 +58,25 @@ export function addInitCommand(program: Command, context: CliContext): void {
       const where = `'${localhost}:${pageserver.pgPort}' in "${shown(repository.dir)}"`;
       context.say(`Initializing pageserver node ${pageserver.id} at ${where}`);
       if (isShared) context.say(`Branches are stored in ${pageserver.remoteStorage}`);
+      if (numSafekeepers > 1) context.say(toleranceOf(numSafekeepers));
     });
+}
+
+interface InitCommandOptions {
+  readonly remoteStorage?: RemoteStorage;
+  readonly diskBudget?: number;
+  readonly pageserverId?: number;
+  readonly numSafekeepers?: number;
+}
+
+function toleranceOf(count: number): string {
+  const spare = count - quorumOf(count);
+  const text = `${count} safekeepers: ${spare === 0 ? 'none' : spare} of them may be away`;
+  return count % 2 === 0 ? `${text}, as with ${count - 1}. An odd number makes more of them` : text;
+}
+
+function safekeeperCountArgument(text: string): number {
+  if (!/^[1-9]$/.test(text))
+    throw new InvalidArgumentError(`"${text}" is not a number of safekeepers: expected 1 to 9`);
+  return Number(text);
 }

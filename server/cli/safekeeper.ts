@@ -1,14 +1,23 @@
-/** `pagelite safekeeper start|stop|restart`. */
+/** `pagelite safekeeper start|stop|restart|status`. */
 import type { Command } from 'commander';
-import { startSafekeeper, stopSafekeeper } from '../control-plane/storage-processes.ts';
+import { formatLsn } from '../../engine/model/lsn.ts';
+import { quorumOf } from '../../engine/model/quorum.ts';
+import { nameOfTimeline } from '../control-plane/branches.ts';
+import type { RepositoryConfig } from '../control-plane/repository.ts';
+import { SafekeeperClients, type SafekeeperInfo } from '../control-plane/safekeeper-clients.ts';
+import { safekeeperConfig, startSafekeeper, stopSafekeeper } from '../control-plane/storage-processes.ts';
 import type { StopMode } from '../process/daemon.ts';
 import { type CliContext, nodeIdArgument } from './context.ts';
+import { formatBytes } from './progress.ts';
 import { stopModeOption } from './start-stop.ts';
+import { formatTable } from './table.ts';
 
 const help = `
 Examples:
   $ pagelite safekeeper stop
   $ pagelite safekeeper restart 1 --mode immediate
+  $ pagelite safekeeper status
+  $ pagelite safekeeper status 2 --json
 
 While no quorum of safekeepers is there, commits wait; they do not fail.`;
 
@@ -41,4 +50,84 @@ export function addSafekeeperCommands(program: Command, context: CliContext): vo
         await startSafekeeper(repository, which, context.say);
       }),
     );
+  safekeeper
+    .command('status')
+    .description('show which safekeepers run, and how far each has the WAL of every branch')
+    .argument('[id]', 'only this one', nodeIdArgument)
+    .option('--json', 'as JSON')
+    .addHelpText('after', statusHelp)
+    .action((which: number | undefined, options: { json?: boolean }) => showStatus(which ?? null, options, context));
+}
+
+const statusHelp = `
+Examples:
+  $ pagelite safekeeper status
+  $ pagelite safekeeper status 2 --json
+
+TERM grows with every compute that takes over. A branch is durable up to COMMIT LSN; FLUSH LSN is how far this safekeeper has it on disk, LAG what it
+still lacks of what is committed.`;
+
+async function showStatus(which: number | null, { json }: { json?: boolean }, context: CliContext): Promise<void> {
+  const repository = context.openRepository();
+  const config = repository.readConfig();
+  if (which !== null) safekeeperConfig(config, which);
+  const all = await new SafekeeperClients(repository).status();
+  const asked = all.filter(({ node }) => which === null || node.id === which);
+  if (json) {
+    context.sayJson(asked.map((info) => statusJson(info, config)));
+    return;
+  }
+  const nodes = asked.map(({ node, pid }) =>
+    [node.id, stateOf(pid), pid ?? '---', node.pgPort, node.httpPort].map(String),
+  );
+  for (const line of formatTable(['ID', 'STATE', 'PID', 'WAL PORT', 'HTTP PORT'], nodes)) context.say(line);
+  const rows = asked.flatMap((info) => timelineRows(info, config));
+  if (rows.length > 0) {
+    context.say('');
+    for (const line of formatTable(['BRANCH', 'SAFEKEEPER', 'TERM', 'FLUSH LSN', 'COMMIT LSN', 'LAG'], rows))
+      context.say(line);
+  }
+  for (const { node, problem } of asked) if (problem !== null) context.warn(`safekeeper ${node.id}: ${problem}`);
+  const answeringCount = all.filter(({ pid, problem }) => pid !== null && problem === null).length;
+  const quorum = quorumOf(all.length);
+  if (answeringCount < quorum) {
+    context.warn(
+      `Commits wait: ${answeringCount} of ${all.length} safekeepers answer, ${quorum} must. Start them with: pagelite start`,
+    );
+  }
+}
+
+const stateOf = (pid: number | null): string => (pid === null ? 'stopped' : 'running');
+
+function timelineRows({ node, timelines }: SafekeeperInfo, config: RepositoryConfig): string[][] {
+  return timelines.map(({ id, term, flushLsn, commitLsn, lagBytes }) => [
+    nameOfTimeline(config, id) ?? id.timelineId,
+    String(node.id),
+    String(term),
+    formatLsn(flushLsn),
+    formatLsn(commitLsn),
+    formatBytes(lagBytes),
+  ]);
+}
+
+function statusJson({ node, pid, problem, timelines }: SafekeeperInfo, config: RepositoryConfig): object {
+  return {
+    id: node.id,
+    state: stateOf(pid),
+    pid,
+    pg_port: node.pgPort,
+    http_port: node.httpPort,
+    ...(problem !== null && { problem }),
+    timelines: timelines.map(({ id, term, lastLogTerm, startLsn, flushLsn, commitLsn, lagBytes }) => ({
+      tenant_id: id.tenantId,
+      timeline_id: id.timelineId,
+      branch_name: nameOfTimeline(config, id),
+      term,
+      last_log_term: lastLogTerm,
+      start_lsn: formatLsn(startLsn),
+      flush_lsn: formatLsn(flushLsn),
+      commit_lsn: formatLsn(commitLsn),
+      lag_bytes: lagBytes,
+    })),
+  };
 }

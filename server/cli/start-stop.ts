@@ -45,7 +45,7 @@ export function allowOriginOption(): Option {
 export function addStartCommand(program: Command, context: CliContext): void {
   program
     .command('start')
-    .description('start the pageserver, the safekeeper and the console')
+    .description('start the safekeepers, the pageserver and the console')
     .addOption(allowOriginOption())
     .addHelpText('after', startHelp)
     .action(({ allowOrigin }: { allowOrigin: string[] }) =>
@@ -60,7 +60,7 @@ export function addStartCommand(program: Command, context: CliContext): void {
 export function addStopCommand(program: Command, context: CliContext): void {
   program
     .command('stop')
-    .description('stop all endpoints, the console, the pageserver and the safekeeper')
+    .description('stop all endpoints, the console, the pageserver and the safekeepers')
     .addOption(stopModeOption())
     .addHelpText('after', stopHelp)
     .action(({ mode }: { mode: StopMode }) =>

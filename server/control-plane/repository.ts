@@ -53,6 +53,8 @@ export interface InitOptions {
   readonly pageserverId?: number;
   /** Bytes of the pageserver's own disk that what it keeps of a bucket may take. */
   readonly diskBudgetBytes?: number;
+  /** Default: 1. A commit waits for more than half of them. */
+  readonly safekeeperCount?: number;
 }
 
 /** As in neon_local. */
@@ -97,19 +99,23 @@ export class Repository {
     }
     await mkdir(dir, { recursive: true });
     const repository = new Repository(dir);
+    const ports = new FreePorts();
     const config: RepositoryConfig = {
       version: 1,
       pageserver: {
         id: options.pageserverId ?? 1,
-        ...(await freePorts(portDefaults.pageserver, portDefaults.pageserverHttp)),
+        ...(await ports.pair(portDefaults.pageserver, portDefaults.pageserverHttp)),
         remoteStorage: options.remoteStorage ? formatRemoteStorage(options.remoteStorage) : localRemoteStorage,
         ...(options.diskBudgetBytes !== undefined && { diskBudgetBytes: options.diskBudgetBytes }),
       },
-      safekeepers: [{ id: 1, ...(await freePorts(portDefaults.safekeeper, portDefaults.safekeeperHttp)) }],
+      safekeepers: [],
       console: { port: await findFreePort(portDefaults.console) },
       defaultTenantId: null,
       branches: [],
     };
+    for (let id = 1; id <= (options.safekeeperCount ?? 1); id++) {
+      config.safekeepers.push({ id, ...(await ports.pair(portDefaults.safekeeper, portDefaults.safekeeperHttp)) });
+    }
     await mkdir(join(repository.pageserverDir, 'tenants'), { recursive: true });
     await mkdir(repository.endpointsDir, { recursive: true });
     for (const { id } of config.safekeepers) await mkdir(repository.safekeeperDir(id), { recursive: true });
@@ -230,8 +236,19 @@ function parseConfig(text: string, file: string): RepositoryConfig {
   throw new PageliteError('corrupt', `${file} does not hold settings of a repository: ${problems}`, { file });
 }
 
-async function freePorts(pg: number, http: number): Promise<{ pgPort: number; httpPort: number }> {
-  return { pgPort: await findFreePort(pg), httpPort: await findFreePort(http) };
+/** Ports that are free now, none of them twice. */
+class FreePorts {
+  readonly #given = new Set<number>();
+
+  async pair(pg: number, http: number): Promise<{ pgPort: number; httpPort: number }> {
+    return { pgPort: await this.#next(pg), httpPort: await this.#next(http) };
+  }
+
+  async #next(preferred: number): Promise<number> {
+    const port = await findFreePort(preferred, localhost, this.#given);
+    this.#given.add(port);
+    return port;
+  }
 }
 
 /** The file under `path` is the old one or this one, whole and on disk. */

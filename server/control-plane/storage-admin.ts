@@ -9,9 +9,11 @@ import type { TenantId, TenantTimelineId } from '../../engine/model/ids.ts';
 import { newestClaim } from '../../engine/timeline/tenant-claims.ts';
 import { branchesOf, branchNameDefault, nameBranch, nameOfTimeline } from './branches.ts';
 import { listEndpoints, statusOf } from './endpoints.ts';
+import { HttpApi, longRequestTimeoutMs } from './http-api.ts';
 import { openTruth } from './open-truth.ts';
 import type { Repository } from './repository.ts';
-import { HttpApi, HttpStorage, longRequestTimeoutMs } from './storage-clients.ts';
+import { SafekeeperClients } from './safekeeper-clients.ts';
+import { HttpStorage } from './storage-clients.ts';
 
 const nothing = z.unknown();
 const settings = z.record(z.string(), z.union([z.string(), z.number()]));
@@ -158,7 +160,7 @@ export async function attachTenant(repository: Repository, tenant: TenantId): Pr
   const claim = await newestClaim(await openTruth(repository), tenant);
   // Others may have written since: WAL that the safekeepers have from before is stored, or was given up, and must not be taken for what follows.
   if (claim !== null && claim.nodeId !== repository.readConfig().pageserver.id) {
-    await new HttpStorage(repository).deleteWal(tenant);
+    await new SafekeeperClients(repository).deleteWal(tenant);
   }
   await new StorageAdmin(repository).attachTenant(tenant);
   const timelines = await new HttpStorage(repository).listTimelines(tenant);
@@ -183,7 +185,7 @@ export async function detachTenant(repository: Repository, tenant: TenantId): Pr
 export async function deleteTenant(repository: Repository, tenant: TenantId): Promise<void> {
   checkNoEndpoints(repository, tenant);
   await new StorageAdmin(repository).deleteTenant(tenant);
-  await new HttpStorage(repository).deleteWal(tenant);
+  await new SafekeeperClients(repository).deleteWal(tenant);
   await repository.update((config) => {
     config.branches = config.branches.filter(({ tenantId }) => tenantId !== tenant);
     if (config.defaultTenantId === tenant) config.defaultTenantId = null;

@@ -7,7 +7,8 @@
  * - the storage runs once: either as processes, or inside another program (the development server, the library), which holds the same pid files
  */
 import { mkdir } from 'node:fs/promises';
-import { isPageliteError, PageliteError } from '../../engine/errors.ts';
+import { isPageliteError, messageOf, PageliteError } from '../../engine/errors.ts';
+import { quorumOf } from '../../engine/model/quorum.ts';
 import { formatRemoteStorage } from '../object-store/remote-storage.ts';
 import { type StopMode, startDaemon, stopDaemon } from '../process/daemon.ts';
 import { runningPid } from '../process/pid-file.ts';
@@ -28,8 +29,30 @@ const entries = {
 };
 
 export async function startStorage(repository: Repository, say: Say): Promise<void> {
-  for (const { id } of repository.readConfig().safekeepers) await startSafekeeper(repository, id, say);
+  checkNotEmbedded(repository);
+  await startSafekeepers(repository, say);
   await startPageserver(repository, say);
+}
+
+/** One that does not start is told of, and does not keep the others from being a quorum. */
+async function startSafekeepers(repository: Repository, say: Say): Promise<void> {
+  const { safekeepers } = repository.readConfig();
+  const failures: unknown[] = [];
+  for (const { id } of safekeepers) {
+    await startSafekeeper(repository, id, say).catch((error: unknown) => {
+      failures.push(error);
+      if (safekeepers.length > 1) say(`safekeeper ${id} did not start: ${messageOf(error)}`);
+    });
+  }
+  const startedCount = safekeepers.length - failures.length;
+  const quorum = quorumOf(safekeepers.length);
+  if (failures.length === 0) return;
+  if (safekeepers.length === 1) throw failures[0];
+  if (startedCount < quorum) {
+    const text = `${startedCount} of ${safekeepers.length} safekeepers started, and commits need ${quorum}`;
+    throw new PageliteError('unavailable', `${text}. What the others need is in the lines above`);
+  }
+  say(`${startedCount} of ${safekeepers.length} safekeepers are a quorum: going on with them`);
 }
 
 export async function startPageserver(repository: Repository, say: Say): Promise<void> {

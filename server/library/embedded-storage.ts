@@ -1,11 +1,11 @@
 /**
- * The storage of a repository inside this process: a Pageserver and a Safekeeper over the same folders that the processes use, so that a folder
+ * The storage of a repository inside this process: a Pageserver and its safekeepers over the same folders that the processes use, so that a folder
  * can be opened by the library today and served by `pagelite start` tomorrow.
  *
  * Lives in the storage thread of the library (storage-worker.ts) and in the main thread of the development server (cli/dev.ts).
  *
  * Invariants
- * - it holds the pid files of the pageserver and the safekeeper, and `embedded.pid`: nobody else has the folders open
+ * - it holds the pid files of the pageserver and the safekeepers, and `embedded.pid`: nobody else has the folders open
  * - `close` writes nothing that a crash would miss: what was acknowledged is on disk before
  */
 import { mkdir } from 'node:fs/promises';
@@ -13,7 +13,7 @@ import { isPageliteError, PageliteError } from '../../engine/errors.ts';
 import { nodeId, type TenantId, type TenantTimelineId, type TimelineId } from '../../engine/model/ids.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
 import { Safekeeper } from '../../engine/safekeeper/safekeeper.ts';
-import type { Log, PageService, TimelineStatus } from '../../engine/services.ts';
+import type { Log, PageService, TimelineStatus, WalService } from '../../engine/services.ts';
 import type { IndexPart } from '../../engine/timeline/index-part.ts';
 import type { Pageserver } from '../../engine/timeline/pageserver.ts';
 import type { TimestampAnswer } from '../control-plane/branch-point.ts';
@@ -35,23 +35,26 @@ export interface EmbeddedStorageOptions {
   readonly syncInThread?: boolean;
 }
 
+export interface EmbeddedSafekeeper {
+  readonly safekeeper: Safekeeper;
+  readonly storage: DiskSafekeeperStorage;
+}
+
 export class EmbeddedStorage implements TransferStorage {
   readonly pageserver: Pageserver;
-  readonly safekeeper: Safekeeper;
-  readonly safekeeperStorage: DiskSafekeeperStorage;
+  /** In the order of the settings. */
+  readonly safekeepers: readonly EmbeddedSafekeeper[];
   readonly redoCounters: RedoCounters;
   readonly #locks: readonly PidFile[];
 
   private constructor(
     pageserver: Pageserver,
-    safekeeper: Safekeeper,
-    safekeeperStorage: DiskSafekeeperStorage,
+    safekeepers: readonly EmbeddedSafekeeper[],
     redoCounters: RedoCounters,
     locks: readonly PidFile[],
   ) {
     this.pageserver = pageserver;
-    this.safekeeper = safekeeper;
-    this.safekeeperStorage = safekeeperStorage;
+    this.safekeepers = safekeepers;
     this.redoCounters = redoCounters;
     this.#locks = locks;
   }
@@ -59,14 +62,16 @@ export class EmbeddedStorage implements TransferStorage {
   /** Throws `invalid` while the folder is in use. */
   static async open(options: EmbeddedStorageOptions): Promise<EmbeddedStorage> {
     const { repository, artefacts, log, progress } = options;
-    const [safekeeperConfig] = repository.readConfig().safekeepers;
-    if (!safekeeperConfig) throw new PageliteError('invalid', `${repository.dir} has no safekeeper`);
-    const safekeeperDir = repository.safekeeperDir(safekeeperConfig.id);
+    const ids = repository.readConfig().safekeepers.map(({ id }) => id);
     await mkdir(repository.pageserverDir, { recursive: true });
-    await mkdir(safekeeperDir, { recursive: true });
-    const locks = claimAll(repository, safekeeperConfig.id);
-    const wal = new DiskSafekeeperStorage(safekeeperDir, { syncInThread: options.syncInThread ?? false });
-    const safekeeper = new Safekeeper({ nodeId: nodeId(safekeeperConfig.id), storage: wal, log });
+    for (const id of ids) await mkdir(repository.safekeeperDir(id), { recursive: true });
+    const locks = claimAll(repository, ids);
+    // Several synchronise side by side only where none holds up the thread.
+    const syncInThread = ids.length === 1 && (options.syncInThread ?? false);
+    const safekeepers = ids.map((id) => {
+      const storage = new DiskSafekeeperStorage(repository.safekeeperDir(id), { syncInThread });
+      return { safekeeper: new Safekeeper({ nodeId: nodeId(id), storage, log }), storage };
+    });
     try {
       const dir = repository.pageserverDir;
       const redoCounters = new RedoCounters();
@@ -76,15 +81,15 @@ export class EmbeddedStorage implements TransferStorage {
         remoteStorage: repository.remoteStorage,
         ...(diskBudgetBytes !== undefined && { diskBudgetBytes }),
         nodeId: nodeId(id),
-        wal: [safekeeper],
+        wal: safekeepers.map(({ safekeeper }) => safekeeper),
         artefacts,
         log,
         redoCounters,
         ...(progress && { progress }),
       });
-      return new EmbeddedStorage(pageserver, safekeeper, wal, redoCounters, locks);
+      return new EmbeddedStorage(pageserver, safekeepers, redoCounters, locks);
     } catch (error) {
-      await safekeeper.close();
+      for (const { safekeeper } of safekeepers) await safekeeper.close();
       for (const lock of locks) lock.release();
       throw error;
     }
@@ -93,10 +98,15 @@ export class EmbeddedStorage implements TransferStorage {
   async close(): Promise<void> {
     try {
       await this.pageserver.close();
-      await this.safekeeper.close();
+      for (const { safekeeper } of this.safekeepers) await safekeeper.close();
     } finally {
       for (const lock of this.#locks) lock.release();
     }
+  }
+
+  /** For a compute in this process. */
+  get wal(): readonly WalService[] {
+    return this.safekeepers.map(({ safekeeper }) => safekeeper);
   }
 
   // StorageApi
@@ -164,17 +174,22 @@ export class EmbeddedStorage implements TransferStorage {
     await this.pageserver.deleteTimeline(id).catch((error: unknown) => {
       if (!isPageliteError(error, 'notFound')) throw error;
     });
-    await this.safekeeper.deleteTimeline(id, () => this.safekeeperStorage.removeTimeline(id));
+    for (const { safekeeper, storage } of this.safekeepers) {
+      await safekeeper.deleteTimeline(id, () => storage.removeTimeline(id));
+    }
   }
 
   async getCommitLsn(id: TenantTimelineId): Promise<Lsn | null> {
-    return (await this.safekeeper.getStatus(id))?.commitLsn ?? null;
+    const statuses = await Promise.all(this.wal.map((safekeeper) => safekeeper.getStatus(id)));
+    const known = statuses.flatMap((status) => (status === null ? [] : [status.commitLsn]));
+    return known.length === 0 ? null : (Math.max(...known) as Lsn);
   }
 }
 
 /** All or none. */
-function claimAll(repository: Repository, safekeeperId: number): PidFile[] {
-  const paths = [repository.embeddedPidFile, repository.pageserverPidFile, repository.safekeeperPidFile(safekeeperId)];
+function claimAll(repository: Repository, safekeeperIds: readonly number[]): PidFile[] {
+  const ofSafekeepers = safekeeperIds.map((id) => repository.safekeeperPidFile(id));
+  const paths = [repository.embeddedPidFile, repository.pageserverPidFile, ...ofSafekeepers];
   const claimed: PidFile[] = [];
   try {
     for (const path of paths) claimed.push(claimPidFile(path));

@@ -225,7 +225,7 @@ class StorageThread {
       const mode = writes ? 'primary' : { readOnlyAt: await pointOnBranch(this.#storage, config, id, branch, at) };
       const ioHost = new IoHost({
         pages,
-        wal: [this.#storage.safekeeper],
+        wal: this.#storage.wal,
         mode,
         clock: nodeClock,
         random: nodeRandom,

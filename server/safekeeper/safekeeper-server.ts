@@ -47,7 +47,7 @@ export async function startSafekeeper(options: SafekeeperServerOptions): Promise
   return serveSafekeeper(new Safekeeper({ nodeId, storage, log }), storage, options);
 }
 
-/** Puts a safekeeper behind its ports; it is closed with them. */
+/** Puts a safekeeper behind its ports; it is closed with them. If a port is taken it stays as it is. */
 export async function serveSafekeeper(
   safekeeper: Safekeeper,
   storage: DiskSafekeeperStorage,
@@ -62,10 +62,9 @@ export async function serveSafekeeper(
   const http = createServer(
     getRequestListener(safekeeperHttpApi({ safekeeper, storage, metrics: metricsOf(safekeeper), log }).fetch),
   );
-  const close = async () => {
+  const closePorts = async (beforeConnections: () => Promise<void>) => {
     const closed = [closeServer(wal), closeServer(http)];
-    // First the timelines: their connections are told why.
-    await safekeeper.close();
+    await beforeConnections();
     acceptor.close(new PageliteError('unavailable', 'the safekeeper is stopping'));
     http.closeAllConnections();
     await Promise.all(closed);
@@ -75,9 +74,10 @@ export async function serveSafekeeper(
       listen: await listen(wal, options.listen.host, options.listen.port),
       http: await listen(http, options.http.host, options.http.port),
     };
-    return { ports, close };
+    // First the timelines: their connections are told why.
+    return { ports, close: () => closePorts(() => safekeeper.close()) };
   } catch (error) {
-    await close();
+    await closePorts(async () => {});
     throw error;
   }
 }

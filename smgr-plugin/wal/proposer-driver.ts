@@ -21,6 +21,7 @@ import {
 } from '../../engine/limits.ts';
 import { newTenantId, type TenantTimelineId } from '../../engine/model/ids.ts';
 import { formatLsn, type Lsn } from '../../engine/model/lsn.ts';
+import { quorumOf } from '../../engine/model/quorum.ts';
 import type { Term } from '../../engine/model/term.ts';
 import {
   type AcceptorMessage,
@@ -31,7 +32,6 @@ import {
 import type { Channel, Clock, Log, Random, WalService } from '../../engine/services.ts';
 import { RecordScan } from '../../engine/wal/record-scan.ts';
 import { CommitWaiters, type Settle } from './commit-waiters.ts';
-import { quorumOf } from './quorum.ts';
 import { type ProposerEvent, type Recovery, WalProposer } from './wal-proposer.ts';
 
 export interface ProposerDriverOptions {

@@ -22,6 +22,7 @@ import { PageliteError } from '../../engine/errors.ts';
 import { pgVersionNumber, walInFlightBytesMax, walMessageBytesMax, walSegmentSize } from '../../engine/limits.ts';
 import type { TenantTimelineId } from '../../engine/model/ids.ts';
 import { formatLsn, invalidLsn, type Lsn } from '../../engine/model/lsn.ts';
+import { committedLsn, quorumOf } from '../../engine/model/quorum.ts';
 import { highestCommonLsn, lastTerm, noTerm, type Term, type TermHistory } from '../../engine/model/term.ts';
 import type {
   AcceptorGreeting,
@@ -33,7 +34,6 @@ import type {
 } from '../../engine/protocol/proposer-acceptor.ts';
 import { proposerAcceptorVersion } from '../../engine/protocol/version.ts';
 import { WalChunks } from '../../engine/wal/wal-chunks.ts';
-import { committedLsn, quorumOf } from './quorum.ts';
 
 export type ProposerEvent =
   | { readonly kind: 'connected'; readonly acceptor: number }

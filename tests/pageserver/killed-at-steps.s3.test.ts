@@ -141,13 +141,22 @@ async function endAt(
   const file = (name: string) => join(storage.pageserverDir, name);
   rmSync(file('ended'), { force: true });
   writeFileSync(file('faults.json'), JSON.stringify({ kind: 'end', nth: 1, ...plan }));
-  const act_ = act().catch(() => {});
+  let outcome = 'asked';
+  const acted = act().then(
+    () => {
+      outcome = 'done';
+    },
+    (error) => {
+      outcome = messageOf(error);
+    },
+  );
+  const state = () => (existsSync(file('ended')) ? 'ended' : outcome);
   try {
-    await expect.poll(() => existsSync(file('ended')), { timeout: 20_000 }).toBe(true);
+    await expect.poll(state, { timeout: 60_000, message: plan.object }).toBe('ended');
   } finally {
     rmSync(file('faults.json'));
   }
-  await act_;
+  await acted;
   rmSync(file('tenants'), { recursive: true, force: true });
   await storage.startPageserver();
 }

@@ -8,6 +8,7 @@ import { concatBytes } from '../../engine/bytes.ts';
 import { walInFlightBytesMax, walSegmentSize } from '../../engine/limits.ts';
 import { type NodeId, newTenantId, newTimelineId, type TenantTimelineId } from '../../engine/model/ids.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
+import { committedLsn, quorumOf } from '../../engine/model/quorum.ts';
 import { highestCommonLsn, historyUpTo, type Term, type TermHistory } from '../../engine/model/term.ts';
 import { createChannelPair } from '../../engine/remote/channel-pair.ts';
 import { Safekeeper } from '../../engine/safekeeper/safekeeper.ts';
@@ -15,7 +16,6 @@ import { MemorySafekeeperStorage } from '../../engine/safekeeper/storage.ts';
 import type { Channel, WalService } from '../../engine/services.ts';
 import { nodeClock, nodeRandom, silentLog } from '../../server/process/node-host.ts';
 import { ProposerDriver } from '../../smgr-plugin/wal/proposer-driver.ts';
-import { committedLsn, quorumOf } from '../../smgr-plugin/wal/quorum.ts';
 import { equal } from '../contracts/wal-service.ts';
 import { SyntheticWal, syntheticSystemIdentifier } from '../support/synthetic-wal.ts';
 

@@ -22,6 +22,9 @@ export interface CommandResult {
   readonly err: string;
 }
 
+/** A process of the repository; 'safekeeper' is the first one. */
+export type RigProcess = 'pageserver' | 'safekeeper' | { readonly safekeeper: number } | { readonly endpoint: string };
+
 export class RepositoryRig {
   /** The folder that the commands run in; the repository is its `.pagelite`. */
   readonly cwd: string;
@@ -76,8 +79,8 @@ export class RepositoryRig {
   }
 
   /** init, start, tenant create --set-default. */
-  async start(): Promise<void> {
-    await this.ok('init');
+  async start(...initArgs: string[]): Promise<void> {
+    await this.ok('init', ...initArgs);
     this.putTemplate();
     await this.ok('start');
     this.keepTemplate();
@@ -127,15 +130,16 @@ export class RepositoryRig {
     return runProgram('psql', [...where, ...args, 'postgres'], this.cwd, input);
   }
 
-  pid(process: 'pageserver' | 'safekeeper' | { readonly endpoint: string }): number {
+  pid(process: RigProcess): number {
     const pid = runningPid(this.pidFile(process));
     if (pid === null) throw new Error(`${JSON.stringify(process)} is not running`);
     return pid;
   }
 
-  pidFile(process: 'pageserver' | 'safekeeper' | { readonly endpoint: string }): string {
+  pidFile(process: RigProcess): string {
     if (process === 'pageserver') return join(this.dir, 'pageserver_1/pageserver.pid');
     if (process === 'safekeeper') return join(this.dir, 'safekeepers/sk1/safekeeper.pid');
+    if ('safekeeper' in process) return join(this.dir, `safekeepers/sk${process.safekeeper}/safekeeper.pid`);
     return join(this.dir, 'endpoints', process.endpoint, 'compute.pid');
   }
 

@@ -127,6 +127,19 @@ describe('the upload queue', () => {
     expect(names).toHaveLength(5);
   });
 
+  it('stores a change that comes as the one before is done', async () => {
+    const { queue, add } = await open(new Staged());
+    await add(1);
+    let second: Promise<void> | undefined;
+    await queue
+      .change((part) => part)
+      .then(() => {
+        second = queue.change((part) => ({ ...part, gcCutoffLsn: 16 as Lsn }));
+      });
+    await second;
+    expect(queue.storedPart.gcCutoffLsn).toBe(16);
+  }, 5_000);
+
   it('waits for a store that is away', async () => {
     const staged = new Staged();
     const { queue, add, clock } = await open(staged);

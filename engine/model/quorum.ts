@@ -1,7 +1,7 @@
 /**
  * Quorums (W4 of the write path): how many safekeepers make a decision, and what they have decided.
  */
-import type { Lsn } from '../../engine/model/lsn.ts';
+import type { Lsn } from './lsn.ts';
 
 /** Any two quorums of the same members share one. */
 export function quorumOf(memberCount: number): number {

@@ -1,0 +1,161 @@
+/**
+ * Three safekeepers as a user runs them: any one may be away, without a majority commits wait and what is in memory is still read, and the one
+ * that returns gets what it missed. Which branches there are does not depend on who is up.
+ */
+import { existsSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { findFreePort } from '../../server/process/ports.ts';
+import { RepositoryRig } from '../support/repository-rig.ts';
+
+interface Status {
+  readonly id: number;
+  readonly state: string;
+  readonly timelines: readonly {
+    readonly branch_name: string;
+    readonly timeline_id: string;
+    readonly term: number;
+    readonly flush_lsn: string;
+    readonly commit_lsn: string;
+    readonly lag_bytes: number;
+  }[];
+}
+
+let rig: RepositoryRig;
+beforeAll(async () => {
+  rig = new RepositoryRig();
+  expect(await rig.ok('init', '--num-safekeepers', '3')).toMatch(/3 safekeepers: 1 of them may be away/);
+  rig.putTemplate();
+  await rig.ok('start');
+  rig.keepTemplate();
+  await rig.ok('tenant', 'create', '--set-default');
+  await rig.endpoint('main', '--pg-port', String(await findFreePort(23_500)));
+  await rig.sql('main', 'create table t(id int primary key, filler text)');
+});
+afterAll(() => rig.close());
+
+const status = async (...args: string[]): Promise<Status[]> =>
+  JSON.parse(await rig.ok('safekeeper', 'status', ...args, '--json'));
+const branch = (name: string) => (one: Status) => one.timelines.filter(({ branch_name }) => branch_name === name);
+const caughtUp = () =>
+  expect
+    .poll(async () =>
+      (await status()).flatMap(branch('main')).map(({ flush_lsn, lag_bytes }) => [flush_lsn, lag_bytes]),
+    )
+    .toSatisfy((all: [string, number][]) => all.length === 3 && all.every(([lsn, lag]) => lsn === all[0]![0] && !lag));
+
+describe('three safekeepers', () => {
+  it('each shows term, flush and commit LSN and lag of every branch', async () => {
+    const all = await status();
+    expect(all.map(({ id, state }) => [id, state])).toEqual([
+      [1, 'running'],
+      [2, 'running'],
+      [3, 'running'],
+    ]);
+    expect(all.map((one) => branch('main')(one).map(({ term }) => term))).toEqual([[1], [1], [1]]);
+    expect(await rig.ok('safekeeper', 'status')).toMatch(/^ main +3 +1 +0\/\w+ +0\/\w+ +0 bytes$/m);
+    expect((await status('2')).map(({ id }) => id)).toEqual([2]);
+    expect(await rig.refused('safekeeper', 'status', '4')).toMatch(/safekeeper 4/);
+  });
+
+  it('commits go on without any one of them, and it gets what it missed', async () => {
+    for (const away of ['1', '2', '3']) {
+      await rig.ok('safekeeper', 'stop', away, '--mode', away === '2' ? 'immediate' : 'fast');
+      await rig.sql('main', `insert into t select ${away}000 + i, repeat('x', 1000) from generate_series(1, 500) i`);
+      expect((await status()).filter(({ state }) => state === 'stopped').map(({ id }) => String(id))).toEqual([away]);
+      await rig.ok('safekeeper', 'start', away);
+      await caughtUp();
+    }
+    expect(await rig.sql('main', 'select count(*)::int as n from t')).toEqual([{ n: 1500 }]);
+  });
+
+  it('a compute starts without one of them', async () => {
+    await rig.ok('endpoint', 'stop', 'main');
+    await rig.ok('safekeeper', 'stop', '1');
+    await rig.ok('endpoint', 'start', 'main');
+    await rig.sql('main', 'insert into t values (1)');
+    await rig.ok('safekeeper', 'start', '1');
+    await caughtUp();
+  });
+
+  it('without a majority commits wait and cached pages are read; they finish when it is back', async () => {
+    const writer = await rig.connect('main');
+    const reader = await rig.connect('main');
+    await reader.query('select count(*) from t');
+    await rig.ok('safekeeper', 'stop', '2');
+    await rig.ok('safekeeper', 'stop', '3');
+    expect((await rig.run('safekeeper', 'status')).err).toMatch(/Commits wait: 1 of 3 safekeepers answer, 2 must/);
+    let answered = false;
+    const commit = writer.query('insert into t values (2)').then(() => {
+      answered = true;
+    });
+    for (let i = 0; i < 20; i++) {
+      expect((await reader.query('select count(*)::int as n from t where id > 1000')).rows).toEqual([{ n: 1500 }]);
+    }
+    expect(answered).toBe(false);
+    await rig.ok('safekeeper', 'start', '3');
+    await commit;
+    await rig.ok('safekeeper', 'start', '2');
+    await caughtUp();
+    expect(await rig.sql('main', 'select id from t where id < 10 order by id')).toEqual([{ id: 1 }, { id: 2 }]);
+  });
+
+  it('start goes on with a quorum of them, and says who is missing', async () => {
+    await rig.ok('endpoint', 'stop', 'main');
+    await rig.ok('stop');
+    // Its disk is not there.
+    const dir = join(rig.dir, 'safekeepers/sk2');
+    renameSync(dir, `${dir}.away`);
+    writeFileSync(dir, '');
+    expect(await rig.ok('start')).toMatch(
+      /safekeeper 2 did not start: (.|\n)*2 of 3 safekeepers are a quorum: going on/,
+    );
+    await rig.ok('endpoint', 'start', 'main');
+    expect(await rig.sql('main', 'select count(*)::int as n from t')).toEqual([{ n: 1502 }]);
+    rmSync(dir);
+    renameSync(`${dir}.away`, dir);
+    await rig.ok('safekeeper', 'start', '2');
+    await caughtUp();
+  });
+
+  it('a deleted branch is gone from one that was stopped meanwhile, too', async () => {
+    await rig.ok('timeline', 'branch', '--branch-name', 'side');
+    await rig.endpoint('side');
+    await rig.sql('side', 'insert into t values (3)');
+    const { timeline_id } = (await status()).flatMap(branch('side'))[0]!;
+    const folders = () =>
+      [1, 2, 3].map((id) => existsSync(join(rig.dir, `safekeepers/sk${id}/${tenant()}/${timeline_id}`)));
+    expect(folders()).toEqual([true, true, true]);
+    await rig.ok('endpoint', 'stop', 'side', '--destroy');
+    await rig.ok('safekeeper', 'stop', '2');
+    await rig.ok('timeline', 'delete', '--branch-name', 'side');
+    expect(folders()).toEqual([false, false, false]);
+    await rig.ok('safekeeper', 'start', '2');
+    expect((await status()).flatMap(branch('side'))).toEqual([]);
+  });
+
+  it('an older compute is fenced within a commit: 57P01, and what it acknowledged is there', async () => {
+    const older = await rig.connect('main');
+    let acknowledged = 0;
+    const ended = (async () => {
+      for (;;) {
+        await older.query(`insert into t values (${acknowledged + 100})`);
+        acknowledged++;
+      }
+    })().catch((error: { code?: string; message: string }) => error);
+    await rig.ok('endpoint', 'start', 'rival', '--branch-name', 'main', '--allow-multiple');
+    expect(await ended).toMatchObject({ code: '57P01', message: expect.stringMatching(/fenced: term \d+ rules/) });
+    const [row] = await rig.sql<{ n: number }>(
+      'rival',
+      'select count(*)::int as n from t where id between 100 and 999',
+    );
+    // The last one may have become durable without an answer.
+    expect([acknowledged, acknowledged + 1]).toContain(row!.n);
+    expect(acknowledged).toBeGreaterThan(0);
+    await rig.ok('endpoint', 'stop', 'rival', '--destroy');
+  });
+});
+
+function tenant(): string {
+  return JSON.parse(readFileSync(join(rig.dir, 'config.json'), 'utf8')).defaultTenantId;
+}
