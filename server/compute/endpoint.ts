@@ -130,6 +130,8 @@ class RunningEndpoint implements Endpoint {
     if (this.#ticker !== null) clearInterval(this.#ticker);
     if (this.#timer !== null) clearTimeout(this.#timer.id);
     const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
+    // A backend that was fenced says that it could not sync a file.
+    this.#backend?.multiplexer.mute();
     for (const connection of [...this.#connections]) {
       connection.fail(reason);
     }

@@ -103,6 +103,7 @@ export class SessionMultiplexer {
   #ready: ReadyMessage = { status: 'I', pinned: false, consumed: 0, idleInTransactionMs: 0, idleSessionMs: 0 };
   #turns = 0;
   #started = false;
+  #muted = false;
   #cancelDeadline: { readonly at: number; readonly sent: number } | null = null;
 
   constructor(wire: SharedWire, host: MultiplexerHost) {
@@ -203,6 +204,11 @@ export class SessionMultiplexer {
     this.#watchStall(turn, now);
   }
 
+  /** From here on no client hears what the backend says: they are told why it ends. */
+  mute(): void {
+    this.#muted = true;
+  }
+
   /** The backend is gone: so are all sessions. */
   abandonAll(fields: Omit<ErrorFields, 'severity'>): void {
     this.#started = false;
@@ -283,7 +289,7 @@ export class SessionMultiplexer {
   }
 
   #forward(bytes: Buffer): void {
-    if (this.#turn?.kind === 'serve') this.#turn.connection.send(bytes);
+    if (this.#turn?.kind === 'serve' && !this.#muted) this.#turn.connection.send(bytes);
   }
 
   #endTurn(): void {

@@ -161,7 +161,9 @@ class Bank {
         while (!this.#closed && this.violations.length === 0) await work(client);
       } catch (error) {
         const code = String((error as { code?: string }).code);
-        if (!faultError.test(code)) this.violations.push(`a client got ${code}: ${messageOf(error)}`);
+        if (!faultError.test(code)) {
+          this.violations.push(`a client got ${code}: ${messageOf(error)}\n${this.#rig.logs()}`);
+        }
         await sleep(20);
       }
       await client?.end().catch(() => {});

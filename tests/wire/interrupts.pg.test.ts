@@ -146,3 +146,21 @@ test('a backend that ends is started again, and everybody is told', async () => 
   expect(endpoint.stats().restarts).toBe(1);
   await later.end();
 });
+
+test('an endpoint that closes says why, and passes nothing on that the backend says meanwhile', async () => {
+  const closing = await startTestEndpoint();
+  const client = await connectClient(closing);
+  // The older connection hears of the end first, and its leaving lets the other's answer through.
+  const idle = await connectClient(closing);
+  const asking = await connectClient(closing);
+  await client.query('select 1');
+  const before = closing.stats().turns;
+  const error = errorOf(asking.query('select pg_sleep(0.1)'));
+  while (closing.stats().turns === before) await new Promise((resolve) => setImmediate(resolve));
+  // This thread serves the endpoint, too: the answer is there, and nobody has taken it.
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 500);
+  const closed = closing.close({ code: '57P01', message: 'the end' });
+  expect(await error).toMatchObject({ code: '57P01', message: 'the end' });
+  await closed;
+  await Promise.all([client.end(), idle.end()]);
+});
