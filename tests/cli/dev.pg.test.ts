@@ -15,14 +15,19 @@ import { listen } from '../../server/process/ports.ts';
 import { cliEntry, RepositoryRig } from '../support/repository-rig.ts';
 
 let rig: RepositoryRig;
-beforeAll(() => {
+/** Its repository is made with three safekeepers. */
+let several: RepositoryRig;
+beforeAll(async () => {
   rig = new RepositoryRig();
   mkdirSync(rig.dir);
   rig.putTemplate();
+  several = new RepositoryRig();
+  await several.ok('init', '--num-safekeepers', '3');
 });
 afterAll(async () => {
   for (const dev of running) await dev.end('SIGKILL');
   await rig.close();
+  await several.close();
 });
 
 const running = new Set<Dev>();
@@ -32,9 +37,9 @@ class Dev {
   readonly #child: ChildProcess;
   readonly #ended: Promise<unknown[]>;
 
-  constructor(...args: string[]) {
-    const env = { ...process.env, PAGELITE_REPO_DIR: rig.dir };
-    this.#child = spawn(process.execPath, [cliEntry, 'dev', ...args], { cwd: rig.cwd, env });
+  constructor(args: readonly string[] = [], { dir, cwd } = rig) {
+    const env = { ...process.env, PAGELITE_REPO_DIR: dir };
+    this.#child = spawn(process.execPath, [cliEntry, 'dev', ...args], { cwd, env });
     this.#ended = once(this.#child, 'close');
     for (const stream of [this.#child.stdout!, this.#child.stderr!]) {
       createInterface(stream).on('line', (line) => this.lines.push(line));
@@ -110,7 +115,7 @@ describe('pagelite dev', () => {
     // If another test's endpoint has it by now, it is taken as well.
     await listen(taker, '127.0.0.1', taken).catch(() => {});
     try {
-      const asked = new Dev('--pg-port', String(taken));
+      const asked = new Dev(['--pg-port', String(taken)]);
       expect(await asked.end()).toBe(1);
       expect(asked.lines.join('\n')).toMatch(/the port is taken\. Choose another --pg-port, or leave it out/);
       const dev = new Dev();
@@ -136,5 +141,23 @@ describe('pagelite dev', () => {
     expect(await dev.end()).toBe(1);
     expect(dev.lines.join('\n')).toMatch(/is in use by process \d+.*pagelite stop/);
     await rig.ok('stop');
+  });
+
+  it('serves a folder with three safekeepers, as the library and pagelite start do', async () => {
+    several.putTemplate();
+    const dev = new Dev([], several);
+    await dev.ready();
+    await several.sql('main', 'create table t (n int); insert into t values (1)');
+    const status = JSON.parse(await several.ok('safekeeper', 'status', '--json'));
+    expect(status.map(({ timelines }: { timelines: { lag_bytes: number }[] }) => timelines.length)).toEqual([1, 1, 1]);
+    await dev.end('SIGKILL');
+    const lite = await Pagelite.open(several.dir);
+    await (await lite.connect('main')).query('insert into t values (2)');
+    await lite.close();
+    await several.ok('start');
+    await several.ok('safekeeper', 'stop', '2');
+    await several.ok('endpoint', 'start', 'main');
+    expect(await several.sql('main', 'select n from t order by n')).toEqual([{ n: 1 }, { n: 2 }]);
+    await several.ok('stop');
   });
 });
