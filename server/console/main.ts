@@ -24,7 +24,7 @@ function readConfig(): ConsoleConfig {
 const config = readConfig();
 const repository = Repository.open(config.dir);
 mkdirSync(repository.consoleDir, { recursive: true });
-const log = createLog('console', { level: (process.env.PAGELITE_LOG_LEVEL ?? 'info') as LogLevel });
+const log = createLog('console', { level: (process.env.PAGELITE_LOG_LEVEL || 'info') as LogLevel });
 await runProcess('console', repository.consoleDir, log, async () => {
   const { listen, allowOrigins } = config;
   const server = await serveConsole({ repository, listen, allowOrigins, version: packageVersion, log });

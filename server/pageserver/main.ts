@@ -21,7 +21,7 @@ function readConfig(): PageserverConfig {
 
 const config = readConfig();
 mkdirSync(config.dir, { recursive: true });
-const log = createLog('pageserver', { level: (process.env.PAGELITE_LOG_LEVEL ?? 'info') as LogLevel });
+const log = createLog('pageserver', { level: (process.env.PAGELITE_LOG_LEVEL || 'info') as LogLevel });
 await runProcess('pageserver', config.dir, log, async (progress) => {
   const server = await startPageserver({ ...config, log, progress });
   return { info: { ...server.ports }, close: () => server.close() };
