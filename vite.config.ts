@@ -15,7 +15,7 @@ export default defineConfig({
       ...(hasChromium() ? [] : ['**/*.web.test.ts']),
       ...(hasCeph() || process.env.CI ? [] : ['**/*.s3.test.ts']),
     ],
-    testTimeout: 120_000,
+    testTimeout: 240_000,
     hookTimeout: 120_000,
     expect: { poll: { timeout: 30_000 } },
     pool: 'forks',

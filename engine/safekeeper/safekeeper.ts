@@ -25,6 +25,11 @@ export interface SafekeeperOptions {
   readonly nodeId: NodeId;
   readonly storage: SafekeeperStorage;
   readonly log: Log;
+  /**
+   * What every proposer hears instead of an answer: what is stored may be older than what was acknowledged, so that a vote or an acknowledgement would be
+   * worth nothing. Readers are served: what is committed stays so.
+   */
+  readonly refusal?: PageliteError;
 }
 
 /** Proposers of a timeline that are remembered: those that may still live, many times over. */
@@ -34,6 +39,7 @@ export class Safekeeper implements WalService {
   readonly nodeId: NodeId;
   readonly #storage: SafekeeperStorage;
   readonly #log: Log;
+  readonly #refusal: PageliteError | null;
   readonly #timelines = new Map<string, Promise<SafekeeperTimeline | null>>();
   readonly #loaded = new Set<SafekeeperTimeline>();
   /** The latest proposers of each timeline, oldest first. */
@@ -46,6 +52,7 @@ export class Safekeeper implements WalService {
     this.nodeId = options.nodeId;
     this.#storage = options.storage;
     this.#log = options.log;
+    this.#refusal = options.refusal ?? null;
   }
 
   connectProposer(id: TenantTimelineId): Channel {
@@ -127,6 +134,7 @@ export class Safekeeper implements WalService {
 
   async #openOrCreate(greeting: ProposerGreeting): Promise<SafekeeperTimeline> {
     const id = greeting.timeline;
+    if (this.#refusal) throw this.#refusal;
     this.#checkNotDeleted(greeting);
     const existing = await this.#open(id);
     if (existing) return existing;

@@ -8,6 +8,7 @@
  * - a commit is one `sync` of blocks that exist: the last file is filled with zeros ahead of its end in steps of `walZeroFillBytes`
  * - what is known to have been durable (commitLsn, and the flush mark) is there at open, whole and valid, or the open fails `corrupt` and
  *   names file and LSN. Only beyond it may the log end with a torn record, which is then cut off
+ * - all that is counted as WAL at open is durable, also what an earlier process had only written
  * - a file that is cut short or missing is noticed at open; a flipped bit at open in the WAL past commitLsn, and before it when it is read
  *   (wal-reader.ts checks every record that comes from disk)
  */
@@ -286,6 +287,7 @@ export class WalLog {
       );
     }
     this.#lastRecordLsn = scan.lastRecordLsn;
+    await this.#syncTail(knownLsn, lsnEnd);
     await this.#clearTail(lsnEnd, end, log);
     this.#writeLsn = lsnEnd;
     this.#filledLsn = lsnEnd;
@@ -330,6 +332,13 @@ export class WalLog {
       if (!scan.feed(bytes)) break;
     }
     return scan;
+  }
+
+  /** What a process wrote that ended before it could synchronise it is in the page cache only: nobody may count on it yet. */
+  async #syncTail(from: Lsn, end: Lsn): Promise<void> {
+    for (const [start, name] of this.#names) {
+      if (start < end && start + walSegmentSize > from && from < end) await this.#segments.sync(name);
+    }
   }
 
   /** After the last record there are only zeros: a torn write's remains must not come back as WAL. */

@@ -130,7 +130,7 @@ async function expectWhole(what: string): Promise<void> {
     const { problems, garbage } = await scrub({ store: bucket, tenant: null, isDeep: false });
     return { problems, garbage };
   };
-  await expect.poll(report, { message: what, timeout: 20_000 }).toEqual({ problems: [], garbage: [] });
+  await expect.poll(report, { message: what, timeout: 60_000 }).toEqual({ problems: [], garbage: [] });
 }
 
 /** The pageserver ends at the step; afterwards it has no disk and no memory. */
@@ -182,7 +182,7 @@ async function uploaded(id: TenantTimelineId): Promise<void> {
     const { uploads } = json as { uploads: { layers: number; deletes: number } };
     return uploads.layers + uploads.deletes;
   };
-  await expect.poll(waiting, { timeout: 20_000 }).toBe(0);
+  await expect.poll(waiting, { timeout: 60_000 }).toBe(0);
 }
 
 async function prepared({
@@ -327,7 +327,7 @@ for (const { name, operations, prepare, act, moments, branchAt } of works) {
           await act(id);
           await check('after it was done', moments.slice(-1));
           await expectWhole(what);
-        }, 120_000);
+        }, 240_000);
       }
     }
   });
@@ -345,7 +345,7 @@ describe('ended during a start', () => {
         await endAt({ operation, object, when }, () => storage.startPageserver());
         await expectPages(id, [0, 1], `start, ${when} ${operation} ${object}`);
         await expectWhole(`start, ${when} ${operation} ${object}`);
-      }, 120_000);
+      }, 240_000);
     }
   }
 });
@@ -405,11 +405,11 @@ describe('requests to the bucket', () => {
     await expect.poll(lastError).toMatch(/object tenants\/.*made to fail/);
     expect((await uploads()).layers).toBeGreaterThan(0);
     reliable();
-    await expect.poll(uploads, { timeout: 20_000 }).toEqual({ layers: 0, bytes: 0, deletes: 0, last_error: null });
+    await expect.poll(uploads, { timeout: 60_000 }).toEqual({ layers: 0, bytes: 0, deletes: 0, last_error: null });
     await storage.stopPageserver('immediate');
     rmSync(join(storage.pageserverDir, 'tenants'), { recursive: true });
     await storage.startPageserver();
     await expectPages(id, [0, 1, 2], 'the store is back');
     await expectWhole('the store is back');
-  }, 120_000);
+  }, 240_000);
 });

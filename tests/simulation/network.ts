@@ -1,6 +1,8 @@
 /**
  * A network of named nodes with the faults that TCP connections have: delay, connections that break (what was under way is lost, and the
- * two ends hear of it at different times), partitions (nothing passes; it is delivered later unless somebody gives up), nodes that die.
+ * two ends hear of it at different times), partitions one way or both (nothing passes; it is delivered later unless somebody gives up),
+ * nodes that die. And with those that only datagrams have, which a protocol for connections must survive, too: messages that are lost,
+ * come twice, or overtake others.
  */
 import { PageliteError } from '../../engine/errors.ts';
 import type { Channel } from '../../engine/services.ts';
@@ -10,20 +12,44 @@ export interface NetworkFaults {
   readonly delayMaxMs: number;
   /** Chance of a message to break its connection instead of arriving. */
   readonly breakChance: number;
+  readonly dropChance: number;
+  readonly duplicateChance: number;
+  /** Chance of a message to be as late as it likes, and of those behind it not to wait. */
+  readonly overtakeChance: number;
 }
+
+type Fate = 'arrives' | 'breaks' | 'lost' | 'twice' | 'late';
+
+/** Sees every message as it is sent. */
+export type MessageTap = (from: string, to: string, endpoint: string, message: Uint8Array) => void;
 
 export class Network {
   readonly #world: World;
   readonly #faults: NetworkFaults;
+  readonly #fates: readonly { readonly fate: Fate; readonly below: number }[];
   readonly #connections = new Set<Connection>();
   readonly #partitioned = new Set<string>();
   /** Listeners of the nodes that are up. */
   readonly #nodes = new Map<string, (endpoint: string, channel: Channel) => void>();
   calm = false;
+  tap: MessageTap = () => {};
 
   constructor(world: World, faults: NetworkFaults) {
     this.#world = world;
     this.#faults = faults;
+    const { breakChance, dropChance, duplicateChance, overtakeChance } = faults;
+    let below = 0;
+    this.#fates = (
+      [
+        ['breaks', breakChance],
+        ['lost', dropChance],
+        ['twice', duplicateChance],
+        ['late', overtakeChance],
+      ] as const
+    ).map(([fate, chance]) => {
+      below += chance;
+      return { fate, below };
+    });
   }
 
   listen(node: string, accept: (endpoint: string, channel: Channel) => void): void {
@@ -38,8 +64,14 @@ export class Network {
     }
   }
 
+  /** From now on nothing passes from one to the other; what comes back still does. */
+  cutOneWay(from: string, to: string): void {
+    this.#partitioned.add(`${from} ${to}`);
+  }
+
   cut(a: string, b: string): void {
-    this.#partitioned.add(pairOf(a, b));
+    this.cutOneWay(a, b);
+    this.cutOneWay(b, a);
   }
 
   heal(): void {
@@ -48,7 +80,7 @@ export class Network {
   }
 
   connect(from: string, to: string, endpoint: string): Channel {
-    const connection = new Connection(this, from, to);
+    const connection = new Connection(this, from, to, endpoint);
     this.#connections.add(connection);
     const [near, far] = connection.ends;
     this.#world.after(this.delayMs(), () => {
@@ -70,12 +102,15 @@ export class Network {
     return (next() < 0.05 ? this.#faults.delayMaxMs : 2) * next();
   }
 
-  isCut(a: string, b: string): boolean {
-    return this.#partitioned.has(pairOf(a, b));
+  isCut(from: string, to: string): boolean {
+    return this.#partitioned.has(`${from} ${to}`);
   }
 
-  breaks(): boolean {
-    return !this.calm && this.#world.chance(this.#faults.breakChance);
+  /** What becomes of a message that is sent now. */
+  fate(): Fate {
+    if (this.calm) return 'arrives';
+    const dice = this.#world.next();
+    return this.#fates.find(({ below }) => dice < below)?.fate ?? 'arrives';
   }
 
   /** Ends a connection; `silent` is a node that died and hears nothing. */
@@ -94,13 +129,13 @@ export class Network {
   }
 }
 
-const pairOf = (a: string, b: string): string => [a, b].sort().join(' ');
-
 class Connection {
   open = true;
+  readonly endpoint: string;
   readonly ends: readonly [End, End];
 
-  constructor(network: Network, from: string, to: string) {
+  constructor(network: Network, from: string, to: string, endpoint: string) {
+    this.endpoint = endpoint;
     this.ends = [new End(network, this, from, to, 0), new End(network, this, to, from, 1)];
   }
 }
@@ -135,8 +170,12 @@ class End implements Channel {
   send(message: Uint8Array): void {
     if (this.#closed) throw new PageliteError('closed', 'the channel is closed');
     if (!this.#connection.open) return;
-    if (this.#network.breaks()) this.#network.breakConnection(this.#connection);
-    else this.#peer.#enqueue({ message: message.slice() });
+    const bytes = message.slice();
+    this.#network.tap(this.node, this.#peerNode, this.#connection.endpoint, bytes);
+    const fate = this.#network.fate();
+    if (fate === 'breaks') this.#network.breakConnection(this.#connection);
+    else if (fate !== 'lost') this.#peer.#enqueue({ message: bytes }, fate === 'late');
+    if (fate === 'twice') this.#peer.#enqueue({ message: bytes.slice() });
   }
 
   onMessage(handler: (message: Uint8Array) => void): void {
@@ -172,7 +211,7 @@ class End implements Channel {
   }
 
   flush(): void {
-    while (this.#inbox.length > 0 && !this.#network.isCut(this.node, this.#peerNode)) {
+    while (this.#inbox.length > 0 && !this.#network.isCut(this.#peerNode, this.node)) {
       const { event, atMs } = this.#inbox[0]!;
       if (atMs > this.#network.world.now()) return;
       if ('message' in event ? !this.#messageHandler : !this.#closeHandler) return;
@@ -189,12 +228,16 @@ class End implements Channel {
     return this.#connection.ends[1 - this.#side]!;
   }
 
-  #enqueue(event: Event): void {
+  /** In the order sent, but for what is late. */
+  #enqueue(event: Event, isLate = false): void {
     if (this.#closed) return;
     const { world } = this.#network;
-    const atMs = Math.max(this.#lastAtMs, world.now() + this.#network.delayMs());
-    this.#lastAtMs = atMs;
-    this.#inbox.push({ event, atMs });
+    const delayed = world.now() + this.#network.delayMs();
+    const atMs = isLate ? delayed + 20 * world.next() : Math.max(this.#lastAtMs, delayed);
+    if (!isLate) this.#lastAtMs = atMs;
+    let at = this.#inbox.length;
+    while (at > 0 && this.#inbox[at - 1]!.atMs > atMs) at--;
+    this.#inbox.splice(at, 0, { event, atMs });
     world.after(atMs - world.now(), () => this.flush());
   }
 

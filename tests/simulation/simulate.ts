@@ -1,0 +1,244 @@
+/**
+ * One run of the simulation: a seed decides how many safekeepers there are, what goes wrong and when, and in which order everything happens.
+ *
+ * Real: safekeepers, proposers, both protocols, WAL files. Modelled: network, disks, time, what is in the records.
+ *
+ * For a while everything fails at once: racing proposers; connections that break; partitions one way and both; messages that are lost, come twice or
+ * overtake others; processes that are killed; power failures that lose or tear what was not synchronised; disks that are slow, full or
+ * fail; a minority of disks put back to what they held before. Then all is well, and a last compute has to commit.
+ */
+import { ConsensusCluster, followWal, type SimNode } from './consensus-cluster.ts';
+import { SimCompute } from './sim-compute.ts';
+import { World } from './world.ts';
+
+export interface Outcome {
+  readonly seed: number;
+  readonly safekeepers: number;
+  /** What did not hold; empty if all did. */
+  readonly violations: readonly string[];
+  /** Records whose commit was acknowledged. */
+  readonly committed: number;
+  readonly elections: number;
+  readonly fences: number;
+  readonly tornWrites: number;
+  readonly diskFailures: number;
+  readonly staleRestores: number;
+  /** Of everything that the run led to: the same seed ends in the same. */
+  readonly fingerprint: number;
+}
+
+const chaosMs = 12_000;
+const healMs = 120_000;
+
+export async function simulate(seed: number, trace = false): Promise<Outcome> {
+  const world = new World(seed);
+  const isDatagram = world.chance(0.4);
+  const cluster = new ConsensusCluster(world, {
+    acceptorCount: world.pick([1, 3, 3, 3, 5]),
+    faults: {
+      delayMaxMs: world.pick([5, 50, 400]),
+      breakChance: world.pick([0, 0.002, 0.02]),
+      dropChance: isDatagram ? 0.004 : 0,
+      duplicateChance: isDatagram ? 0.004 : 0,
+      overtakeChance: isDatagram ? 0.004 : 0,
+    },
+    trace,
+  });
+  const { checkers, network } = cluster;
+  for (const node of cluster.nodes) cluster.startSafekeeper(node);
+  const chaos = new Chaos(cluster);
+  const reading = new AbortController();
+  for (let i = 1; i <= 2; i++) void followWal(cluster, `reader${i}`, reading.signal);
+  chaos.begin();
+  await world.run(chaosMs);
+
+  network.calm = true;
+  network.heal();
+  cluster.repair();
+  for (const compute of chaos.computes) compute.kill();
+  const last = new SimCompute(cluster, 'last');
+  void last.run(5);
+  await world.run(healMs, () => last.finished);
+  if (last.committed < 5) checkers.violate('no compute could commit after all was well again');
+  else {
+    let verified = false;
+    void cluster.verify(last.endLsn).then(() => {
+      verified = true;
+    });
+    await world.run(healMs, () => verified);
+    if (!verified) checkers.violate('not every safekeeper has caught up after all was well again');
+  }
+  last.kill();
+  reading.abort();
+  const { computes } = chaos;
+  const sum = (of: (node: SimNode) => number) => cluster.nodes.reduce((total, node) => total + of(node), 0);
+  return {
+    seed,
+    safekeepers: cluster.nodes.length,
+    violations: checkers.violations,
+    committed: checkers.acknowledged.length,
+    elections: computes.filter(({ isElected }) => isElected).length,
+    fences: computes.filter(({ isFenced }) => isFenced).length,
+    tornWrites: sum(({ disk }) => disk.tornWrites),
+    diskFailures: sum(({ disk }) => disk.failures),
+    staleRestores: cluster.staleRestores,
+    fingerprint: cluster.fingerprint(),
+  };
+}
+
+class Chaos {
+  readonly computes: SimCompute[] = [];
+  readonly #cluster: ConsensusCluster;
+
+  constructor(cluster: ConsensusCluster) {
+    this.#cluster = cluster;
+  }
+
+  begin(): void {
+    const { world } = this.#cluster;
+    this.#startCompute();
+    const strike = () => {
+      if (this.#isOver) return;
+      this.#strike();
+      if (this.computes.every((compute) => compute.finished)) this.#startCompute();
+      world.after(world.below(1000), strike);
+    };
+    world.after(world.below(1000), strike);
+  }
+
+  #startCompute(): void {
+    if (this.#isOver) return;
+    const compute = new SimCompute(this.#cluster, `compute${this.computes.length + 1}`);
+    this.computes.push(compute);
+    void compute.run(1 + this.#cluster.world.below(150));
+  }
+
+  #strike(): void {
+    const { world, nodes } = this.#cluster;
+    const node = world.pick(nodes);
+    switch (world.below(9)) {
+      case 0:
+        this.#crash(node, world.chance(0.6), 1500);
+        break;
+      case 1:
+        this.#partition(node);
+        break;
+      case 2:
+        world.pick(this.computes).kill();
+        this.#startCompute();
+        break;
+      case 3:
+        // Rivals, at once, while the others still run.
+        for (let i = world.below(4); i > 0; i--) this.#startCompute();
+        break;
+      case 4:
+        if (world.chance(0.3)) for (const other of nodes) this.#crash(other, true, 1000);
+        break;
+      case 5:
+        this.#spoilDisk(node);
+        break;
+      case 6:
+        this.#strandTail(node);
+        break;
+      case 7:
+        this.#killThenPowerFailure(node);
+        break;
+      default:
+        this.#goBack(node);
+    }
+  }
+
+  get #isOver(): boolean {
+    return this.#cluster.world.now() >= chaosMs;
+  }
+
+  #crash(node: SimNode, powerFailure: boolean, downMs: number): void {
+    const { world } = this.#cluster;
+    if (this.#isOver) return;
+    this.#cluster.killSafekeeper(node, powerFailure);
+    world.after(world.below(downMs), () => this.#cluster.startSafekeeper(node));
+  }
+
+  /**
+   * One safekeeper alone has the end of the WAL, while the others are slow. Either it is gone when the next compute comes, and back for the one after
+   * that: what the first wrote without it counts more than what it has. Or it is gone soon after: what the next compute took from it
+   * counts only if the others have it, too.
+   */
+  #strandTail(keeper: SimNode): void {
+    const { world, network, nodes } = this.#cluster;
+    const writer = this.computes.at(-1)!;
+    for (const other of nodes) {
+      if (other === keeper) continue;
+      network.cutOneWay(writer.name, other.name);
+      other.disk.slowness = 20;
+      world.after(3000, () => {
+        other.disk.slowness = 1;
+      });
+    }
+    const isGoneFirst = world.chance(0.5);
+    world.after(100 + world.below(300), () => {
+      if (isGoneFirst) this.#crash(keeper, false, 1000);
+      this.#startCompute();
+      const next = this.computes.at(-1)!;
+      world.after(world.below(isGoneFirst ? 3000 : 800), () => {
+        if (isGoneFirst) next.kill();
+        else this.#crash(keeper, false, 3000);
+        this.#startCompute();
+      });
+    });
+  }
+
+  /** What a slow disk had not synchronised when the first process was killed, the second must not count on: the power fails soon after. */
+  #killThenPowerFailure(node: SimNode): void {
+    const { world } = this.#cluster;
+    node.disk.slowness = 40;
+    world.after(world.below(500), () => {
+      if (!this.#isOver) {
+        this.#cluster.killSafekeeper(node, false);
+        this.#cluster.startSafekeeper(node);
+        world.after(world.below(800), () => this.#crash(node, true, 300));
+      }
+      node.disk.slowness = 1;
+    });
+  }
+
+  #partition(node: SimNode): void {
+    const { world, network } = this.#cluster;
+    const client = world.pick(this.computes).name;
+    const kind = world.below(3);
+    if (kind === 0) network.cut(client, node.name);
+    else if (kind === 1) network.cutOneWay(client, node.name);
+    else network.cutOneWay(node.name, client);
+    world.after(world.below(15_000), () => network.heal());
+  }
+
+  #spoilDisk(node: SimNode): void {
+    const { world } = this.#cluster;
+    const { disk } = node;
+    if (world.chance(0.4)) {
+      disk.slowness = 20;
+      world.after(world.below(4000), () => {
+        disk.slowness = 1;
+      });
+      return;
+    }
+    disk.failure = world.pick(['fails', 'full']);
+    world.after(world.below(3000), () => {
+      if (this.#isOver) return;
+      disk.failure = 'none';
+      // As an operator would, who has looked after the disk.
+      this.#crash(node, false, 500);
+    });
+  }
+
+  /** Now its disk is remembered, some time later it is that again. */
+  #goBack(node: SimNode): void {
+    const { world } = this.#cluster;
+    node.snapshot ??= node.disk.snapshot();
+    world.after(500 + world.below(6000), () => {
+      if (this.#isOver || world.chance(0.5)) return;
+      this.#cluster.restoreOldDisk(node);
+      world.after(world.below(1000), () => this.#cluster.startSafekeeper(node));
+    });
+  }
+}
