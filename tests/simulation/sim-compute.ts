@@ -14,6 +14,8 @@ export class SimCompute {
   isFenced = false;
   isElected = false;
   finished = false;
+  #finishedHandler = () => {};
+  #writesAhead = false;
 
   constructor(cluster: ConsensusCluster, name: string) {
     this.#cluster = cluster;
@@ -37,6 +39,16 @@ export class SimCompute {
       }
     }
     this.finished = true;
+    this.#finishedHandler();
+  }
+
+  onFinished(handler: () => void): void {
+    this.#finishedHandler = handler;
+  }
+
+  /** Its next transaction is a long one: WAL that is sent as it is written, long before it is waited for. */
+  writeAhead(): void {
+    this.#writesAhead = true;
   }
 
   /** The process is gone at once. */
@@ -70,7 +82,8 @@ export class SimCompute {
     const { world, checkers } = this.#cluster;
     const wal = SyntheticWal.afterBoot(driver.startLsn);
     for (let i = 0; i < recordCount; ) {
-      const batch = 1 + world.below(3);
+      const batch = this.#writesAhead ? 20 + world.below(40) : 1 + world.below(3);
+      this.#writesAhead = false;
       const records = Array.from({ length: batch }, () => this.#write(driver, wal, i++));
       await driver.waitCommit(wal.endLsn, this.#stop.signal);
       this.committed += batch;

@@ -106,11 +106,11 @@ class Chaos {
     world.after(world.below(1000), strike);
   }
 
-  #startCompute(): void {
-    if (this.#isOver) return;
+  #startCompute(recordCount = 1 + this.#cluster.world.below(150)): SimCompute {
     const compute = new SimCompute(this.#cluster, `compute${this.computes.length + 1}`);
     this.computes.push(compute);
-    void compute.run(1 + this.#cluster.world.below(150));
+    void compute.run(recordCount);
+    return compute;
   }
 
   #strike(): void {
@@ -160,13 +160,14 @@ class Chaos {
   }
 
   /**
-   * One safekeeper alone has the end of the WAL, while the others are slow. Either it is gone when the next compute comes, and back for the one after
-   * that: what the first wrote without it counts more than what it has. Or it is gone soon after: what the next compute took from it
-   * counts only if the others have it, too.
+   * One safekeeper alone has the end of the WAL, and more of it than others write for a while, as these are slow. Either it is gone when the next
+   * compute comes, and back for the one after that: the little that the first wrote without it counts more than all that it has. Or it is gone soon
+   * after: what the next compute took from it counts only if the others have it, too.
    */
   #strandTail(keeper: SimNode): void {
     const { world, network, nodes } = this.#cluster;
     const writer = this.computes.at(-1)!;
+    writer.writeAhead();
     for (const other of nodes) {
       if (other === keeper) continue;
       network.cutOneWay(writer.name, other.name);
@@ -177,15 +178,31 @@ class Chaos {
     }
     const isGoneFirst = world.chance(0.5);
     world.after(100 + world.below(300), () => {
-      if (isGoneFirst) this.#crash(keeper, false, 1000);
-      this.#startCompute();
-      const next = this.computes.at(-1)!;
-      world.after(world.below(isGoneFirst ? 3000 : 800), () => {
-        if (isGoneFirst) next.kill();
-        else this.#crash(keeper, false, 3000);
+      if (this.#isOver) return;
+      if (isGoneFirst) this.#passOver(keeper);
+      else {
         this.#startCompute();
-      });
+        world.after(world.below(800), () => {
+          this.#crash(keeper, false, 3000);
+          if (!this.#isOver) this.#startCompute();
+        });
+      }
     });
+  }
+
+  #passOver(keeper: SimNode): void {
+    const { world } = this.#cluster;
+    this.#cluster.killSafekeeper(keeper, false);
+    for (const compute of this.computes) compute.kill();
+    const next = this.#startCompute(1 + world.below(2));
+    const comeBack = () => {
+      if (this.#isOver) return;
+      next.kill();
+      this.#cluster.startSafekeeper(keeper);
+      this.#startCompute();
+    };
+    next.onFinished(comeBack);
+    world.after(4000, () => next.kill());
   }
 
   /** What a slow disk had not synchronised when the first process was killed, the second must not count on: the power fails soon after. */
