@@ -7,6 +7,7 @@
  * - a safekeeper votes for one proposer in a term, and then only for the one that won it; its term never goes down, whatever happens to its process
  * - a commit LSN never goes down: a proposer's, and a safekeeper's as long as its process lives
  * - what a safekeeper shows as committed is the one history, whoever shows it
+ * - everything that is sent is well-formed
  */
 import { formatLsn, type Lsn } from '../../engine/model/lsn.ts';
 import { decodeAcceptorMessage, decodeProposerMessage } from '../../engine/protocol/proposer-acceptor.ts';
@@ -83,14 +84,16 @@ export class Checkers {
 
   /** A message that a proposer sends to a safekeeper. */
   sentByProposer(compute: string, bytes: Uint8Array): void {
-    const message = decodeProposerMessage(bytes);
+    const message = this.#decode(compute, () => decodeProposerMessage(bytes));
+    if (message === null) return;
     if (message.kind === 'proposerGreeting') this.#proposerIds.set(compute, message.proposerId);
     if (message.kind === 'proposerElected') this.#elected.set(message.term, this.#proposerIds.get(compute) ?? '');
   }
 
   /** A message that a safekeeper sends to a proposer. */
   sentBySafekeeper(node: string, bytes: Uint8Array): void {
-    const message = decodeAcceptorMessage(bytes);
+    const message = this.#decode(node, () => decodeAcceptorMessage(bytes));
+    if (message === null) return;
     const acceptor = this.#acceptor(node);
     if (message.kind === 'error') return;
     if (message.term < acceptor.term) this.violate(`${node}: its term went from ${acceptor.term} to ${message.term}`);
@@ -142,6 +145,15 @@ export class Checkers {
         this.violate(`${node}: the acknowledged record at ${formatLsn(startLsn)} is lost`);
         return;
       }
+    }
+  }
+
+  #decode<T>(who: string, decode: () => T): T | null {
+    try {
+      return decode();
+    } catch (error) {
+      this.violate(`${who} sends what is no message: ${(error as Error).message}`);
+      return null;
     }
   }
 
