@@ -64,6 +64,18 @@ export const walReaderWindowBytes = 8 * 1024 * 1024;
 export const walZeroFillBytes = 1024 * 1024;
 /** How far a safekeeper's stored commitLsn may lag before it is stored again; bounds what a restart has to scan. */
 export const commitLsnLagBytesMax = walSegmentSize;
+/** How often safekeepers tell each other what they have, and look after their WAL: bounds how soon one that lags begins to catch up (Neon: 1 s). */
+export const safekeeperUpkeepPauseMs = 1_000;
+/** A peer that has not answered by then is away. */
+export const safekeeperPeerTimeoutMs = 3_000;
+/** How far a safekeeper's commitLsn may be behind the others' for it to be the one that sends WAL to the object store. */
+export const backupLagBytesMax = walSegmentSize;
+/** WAL that no full segment has been made of is sent when there has been nothing new for so long (Neon: 15 minutes; here a wiped disk costs less). */
+export const partialBackupPauseMs = 10_000;
+/** And at the latest after so long. */
+export const partialBackupPauseMaxMs = 60_000;
+/** Pause after a failure to send WAL to the object store. */
+export const backupRetryPauseMs = 5_000;
 /** A proposer asks each quiet safekeeper for a sign of life this often, and gives up a connection that is silent for the second time. */
 export const proposerHeartbeatMs = 1_000;
 export const safekeeperSilenceMaxMs = 10_000;

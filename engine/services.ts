@@ -149,8 +149,19 @@ export interface SafekeeperTimelineStatus {
   readonly commitLsn: Lsn;
   /** First LSN that this safekeeper holds. */
   readonly startLsn: Lsn;
+  /** Up to here WAL is in the object store, as far as this safekeeper knows; 0 if it does not. */
+  readonly backupLsn: Lsn;
+  /** Up to here the pageserver needs no WAL any more; 0 if it has not said. */
+  readonly remoteConsistentLsn: Lsn;
   /** [term, start LSN] pairs, oldest first. */
   readonly termHistory: readonly (readonly [number, Lsn])[];
+}
+
+/** What safekeepers tell each other of each timeline, again and again: what SafekeeperTimelineStatus is, but for its history. */
+export interface PeerTimelineInfo extends Omit<SafekeeperTimelineStatus, 'termHistory'> {
+  readonly id: TenantTimelineId;
+  /** The term of the last record below flushLsn; 0 if there is none. */
+  readonly lastTerm: number;
 }
 
 /** One safekeeper. */
@@ -166,6 +177,17 @@ export interface WalService {
    */
   readWal(id: TenantTimelineId, startLsn: Lsn, signal: AbortSignal, term?: number): AsyncIterable<WalChunk>;
   getStatus(id: TenantTimelineId): Promise<SafekeeperTimelineStatus | null>;
+  /**
+   * A pageserver says that it needs no WAL below `lsn`, the end of a record, any more, whatever happens to it: that is in the object store under an index that
+   * no newer owner of the tenant has missed. A timeline that is not here is fine.
+   */
+  reportConsistent(id: TenantTimelineId, remoteConsistentLsn: Lsn): Promise<void>;
+}
+
+/** A safekeeper as other safekeepers of the same timelines see it. */
+export interface SafekeeperPeer extends WalService {
+  /** All timelines that are stored there. Those that are damaged are left out. */
+  describeTimelines(): Promise<readonly PeerTimelineInfo[]>;
 }
 
 /**

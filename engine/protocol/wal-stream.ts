@@ -2,8 +2,8 @@
  * The WAL stream protocol: what a WalService offers to readers, spoken over a Channel (W4 of the write path).
  *
  * Spoken by remote/remote-wal-service.ts (client) and remote/wal-stream-handler.ts (server). A connection is for one request, its first
- * message: `readWal` is answered by chunks without end, `getStatus` by one `status`. The reader says how far it has consumed
- * (`consumed`); the sender keeps at most `walReaderWindowBytes` ahead of that. `error` is a server's last message.
+ * message: `readWal` is answered by chunks without end, `getStatus` and `reportConsistent` by one `status`, `describeTimelines` by as many `timelines` as it
+ * takes, the last of them empty. The reader says how far it has consumed (`consumed`); the sender keeps at most `walReaderWindowBytes` ahead of that. `error` is a server's last message.
  *
  *   | bytes  | field    |                                               |
  *   |--------|----------|-----------------------------------------------|
@@ -21,7 +21,7 @@ import { PageliteError } from '../errors.ts';
 import { termHistoryEntriesMax, walMessageBytesMax } from '../limits.ts';
 import type { TenantId, TenantTimelineId, TimelineId } from '../model/ids.ts';
 import type { Lsn } from '../model/lsn.ts';
-import type { SafekeeperTimelineStatus, WalChunk } from '../services.ts';
+import type { PeerTimelineInfo, SafekeeperTimelineStatus, WalChunk } from '../services.ts';
 import type { ByteReader } from './byte-codec.ts';
 import {
   beginMessage,
@@ -42,21 +42,31 @@ export type WalStreamRequest =
       readonly term: number | null;
     }
   | { readonly kind: 'getStatus'; readonly timeline: TenantTimelineId }
-  | { readonly kind: 'consumed'; readonly lsn: Lsn };
+  | { readonly kind: 'consumed'; readonly lsn: Lsn }
+  | { readonly kind: 'reportConsistent'; readonly timeline: TenantTimelineId; readonly lsn: Lsn }
+  | { readonly kind: 'describeTimelines' };
 
 export type WalStreamResponse =
   | { readonly kind: 'chunk'; readonly chunk: WalChunk }
   | { readonly kind: 'status'; readonly status: SafekeeperTimelineStatus | null }
+  | { readonly kind: 'timelines'; readonly timelines: readonly PeerTimelineInfo[] }
   | { readonly kind: 'error'; readonly error: PageliteError };
 
 export const walStreamTag = {
   readWal: 1,
   getStatus: 2,
   consumed: 3,
+  reportConsistent: 4,
+  describeTimelines: 5,
   chunk: 129,
   status: 130,
   error: 131,
+  timelines: 132,
 } as const;
+
+/** Timelines of one message. */
+export const timelinesPerMessageMax = 1024;
+const timelineInfoBytes = 32 + 7 * 8;
 
 const frame = { what: 'WAL stream', version: walStreamVersion, errorTag: walStreamTag.error } as const;
 
@@ -79,6 +89,13 @@ export function encodeWalStreamRequest(request: WalStreamRequest): Uint8Array {
     }
     case 'consumed':
       return sealMessage(frame, walStreamTag.consumed, beginMessage(8).u53(request.lsn));
+    case 'reportConsistent': {
+      const { tenantId, timelineId } = request.timeline;
+      const out = beginMessage(40).id(tenantId).id(timelineId).u53(request.lsn);
+      return sealMessage(frame, walStreamTag.reportConsistent, out);
+    }
+    case 'describeTimelines':
+      return sealMessage(frame, walStreamTag.describeTimelines, beginMessage(0));
     default:
       return unreachable(request);
   }
@@ -100,6 +117,10 @@ export function decodeWalStreamRequest(message: Uint8Array): WalStreamRequest {
       return finishMessage(reader, { kind: 'getStatus', timeline: readTimeline(reader) });
     case walStreamTag.consumed:
       return finishMessage(reader, { kind: 'consumed', lsn: reader.lsn() });
+    case walStreamTag.reportConsistent:
+      return finishMessage(reader, { kind: 'reportConsistent', timeline: readTimeline(reader), lsn: reader.lsn() });
+    case walStreamTag.describeTimelines:
+      return finishMessage(reader, { kind: 'describeTimelines' });
     default:
       throw new PageliteError('invalid', `no request of a WAL reader has tag ${tag}`, { tag });
   }
@@ -118,14 +139,33 @@ export function encodeWalStreamResponse(response: WalStreamResponse): Uint8Array
     case 'status': {
       const { status } = response;
       if (status === null) return sealMessage(frame, walStreamTag.status, beginMessage(0));
-      const out = beginMessage(36 + 16 * status.termHistory.length)
+      const out = beginMessage(52 + 16 * status.termHistory.length)
         .u53(status.term)
         .u53(status.flushLsn)
         .u53(status.commitLsn)
         .u53(status.startLsn)
+        .u53(status.backupLsn)
+        .u53(status.remoteConsistentLsn)
         .u32(status.termHistory.length);
       for (const [term, lsn] of status.termHistory) out.u53(term).u53(lsn);
       return sealMessage(frame, walStreamTag.status, out);
+    }
+    case 'timelines': {
+      const { timelines } = response;
+      const out = beginMessage(4 + timelineInfoBytes * timelines.length).u32(timelines.length);
+      for (const { id, ...info } of timelines) {
+        out
+          .id(id.tenantId)
+          .id(id.timelineId)
+          .u53(info.term)
+          .u53(info.lastTerm)
+          .u53(info.flushLsn)
+          .u53(info.commitLsn)
+          .u53(info.startLsn)
+          .u53(info.backupLsn)
+          .u53(info.remoteConsistentLsn);
+      }
+      return sealMessage(frame, walStreamTag.timelines, out);
     }
     case 'error':
       return sealMessage(frame, walStreamTag.error, writeErrorBody(response.error));
@@ -149,6 +189,8 @@ export function decodeWalStreamResponse(message: Uint8Array): WalStreamResponse 
     case walStreamTag.status:
       if (reader.remaining === 0) return { kind: 'status', status: null };
       return finishMessage(reader, { kind: 'status', status: readStatus(reader) });
+    case walStreamTag.timelines:
+      return finishMessage(reader, { kind: 'timelines', timelines: readTimelines(reader) });
     case walStreamTag.error:
       return finishMessage(reader, { kind: 'error', error: readErrorBody(reader) });
     default:
@@ -165,9 +207,31 @@ function readStatus(reader: ByteReader): SafekeeperTimelineStatus {
   const flushLsn = reader.lsn();
   const commitLsn = reader.lsn();
   const startLsn = reader.lsn();
+  const backupLsn = reader.lsn();
+  const remoteConsistentLsn = reader.lsn();
   const count = reader.u32();
   if (count > termHistoryEntriesMax) throw reader.invalid(`${count} terms: the limit is ${termHistoryEntriesMax}`);
   const termHistory: [number, Lsn][] = [];
   for (let i = 0; i < count; i++) termHistory.push([reader.u53(), reader.lsn()]);
-  return { term, flushLsn, commitLsn, startLsn, termHistory };
+  return { term, flushLsn, commitLsn, startLsn, backupLsn, remoteConsistentLsn, termHistory };
+}
+
+function readTimelines(reader: ByteReader): PeerTimelineInfo[] {
+  const count = reader.u32();
+  if (count > timelinesPerMessageMax)
+    throw reader.invalid(`${count} timelines: the limit is ${timelinesPerMessageMax}`);
+  const timelines: PeerTimelineInfo[] = [];
+  for (let i = 0; i < count; i++) {
+    timelines.push({
+      id: readTimeline(reader),
+      term: reader.u53(),
+      lastTerm: reader.u53(),
+      flushLsn: reader.lsn(),
+      commitLsn: reader.lsn(),
+      startLsn: reader.lsn(),
+      backupLsn: reader.lsn(),
+      remoteConsistentLsn: reader.lsn(),
+    });
+  }
+  return timelines;
 }

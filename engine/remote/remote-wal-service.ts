@@ -16,7 +16,7 @@ import {
   type WalStreamRequest,
   type WalStreamResponse,
 } from '../protocol/wal-stream.ts';
-import type { Channel, SafekeeperTimelineStatus, WalChunk, WalService } from '../services.ts';
+import type { Channel, PeerTimelineInfo, SafekeeperPeer, SafekeeperTimelineStatus, WalChunk } from '../services.ts';
 
 export interface RemoteWalServiceOptions {
   readonly nodeId: NodeId;
@@ -27,7 +27,7 @@ export interface RemoteWalServiceOptions {
 /** A reader tells how far it is after each quarter of the window. */
 const consumedStepBytes = walReaderWindowBytes / 4;
 
-export class RemoteWalService implements WalService {
+export class RemoteWalService implements SafekeeperPeer {
   readonly nodeId: NodeId;
   readonly #connect: RemoteWalServiceOptions['connect'];
 
@@ -73,12 +73,38 @@ export class RemoteWalService implements WalService {
     }
   }
 
-  async getStatus(id: TenantTimelineId): Promise<SafekeeperTimelineStatus | null> {
-    const connection = new ReaderConnection(this.#connect('wal'), { kind: 'getStatus', timeline: id }, null);
-    try {
+  getStatus(id: TenantTimelineId): Promise<SafekeeperTimelineStatus | null> {
+    return this.#askStatus({ kind: 'getStatus', timeline: id });
+  }
+
+  async reportConsistent(id: TenantTimelineId, remoteConsistentLsn: Lsn): Promise<void> {
+    await this.#askStatus({ kind: 'reportConsistent', timeline: id, lsn: remoteConsistentLsn });
+  }
+
+  describeTimelines(): Promise<readonly PeerTimelineInfo[]> {
+    return this.#ask({ kind: 'describeTimelines' }, async (connection) => {
+      const all: PeerTimelineInfo[] = [];
+      for (;;) {
+        const response = await connection.next();
+        if (response?.kind !== 'timelines') throw unexpected(response);
+        if (response.timelines.length === 0) return all;
+        all.push(...response.timelines);
+      }
+    });
+  }
+
+  #askStatus(request: WalStreamRequest): Promise<SafekeeperTimelineStatus | null> {
+    return this.#ask(request, async (connection) => {
       const response = await connection.next();
       if (response?.kind !== 'status') throw unexpected(response);
       return response.status;
+    });
+  }
+
+  async #ask<T>(request: WalStreamRequest, read: (connection: ReaderConnection) => Promise<T>): Promise<T> {
+    const connection = new ReaderConnection(this.#connect('wal'), request, null);
+    try {
+      return await read(connection);
     } finally {
       connection.close();
     }

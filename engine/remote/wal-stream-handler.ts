@@ -5,31 +5,34 @@
  * Invariants: at most `walReaderWindowBytes` are sent ahead of what the reader says it has consumed, and WAL is read only when there is
  * room; when the channel ends, reading ends; a message out of order ends the connection with an error, and nothing else.
  */
+import { unreachable } from '../assert.ts';
 import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
 import { walReaderWindowBytes } from '../limits.ts';
+import type { TenantTimelineId } from '../model/ids.ts';
 import type { Lsn } from '../model/lsn.ts';
 import {
   decodeWalStreamRequest,
   encodeWalStreamResponse,
+  timelinesPerMessageMax,
   type WalStreamRequest,
   type WalStreamResponse,
 } from '../protocol/wal-stream.ts';
-import type { Channel, WalService } from '../services.ts';
+import type { Channel, SafekeeperPeer } from '../services.ts';
 
-export function serveWalStream(channel: Channel, service: WalService): void {
+export function serveWalStream(channel: Channel, service: SafekeeperPeer): void {
   new WalStreamHandler(channel, service);
 }
 
 class WalStreamHandler {
   readonly #channel: Channel;
-  readonly #service: WalService;
+  readonly #service: SafekeeperPeer;
   readonly #ended = new AbortController();
   #started = false;
   #sentLsn = 0;
   #consumedLsn = 0;
   #wake: (() => void) | null = null;
 
-  constructor(channel: Channel, service: WalService) {
+  constructor(channel: Channel, service: SafekeeperPeer) {
     this.#channel = channel;
     this.#service = service;
     channel.onMessage((bytes) => this.#receive(bytes));
@@ -54,12 +57,35 @@ class WalStreamHandler {
     }
     if (this.#started) throw new PageliteError('invalid', 'a second request on the connection of a WAL reader');
     this.#started = true;
-    const answer = request.kind === 'readWal' ? this.#read(request) : this.#status(request);
-    answer.catch((error) => this.#fail(error));
+    this.#answer(request).catch((error) => this.#fail(error));
   }
 
-  async #status({ timeline }: { timeline: Parameters<WalService['getStatus']>[0] }): Promise<void> {
-    this.#send({ kind: 'status', status: await this.#service.getStatus(timeline) });
+  async #answer(request: Exclude<WalStreamRequest, { kind: 'consumed' }>): Promise<void> {
+    switch (request.kind) {
+      case 'readWal':
+        return this.#read(request);
+      case 'describeTimelines':
+        return this.#describe();
+      case 'reportConsistent':
+        await this.#service.reportConsistent(request.timeline, request.lsn);
+        return this.#status(request.timeline);
+      case 'getStatus':
+        return this.#status(request.timeline);
+      default:
+        return unreachable(request);
+    }
+  }
+
+  async #status(id: TenantTimelineId): Promise<void> {
+    this.#send({ kind: 'status', status: await this.#service.getStatus(id) });
+  }
+
+  async #describe(): Promise<void> {
+    const timelines = await this.#service.describeTimelines();
+    for (let i = 0; i < timelines.length; i += timelinesPerMessageMax) {
+      this.#send({ kind: 'timelines', timelines: timelines.slice(i, i + timelinesPerMessageMax) });
+    }
+    this.#send({ kind: 'timelines', timelines: [] });
   }
 
   async #read(request: Extract<WalStreamRequest, { kind: 'readWal' }>): Promise<void> {

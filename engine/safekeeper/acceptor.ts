@@ -6,8 +6,8 @@
  *
  * Invariants (safekeeper/spec/ProposerAcceptorStatic.tla of Neon)
  * - `term` never goes down; a vote in a term is given to one proposer id, and repeated only to that one
- * - WAL is taken only from a proposer whose `proposerElected` in the current term came over the same connection, and only where the
- *   last ended: no gap, no overwrite
+ * - WAL is taken only from a proposer whose `proposerElected` in the current term came over the same connection, or from a peer that no proposer has
+ *   interrupted (`adopt`), and only where the last ended: no gap, no overwrite
  * - before WAL of a new term is taken, what is not in its proposer's history has been cut off
  * - WAL below commitLsn is never cut off
  * - flushLsn and commitLsn are record boundaries; what is not a valid record is refused before it is written
@@ -15,9 +15,18 @@
 import { assert, unreachable } from '../assert.ts';
 import { PageliteError } from '../errors.ts';
 import { walSegmentSize } from '../limits.ts';
-import type { NodeId } from '../model/ids.ts';
+import type { NodeId, TenantTimelineId } from '../model/ids.ts';
 import { formatLsn, invalidLsn, type Lsn } from '../model/lsn.ts';
-import { formatTermHistory, highestCommonLsn, historyUpTo, sameHistory, type Term } from '../model/term.ts';
+import {
+  formatTermHistory,
+  highestCommonLsn,
+  historyUpTo,
+  lastTerm,
+  noTerm,
+  sameHistory,
+  type Term,
+  type TermHistory,
+} from '../model/term.ts';
 import {
   type AcceptorMessage,
   type AppendRequest,
@@ -37,6 +46,8 @@ export type PersistEffect =
   | { readonly kind: 'saveControl'; readonly control: ControlState }
   /** Cut the WAL off at this LSN. On an empty log it sets where the log begins. */
   | { readonly kind: 'truncateWal'; readonly lsn: Lsn }
+  /** Give up all WAL that is held: the log begins at this LSN. */
+  | { readonly kind: 'restartWal'; readonly lsn: Lsn }
   /** Goes where the last write ended. */
   | { readonly kind: 'writeWal'; readonly lsn: Lsn; readonly bytes: Uint8Array };
 
@@ -59,12 +70,25 @@ export interface ProposerSession {
   electedTerm: number;
 }
 
+/** What a peer says of its log. */
+export interface PeerLog {
+  readonly term: Term;
+  /** First LSN that the peer holds. */
+  readonly startLsn: Lsn;
+  readonly flushLsn: Lsn;
+  readonly commitLsn: Lsn;
+  /** Of the WAL below flushLsn. */
+  readonly termHistory: TermHistory;
+}
+
 export const newProposerSession = (): ProposerSession => ({ greeted: false, proposerId: noProposer, electedTerm: 0 });
 
 export class Acceptor {
   readonly #nodeId: NodeId;
   #control: ControlState;
   #scan: RecordScan;
+  /** The session over which a peer's WAL comes. */
+  #adopting: ProposerSession | null = null;
 
   /** `flushLsn` is where the valid WAL on disk ends, `prevLsn` its last record if known. */
   constructor(nodeId: NodeId, control: ControlState, flushLsn: Lsn, prevLsn: Lsn = invalidLsn) {
@@ -112,6 +136,79 @@ export class Acceptor {
     }
   }
 
+  /**
+   * Goes on with the log of a peer that is ahead of this one; its WAL follows as append requests of the same session, in `control.term`, until a proposer
+   * asks for a vote or is elected here. Null if there is nothing to go on with.
+   *
+   * Safe in any term: it is what the proposer that wrote this WAL would have sent here itself, had it been able to; nobody counts it as an acknowledgement,
+   * and no vote changes by it. What is cut off was not committed: the peer has WAL of a later term that is. So nobody can have been elected with it,
+   * either, who would look for it here.
+   */
+  adopt(session: ProposerSession, peer: PeerLog): AcceptorStep | null {
+    const { term, startLsn, commitLsn } = this.#control;
+    const held = historyUpTo(this.#control.termHistory, this.flushLsn);
+    const lastTermOfPeer = lastTerm(peer.termHistory);
+    const ahead = lastTermOfPeer - lastTerm(held) || peer.flushLsn - this.flushLsn;
+    if (ahead <= 0 || lastTermOfPeer === noTerm) return null;
+    const isFirst = startLsn === invalidLsn;
+    let common: Lsn;
+    try {
+      common = isFirst
+        ? peer.startLsn
+        : (highestCommonLsn(peer.termHistory, held, this.flushLsn) ?? peer.termHistory[0]!.lsn);
+    } catch (error) {
+      return this.#refuse((error as Error).message);
+    }
+    const isDiverged = !isFirst && common < this.flushLsn;
+    if (isDiverged && peer.commitLsn <= common) return null;
+    // The peer has given up what would connect the two logs: this one begins anew where that one does, all of it committed.
+    const beginsAnew = common < peer.startLsn;
+    if (beginsAnew && peer.startLsn > peer.commitLsn) return null;
+    const goOnAt = beginsAnew ? peer.startLsn : common;
+    if (goOnAt < commitLsn || (!isFirst && common < startLsn)) {
+      return this.#refuse(
+        `the log of a peer parts at ${formatLsn(common)}: here WAL is committed up to ${formatLsn(commitLsn)}`,
+      );
+    }
+    const persist: PersistEffect[] = [];
+    // First the cut, then the history, then what is given up: at any moment the WAL that is held is of the history that is stored.
+    if (isFirst || this.writeLsn !== common) persist.push({ kind: 'truncateWal', lsn: common });
+    const newTerm = Math.max(term, peer.term, lastTermOfPeer) as Term;
+    persist.push(
+      this.#setControl({
+        term: newTerm,
+        ...(newTerm > term && { ruler: noProposer }),
+        termHistory: peer.termHistory,
+        ...((isFirst || beginsAnew) && { startLsn: goOnAt, commitLsn: goOnAt }),
+      }),
+    );
+    if (beginsAnew) persist.push({ kind: 'restartWal', lsn: goOnAt });
+    if (this.writeLsn !== goOnAt) {
+      this.#scan = new RecordScan(goOnAt, goOnAt === this.flushLsn ? this.#scan.lastRecordLsn : invalidLsn);
+    }
+    session.greeted = true;
+    session.electedTerm = newTerm;
+    this.#adopting = session;
+    return this.#answer(persist, null);
+  }
+
+  /** A peer whose last record is of the same term knows more of what is committed: its log and this one are the same up to where the shorter ends. */
+  learnCommit(lastTermOfPeer: number, commitLsn: Lsn): AcceptorStep | null {
+    if (this.#control.startLsn === invalidLsn) return null;
+    const held = historyUpTo(this.#control.termHistory, this.flushLsn);
+    const known = Math.min(commitLsn, this.flushLsn) as Lsn;
+    if (lastTerm(held) !== lastTermOfPeer || known <= this.#control.commitLsn) return null;
+    this.#control = { ...this.#control, commitLsn: known };
+    return this.#answer([], null);
+  }
+
+  /** From now on a proposer says what the log is. */
+  #endAdoption(): void {
+    if (this.#adopting === null) return;
+    this.#adopting.electedTerm = noTerm;
+    this.#adopting = null;
+  }
+
   #greet(session: ProposerSession, message: ProposerGreeting): AcceptorStep {
     const { timeline, systemIdentifier, pgVersion } = this.#control;
     const { tenantId, timelineId } = message.timeline;
@@ -143,6 +240,7 @@ export class Acceptor {
   }
 
   #vote(message: VoteRequest): AcceptorStep {
+    this.#endAdoption();
     const persist: PersistEffect[] = [];
     if (message.term > this.#control.term) {
       persist.push(this.#setControl({ term: message.term, ruler: message.proposerId }));
@@ -192,6 +290,7 @@ export class Acceptor {
         `streaming from ${formatLsn(startStreamingAt)} would leave a gap after ${formatLsn(this.flushLsn)}`,
       );
     }
+    this.#endAdoption();
     session.electedTerm = message.term;
     // First the cut, then the history: WAL must never be held under the history of a term that did not write it.
     const persist: PersistEffect[] = [];
@@ -274,17 +373,22 @@ export class Acceptor {
 
 const majorVersion = (pgVersion: number): number => Math.floor(pgVersion / 10000);
 
-/** The state of a timeline that no proposer has written to. */
-export function newControlState(greeting: ProposerGreeting): ControlState {
+/** The state of a timeline that no proposer has written to. What is not known yet a proposer's greeting tells. */
+export function newControlState(
+  timeline: TenantTimelineId,
+  { systemIdentifier, pgVersion }: { readonly systemIdentifier: bigint; readonly pgVersion: number } = unknownSystem,
+): ControlState {
   return {
-    timeline: greeting.timeline,
-    systemIdentifier: greeting.systemIdentifier,
-    pgVersion: greeting.pgVersion,
+    timeline,
+    systemIdentifier,
+    pgVersion,
     walSegmentBytes: walSegmentSize,
-    term: 0 as Term,
+    term: noTerm,
     ruler: noProposer,
     startLsn: invalidLsn,
     commitLsn: invalidLsn,
     termHistory: [],
   };
 }
+
+const unknownSystem = { systemIdentifier: 0n, pgVersion: 0 };

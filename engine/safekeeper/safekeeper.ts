@@ -15,7 +15,16 @@ import type { NodeId, TenantTimelineId } from '../model/ids.ts';
 import type { Lsn } from '../model/lsn.ts';
 import type { ProposerGreeting, ProposerId } from '../protocol/proposer-acceptor.ts';
 import { createChannelPair } from '../remote/channel-pair.ts';
-import type { Channel, Log, SafekeeperTimelineStatus, WalChunk, WalService } from '../services.ts';
+import type {
+  Channel,
+  Log,
+  PeerTimelineInfo,
+  SafekeeperPeer,
+  SafekeeperTimelineStatus,
+  WalChunk,
+} from '../services.ts';
+import { newControlState } from './acceptor.ts';
+import type { ControlState } from './control-file.ts';
 import { ProposerConnection } from './proposer-connection.ts';
 import type { SafekeeperStorage } from './storage.ts';
 import { SafekeeperTimeline } from './timeline.ts';
@@ -35,7 +44,7 @@ export interface SafekeeperOptions {
 /** Proposers of a timeline that are remembered: those that may still live, many times over. */
 const proposersMax = 16;
 
-export class Safekeeper implements WalService {
+export class Safekeeper implements SafekeeperPeer {
   readonly nodeId: NodeId;
   readonly #storage: SafekeeperStorage;
   readonly #log: Log;
@@ -81,8 +90,40 @@ export class Safekeeper implements WalService {
     return (await this.#open(id))?.status() ?? null;
   }
 
+  async reportConsistent(id: TenantTimelineId, remoteConsistentLsn: Lsn): Promise<void> {
+    (await this.#open(id))?.learnConsistent(remoteConsistentLsn);
+  }
+
+  async describeTimelines(): Promise<readonly PeerTimelineInfo[]> {
+    const all: PeerTimelineInfo[] = [];
+    for (const timeline of await this.openAll()) {
+      const { termHistory, ...info } = timeline.status();
+      all.push({ ...info, id: timeline.id, lastTerm: termHistory.at(-1)?.[0] ?? 0 });
+    }
+    return all;
+  }
+
   listTimelines(): Promise<readonly TenantTimelineId[]> {
     return this.#storage.listTimelines();
+  }
+
+  /** All that are stored, but for those that cannot be opened: that was logged. */
+  async openAll(): Promise<readonly SafekeeperTimeline[]> {
+    const all: SafekeeperTimeline[] = [];
+    for (const id of await this.listTimelines()) {
+      const timeline = await this.#open(id).catch((error: unknown) => {
+        if (!isPageliteError(error)) throw error;
+        return null;
+      });
+      if (timeline !== null && !timeline.ended) all.push(timeline);
+    }
+    return all;
+  }
+
+  /** A timeline that peers have and this safekeeper does not: as a proposer's greeting would make it. Null if it was deleted here. */
+  async createFromPeers(id: TenantTimelineId): Promise<SafekeeperTimeline | null> {
+    if (this.#deleted.has(keyOf(id)) || this.#refusal) return null;
+    return this.#once(id, async () => (await this.#openStored(id)) ?? this.#create(newControlState(id)));
   }
 
   /** Timelines that are open now, for metrics. */
@@ -139,7 +180,10 @@ export class Safekeeper implements WalService {
     const existing = await this.#open(id);
     if (existing) return existing;
     // Another greeting may have been faster.
-    const created = await this.#once(id, async () => (await this.#openStored(id)) ?? this.#create(greeting));
+    const created = await this.#once(
+      id,
+      async () => (await this.#openStored(id)) ?? this.#create(newControlState(id, greeting)),
+    );
     if (created === null) throw notFound(id);
     return created;
   }
@@ -168,10 +212,10 @@ export class Safekeeper implements WalService {
     }
   }
 
-  async #create(greeting: ProposerGreeting): Promise<SafekeeperTimeline> {
-    const storage = await this.#storage.createTimeline(greeting.timeline);
-    this.#log.info('timeline created', { ...greeting.timeline });
-    return SafekeeperTimeline.create(this.nodeId, greeting, storage, this.#log);
+  async #create(control: ControlState): Promise<SafekeeperTimeline> {
+    const storage = await this.#storage.createTimeline(control.timeline);
+    this.#log.info('timeline created', { ...control.timeline });
+    return SafekeeperTimeline.create(this.nodeId, control, storage, this.#log);
   }
 
   /** The timeline as it is open now, or what `open` makes of it; failures and absence are not remembered. */

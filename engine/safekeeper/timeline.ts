@@ -15,10 +15,17 @@ import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
 import { commitLsnLagBytesMax } from '../limits.ts';
 import type { NodeId, TenantTimelineId } from '../model/ids.ts';
 import { formatLsn, type Lsn } from '../model/lsn.ts';
-import { historyUpTo } from '../model/term.ts';
-import type { AcceptorMessage, ProposerGreeting, ProposerMessage } from '../protocol/proposer-acceptor.ts';
+import { historyUpTo, type Term } from '../model/term.ts';
+import type { AcceptorMessage, ProposerMessage } from '../protocol/proposer-acceptor.ts';
 import type { Log, SafekeeperTimelineStatus } from '../services.ts';
-import { Acceptor, type AcceptorStep, newControlState, type PersistEffect, type ProposerSession } from './acceptor.ts';
+import {
+  Acceptor,
+  type AcceptorStep,
+  newProposerSession,
+  type PeerLog,
+  type PersistEffect,
+  type ProposerSession,
+} from './acceptor.ts';
 import {
   type ControlState,
   controlFileName,
@@ -71,6 +78,10 @@ export class SafekeeperTimeline {
   #savedCommitLsn: Lsn;
   #ended: PageliteError | null = null;
   #flushFailed = false;
+  #backupLsn = 0 as Lsn;
+  #remoteConsistentLsn = 0 as Lsn;
+  /** How far each reader is that is served now. */
+  readonly #readers = new Set<{ readonly lsn: Lsn }>();
   /** Up to where WAL is to be given up; 0 if nothing is. */
   #trimLsn = 0;
   #closing: Promise<void> | null = null;
@@ -93,9 +104,9 @@ export class SafekeeperTimeline {
   }
 
   /** A timeline that no proposer has written to; its control file is durable when this resolves. */
-  static async create(nodeId: NodeId, greeting: ProposerGreeting, storage: TimelineStorage, log: Log) {
-    await storage.replaceFile(controlFileName, encodeControlFile(newControlState(greeting)));
-    return SafekeeperTimeline.open(nodeId, greeting.timeline, storage, log);
+  static async create(nodeId: NodeId, control: ControlState, storage: TimelineStorage, log: Log) {
+    await storage.replaceFile(controlFileName, encodeControlFile(control));
+    return SafekeeperTimeline.open(nodeId, control.timeline, storage, log);
   }
 
   /** Throws `corrupt`, naming the file, if what is stored is damaged, and `notFound` if nothing is. */
@@ -166,6 +177,8 @@ export class SafekeeperTimeline {
       flushLsn: this.#flushLsn,
       commitLsn: this.#commitLsn,
       startLsn: this.#wal.startLsn,
+      backupLsn: this.#backupLsn,
+      remoteConsistentLsn: this.#remoteConsistentLsn,
       termHistory: historyUpTo(termHistory, this.#flushLsn).map((entry) => [entry.term, entry.lsn] as const),
     };
   }
@@ -192,6 +205,66 @@ export class SafekeeperTimeline {
       return;
     }
     this.#work();
+  }
+
+  /** Proposers that are connected. */
+  get proposerCount(): number {
+    return this.#targets.size;
+  }
+
+  /** The pageserver needs no WAL below this. */
+  learnConsistent(remoteConsistentLsn: Lsn): void {
+    if (remoteConsistentLsn > this.#remoteConsistentLsn) this.#remoteConsistentLsn = remoteConsistentLsn;
+  }
+
+  /** WAL up to here is in the object store. */
+  learnBackup(backupLsn: Lsn): void {
+    if (backupLsn > this.#backupLsn) this.#backupLsn = backupLsn;
+  }
+
+  /** See Acceptor.learnCommit. */
+  learnCommit(lastTermOfPeer: number, commitLsn: Lsn): void {
+    if (this.#ended || commitLsn <= this.#commitLsn) return;
+    const step = this.#acceptor.learnCommit(lastTermOfPeer, commitLsn);
+    if (step === null) return;
+    this.#queue.push({ target: nobody, step });
+    this.#work();
+  }
+
+  /** Whoever reads WAL here; `reader.lsn` is where it is. To be called again when it ends. */
+  addReader(reader: { readonly lsn: Lsn }): () => void {
+    this.#readers.add(reader);
+    return () => this.#readers.delete(reader);
+  }
+
+  /** The LSN of the reader that is furthest behind; null if there is none. */
+  get slowestReaderLsn(): Lsn | null {
+    let slowest: Lsn | null = null;
+    for (const { lsn } of this.#readers) if (slowest === null || lsn < slowest) slowest = lsn;
+    return slowest;
+  }
+
+  get backupLsn(): Lsn {
+    return this.#backupLsn;
+  }
+
+  get remoteConsistentLsn(): Lsn {
+    return this.#remoteConsistentLsn;
+  }
+
+  get control(): ControlState {
+    return this.#acceptor.control;
+  }
+
+  /** See Acceptor.adopt: a peer's WAL goes on as appends of `target` in the term that is returned, from the LSN that is. Null if there is nothing to adopt. */
+  adopt(target: ReplyTarget, peer: PeerLog): { readonly term: Term; readonly lsn: Lsn } | null {
+    if (this.#ended) return null;
+    const step = this.#acceptor.adopt(target.session, peer);
+    if (step === null) return null;
+    this.#queue.push({ target, step });
+    const taken = { term: this.#acceptor.control.term, lsn: this.#acceptor.writeLsn };
+    this.#work();
+    return step.error ? null : taken;
   }
 
   /**
@@ -317,6 +390,8 @@ export class SafekeeperTimeline {
         return this.#wal.write(effect.lsn, effect.bytes);
       case 'truncateWal':
         return this.#truncate(effect.lsn);
+      case 'restartWal':
+        return this.#wal.restart(effect.lsn);
       case 'saveControl':
         return this.#flushAndSave(effect.control);
     }
@@ -352,7 +427,10 @@ export class SafekeeperTimeline {
 
   async #saveControl(control: ControlState): Promise<void> {
     // What the acceptor decided may be ahead of what is durable.
-    const commitLsn = Math.min(control.commitLsn, Math.max(this.#flushLsn, this.#wal.startLsn)) as Lsn;
+    const commitLsn = Math.min(
+      control.commitLsn,
+      Math.max(this.#flushLsn, this.#wal.startLsn, control.startLsn),
+    ) as Lsn;
     await this.#storage.replaceFile(controlFileName, encodeControlFile({ ...control, commitLsn }));
     this.#savedCommitLsn = commitLsn;
   }
@@ -415,6 +493,9 @@ export class SafekeeperTimeline {
     if (error.kind === 'closed') this.#work();
   }
 }
+
+/** Of what nobody is to be answered. */
+const nobody: ReplyTarget = { session: newProposerSession(), reply: () => {}, end: () => {} };
 
 function hasLaterAppendResponse(jobs: readonly Job[], i: number): boolean {
   const { target } = jobs[i]!;

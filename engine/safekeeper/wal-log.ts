@@ -19,7 +19,14 @@ import { formatLsn, invalidLsn, type Lsn } from '../model/lsn.ts';
 import type { Log } from '../services.ts';
 import { RecordScan } from '../wal/record-scan.ts';
 import { WalChunks } from '../wal/wal-chunks.ts';
-import { parseSegmentFileName, segmentFileName, segmentStart } from '../wal/wal-page.ts';
+import {
+  firstBoundaryOf,
+  firstIsContrecord,
+  longHeaderBytes,
+  parseSegmentFileName,
+  segmentFileName,
+  segmentStart,
+} from '../wal/wal-page.ts';
 import type { SegmentStorage } from './storage.ts';
 
 const partialSuffix = '.partial';
@@ -197,6 +204,16 @@ export class WalLog {
     }
   }
 
+  /** Gives up everything: an empty log that begins at `lsn`. That it does must be durable already. */
+  async restart(lsn: Lsn): Promise<void> {
+    this.#startLsn = lsn;
+    this.#tail.truncate(this.#tail.startLsn);
+    this.#full.clear();
+    for (const start of [...this.#names.keys()]) await this.#removeSegment(start);
+    this.#writeLsn = lsn;
+    this.#filledLsn = 0;
+  }
+
   /** Up to `lengthMax` bytes at `lsn`, below writeLsn; at least one. Never past the end of a segment unless it comes from memory. */
   readCached(lsn: Lsn, lengthMax: number): Uint8Array | null {
     return this.#tail.read(lsn, lengthMax);
@@ -209,6 +226,14 @@ export class WalLog {
     const bytes = await this.#readSegment(start, lsn - start, length);
     if (bytes.length < length) throw this.corrupt((lsn + bytes.length) as Lsn, 'the file is cut short');
     return bytes;
+  }
+
+  /** Where the first record begins in a segment that is held from its beginning on. */
+  async firstBoundary(segment: Lsn): Promise<Lsn> {
+    const header = await this.readFile(segment, longHeaderBytes);
+    const view = new DataView(header.buffer, header.byteOffset, header.byteLength);
+    const isContinued = (view.getUint16(2, true) & firstIsContrecord) !== 0;
+    return firstBoundaryOf(segment, isContinued ? view.getUint32(16, true) : 0);
   }
 
   /** The error for damage at `lsn`. */

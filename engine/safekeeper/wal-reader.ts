@@ -24,25 +24,31 @@ export async function* readTimelineWal(
   checkStart(timeline, startLsn);
   // startLsn is a record boundary: a reader resumes where its last record ended.
   const scan = new RecordScan(startLsn);
-  let at = startLsn;
-  while (!signal.aborted) {
-    if (timeline.ended) throw timeline.ended;
-    const end = readableLsn(timeline, term);
-    if (at >= end) {
-      await timeline.changed(signal);
-      continue;
+  const reader = { lsn: startLsn };
+  const leave = timeline.addReader(reader);
+  try {
+    while (!signal.aborted) {
+      if (timeline.ended) throw timeline.ended;
+      const end = readableLsn(timeline, term);
+      if (reader.lsn >= end) {
+        await timeline.changed(signal);
+        continue;
+      }
+      const at = reader.lsn;
+      const lengthMax = Math.min(walMessageBytesMax, end - at);
+      const cached = timeline.wal.readCached(at, lengthMax);
+      const bytes = cached ?? (await timeline.wal.readFile(at, lengthMax));
+      if (!scan.feed(bytes)) {
+        // Uncommitted WAL may have been cut off while it was read: by a newer term, which is told here.
+        readableLsn(timeline, term);
+        throw damage(timeline, scan, startLsn);
+      }
+      const { commitLsn } = timeline;
+      yield { startLsn: at, bytes, commitLsn };
+      reader.lsn = (at + bytes.length) as Lsn;
     }
-    const lengthMax = Math.min(walMessageBytesMax, end - at);
-    const cached = timeline.wal.readCached(at, lengthMax);
-    const bytes = cached ?? (await timeline.wal.readFile(at, lengthMax));
-    if (!scan.feed(bytes)) {
-      // Uncommitted WAL may have been cut off while it was read: by a newer term, which is told here.
-      readableLsn(timeline, term);
-      throw damage(timeline, scan, startLsn);
-    }
-    const { commitLsn } = timeline;
-    yield { startLsn: at, bytes, commitLsn };
-    at = (at + bytes.length) as Lsn;
+  } finally {
+    leave();
   }
 }
 

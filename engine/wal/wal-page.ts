@@ -55,6 +55,22 @@ export function recordEnd(lsn: Lsn): Lsn {
 export const pageStart = (lsn: number): Lsn => (lsn - (lsn % pageSize)) as Lsn;
 export const segmentStart = (lsn: number): Lsn => (lsn - (lsn % walSegmentSize)) as Lsn;
 
+/** Where the record ends that continues at the start of this segment, `remLen` bytes of it: the first record boundary there. */
+export function firstBoundaryOf(segment: Lsn, remLen: number): Lsn {
+  if (remLen === 0) return segment;
+  let at = segment + longHeaderBytes;
+  for (let left = remLen; ; ) {
+    const room = at - (at % pageSize) + pageSize - at;
+    if (left <= room) {
+      const end = at + left;
+      return (end % 8 === 0 ? end : end + 8 - (end % 8)) as Lsn;
+    }
+    left -= room;
+    at += room;
+    at += headerBytesAt(at);
+  }
+}
+
 /** File name of the segment that holds `lsn`, on PostgreSQL timeline 1. */
 export function segmentFileName(lsn: number): string {
   const number = Math.floor(lsn / walSegmentSize);

@@ -106,8 +106,20 @@ export function runWalServiceContract(name: string, setup: () => Promise<WalServ
         flushLsn: startLsn,
         commitLsn: startLsn,
         startLsn,
+        backupLsn: 0,
+        remoteConsistentLsn: 0,
         termHistory: [[1, startLsn]],
       });
+    });
+
+    it('remembers the furthest place up to which the pageserver needs no WAL, and knows nothing of a timeline that is not here', async () => {
+      await service.reportConsistent(id, startLsn);
+      expect(await service.getStatus(id)).toBe(null);
+      const driver = await elect();
+      await write(driver, new SyntheticWal(startLsn), [100]);
+      await service.reportConsistent(id, driver.commitLsn);
+      await service.reportConsistent(id, startLsn);
+      expect(await service.getStatus(id)).toMatchObject({ remoteConsistentLsn: driver.commitLsn });
     });
 
     it('committed WAL is read back byte for byte, over page and segment ends', async () => {

@@ -43,7 +43,7 @@ import {
 /** SHA-256 over the tags and the bytes of all samples. */
 const schemaHashes: Record<string, string> = {
   'proposer-acceptor-v1': 'bc01b98c19a15fa903c2c039350814415368b08a1c55c564ce2ffcb95865bcfc',
-  'wal-stream-v1': 'ac52e04ab56bac9bd13cedefcd1d4cf6d9e50d229cd5c247566e8e5dedd43481',
+  'wal-stream-v2': '1a96b211aa636b60afbfda181f733d3311608f9f743adf400eb6534327ffe509',
   'control-file-v1': 'fb2c1489b3c395068b69f20a94add73fe4563f1992a30f8401a58a914539dfa2',
 };
 

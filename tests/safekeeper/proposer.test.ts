@@ -118,6 +118,10 @@ describe('three safekeepers', () => {
       return this.#safekeeper.getStatus(timeline);
     }
 
+    reportConsistent(timeline: TenantTimelineId, lsn: Lsn) {
+      return this.#safekeeper.reportConsistent(timeline, lsn);
+    }
+
     down(): void {
       this.up = false;
       for (const channel of this.#channels) channel.close();

@@ -71,6 +71,8 @@ export const sampleWalStreamRequests: readonly WalStreamRequest[] = [
   { kind: 'readWal', timeline, startLsn: at, term: 7 },
   { kind: 'getStatus', timeline },
   { kind: 'consumed', lsn: at },
+  { kind: 'reportConsistent', timeline, lsn: at },
+  { kind: 'describeTimelines' },
 ];
 
 export const sampleWalStreamResponses: readonly WalStreamResponse[] = [
@@ -83,10 +85,28 @@ export const sampleWalStreamResponses: readonly WalStreamResponse[] = [
       flushLsn: at,
       commitLsn: 0x1000028 as Lsn,
       startLsn: 0x1000028 as Lsn,
+      backupLsn: 0x1000000 as Lsn,
+      remoteConsistentLsn: 0x1000020 as Lsn,
       termHistory: termHistory.map((entry) => [entry.term, entry.lsn] as const),
     },
   },
   { kind: 'error', error },
+  { kind: 'timelines', timelines: [] },
+  {
+    kind: 'timelines',
+    timelines: [
+      {
+        id: timeline,
+        term: 7,
+        lastTerm: 6,
+        flushLsn: at,
+        commitLsn: 0x1000028 as Lsn,
+        startLsn: 0x1000028 as Lsn,
+        backupLsn: 0 as Lsn,
+        remoteConsistentLsn: 0x1000020 as Lsn,
+      },
+    ],
+  },
 ];
 
 export const sampleControlState: ControlState = {

@@ -15,6 +15,7 @@ runWalServiceContract('in process, in memory', async () => {
     connectProposer: (id) => safekeeper.connectProposer(id),
     readWal: (id, startLsn, signal, term) => safekeeper.readWal(id, startLsn, signal, term),
     getStatus: (id) => safekeeper.getStatus(id),
+    reportConsistent: (id, lsn) => safekeeper.reportConsistent(id, lsn),
   };
   return {
     service,

@@ -11,6 +11,7 @@ const acceptor = 'engine/safekeeper/acceptor.ts';
 const timeline = 'engine/safekeeper/timeline.ts';
 const walLog = 'engine/safekeeper/wal-log.ts';
 const safekeeper = 'engine/safekeeper/safekeeper.ts';
+const removal = 'engine/safekeeper/wal-removal.ts';
 const quorum = 'engine/model/quorum.ts';
 const proposer = 'smgr-plugin/wal/wal-proposer.ts';
 
@@ -119,6 +120,31 @@ export const brokenVariants: readonly BrokenVariant[] = [
   {
     name: 'commits what it does not have',
     edits: [{ file: acceptor, find: 'Math.min(message.commitLsn, this.flushLsn)', replace: 'message.commitLsn' }],
+  },
+  {
+    name: 'goes on with the WAL of a peer after an election',
+    edits: [{ file: acceptor, find: 'this.#adopting.electedTerm = noTerm;', replace: '' }],
+  },
+  {
+    name: 'keeps its own end of the log under the history of a peer',
+    edits: [
+      { file: acceptor, find: 'if (isFirst || this.writeLsn !== common) persist', replace: 'if (isFirst) persist' },
+      {
+        file: acceptor,
+        find: 'if (this.writeLsn !== goOnAt) {',
+        replace: 'if (this.writeLsn < goOnAt) {',
+      },
+    ],
+  },
+  {
+    name: 'gives up WAL that only it has',
+    edits: [
+      {
+        file: removal,
+        find: '    remoteConsistentLsn,\n    backupLsn ?? commitLsn,\n',
+        replace: '    commitLsn,\n    commitLsn,\n',
+      },
+    ],
   },
   {
     name: 'votes with an old disk',

@@ -10,7 +10,10 @@ import { quorumOf } from '../../engine/model/quorum.ts';
 import { RemoteWalService } from '../../engine/remote/remote-wal-service.ts';
 import { serveWalStream } from '../../engine/remote/wal-stream-handler.ts';
 import { Safekeeper } from '../../engine/safekeeper/safekeeper.ts';
-import type { Log, WalService } from '../../engine/services.ts';
+import { SafekeeperUpkeep } from '../../engine/safekeeper/upkeep.ts';
+import { listBackup } from '../../engine/safekeeper/wal-backup.ts';
+import type { Log, SafekeeperPeer, WalService } from '../../engine/services.ts';
+import { MemoryObjectStore } from '../../engine/stores/memory.ts';
 import { Checkers } from './checkers.ts';
 import { SimDisk, type SimStorage } from './faulty-disk.ts';
 import { Network, type NetworkFaults } from './network.ts';
@@ -29,6 +32,7 @@ export class SimNode {
   readonly disk: SimDisk;
   storage: SimStorage | null = null;
   safekeeper: Safekeeper | null = null;
+  upkeep: SafekeeperUpkeep | null = null;
   /** Of its disk, some time ago. */
   snapshot: ReturnType<SimDisk['snapshot']> | null = null;
 
@@ -42,6 +46,8 @@ export class SimNode {
 export interface ClusterOptions {
   readonly acceptorCount: number;
   readonly faults: NetworkFaults;
+  /** Safekeepers catch up from each other, send WAL to an object store and remove it. */
+  readonly upkeep: boolean;
   readonly trace: boolean;
 }
 
@@ -51,10 +57,15 @@ export class ConsensusCluster {
   readonly nodes: readonly SimNode[];
   readonly checkers: Checkers;
   readonly log: Log;
+  /** Where WAL goes. */
+  readonly store = new MemoryObjectStore();
+  readonly #withUpkeep: boolean;
   staleRestores = 0;
+  recoveries = 0;
 
-  constructor(world: World, { acceptorCount, faults, trace }: ClusterOptions) {
+  constructor(world: World, { acceptorCount, faults, upkeep, trace }: ClusterOptions) {
     this.world = world;
+    this.#withUpkeep = upkeep;
     this.network = new Network(world, faults);
     this.nodes = Array.from({ length: acceptorCount }, (_, i) => new SimNode(i + 1, world));
     const say = (level: string) => (message: string, data?: object) => {
@@ -88,6 +99,15 @@ export class ConsensusCluster {
       if (endpoint === 'proposer') safekeeper.acceptProposer(channel);
       else serveWalStream(channel, safekeeper);
     });
+    if (!this.#withUpkeep) return;
+    node.upkeep = new SafekeeperUpkeep({
+      safekeeper,
+      peers: this.servicesFor(node.name).filter(({ nodeId }) => nodeId !== node.id),
+      backup: this.store,
+      clock: this.world,
+      log: this.log,
+    });
+    node.upkeep.start();
   }
 
   /** The process is gone at once; on a power failure what was not synchronised may be, too. */
@@ -96,6 +116,9 @@ export class ConsensusCluster {
     this.log.info(`kill ${node.name}`, { powerFailure });
     node.storage.alive = false;
     node.safekeeper = null;
+    this.recoveries += node.upkeep?.counters.recoveries ?? 0;
+    void node.upkeep?.close();
+    node.upkeep = null;
     this.network.kill(node.name);
     node.disk.crash(powerFailure);
     this.checkers.restarted(node.name);
@@ -122,7 +145,7 @@ export class ConsensusCluster {
     }
   }
 
-  servicesFor(client: string): WalService[] {
+  servicesFor(client: string): SafekeeperPeer[] {
     return this.nodes.map(
       (node) =>
         new RemoteWalService({
@@ -132,17 +155,31 @@ export class ConsensusCluster {
     );
   }
 
-  /** Every safekeeper whose disk is its own gives all committed WAL up to `endLsn`. */
+  /** Every safekeeper whose disk is its own gives all committed WAL up to `endLsn`, what it has given up the object store. */
   async verify(endLsn: Lsn): Promise<void> {
     for (const [i, service] of this.servicesFor('verifier').entries()) {
       const { disk, name } = this.nodes[i]!;
       if (disk.isOld) continue;
       try {
-        this.checkers.complete(name, await readAll(service, endLsn));
+        this.checkers.complete(name, await this.#readAll(service, endLsn));
       } catch (error) {
         this.checkers.violate(`${name} does not give its WAL: ${(error as Error).message}`);
       }
     }
+  }
+
+  async #readAll(service: WalService, endLsn: Lsn): Promise<Uint8Array> {
+    const out = new Uint8Array(endLsn - simStartLsn);
+    const startLsn = (await service.getStatus(simTimeline))?.startLsn ?? simStartLsn;
+    for (const { key, startLsn: from } of await listBackup(this.store, simTimeline)) {
+      const bytes = (await this.store.get(key))!.bytes.subarray(Math.max(0, simStartLsn - from), startLsn - from);
+      out.set(bytes, Math.max(from, simStartLsn) - simStartLsn);
+    }
+    for await (const chunk of service.readWal(simTimeline, startLsn, new AbortController().signal)) {
+      out.set(chunk.bytes.subarray(0, endLsn - chunk.startLsn), chunk.startLsn - simStartLsn);
+      if (chunk.startLsn + chunk.bytes.length >= endLsn) break;
+    }
+    return out;
   }
 
   /** Everything that a run leads to, as one number. */
@@ -177,8 +214,15 @@ export async function followWal(cluster: ConsensusCluster, name: string, signal:
         checkers.read(nodes[which]!.name, startLsn, bytes);
         at = lastBoundary(cluster, at, startLsn, bytes);
       }
+      // What was read is ingested and stored: a pageserver needs it no more.
+      if (world.chance(0.3)) await services[which]!.reportConsistent(simTimeline, at);
     } catch (error) {
       if (!isPageliteError(error)) throw error;
+      // Another reader was faster, and what is below is given up.
+      const status = isPageliteError(error, 'invalid')
+        ? await services[which]!.getStatus(simTimeline).catch(() => null)
+        : null;
+      if (status !== null && status.startLsn > at) at = status.startLsn;
     }
     signal.removeEventListener('abort', stop);
     await world.sleep(50 * world.next());
@@ -191,13 +235,4 @@ function lastBoundary({ checkers }: ConsensusCluster, before: Lsn, startLsn: Lsn
   let boundary: number = before;
   for (const { endLsn } of checkers.acknowledged) if (endLsn > boundary && endLsn <= end) boundary = endLsn;
   return boundary as Lsn;
-}
-
-async function readAll(service: WalService, endLsn: Lsn): Promise<Uint8Array> {
-  const out = new Uint8Array(endLsn - simStartLsn);
-  for await (const { startLsn, bytes } of service.readWal(simTimeline, simStartLsn, new AbortController().signal)) {
-    out.set(bytes.subarray(0, endLsn - startLsn), startLsn - simStartLsn);
-    if (startLsn + bytes.length >= endLsn) break;
-  }
-  return out;
 }

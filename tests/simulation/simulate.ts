@@ -23,6 +23,8 @@ export interface Outcome {
   readonly tornWrites: number;
   readonly diskFailures: number;
   readonly staleRestores: number;
+  /** Safekeepers that caught up from another one. */
+  readonly recoveries: number;
   /** Of everything that the run led to: the same seed ends in the same. */
   readonly fingerprint: number;
 }
@@ -42,6 +44,7 @@ export async function simulate(seed: number, trace = false): Promise<Outcome> {
       duplicateChance: isDatagram ? 0.004 : 0,
       overtakeChance: isDatagram ? 0.004 : 0,
     },
+    upkeep: world.chance(0.6),
     trace,
   });
   const { checkers, network } = cluster;
@@ -82,6 +85,7 @@ export async function simulate(seed: number, trace = false): Promise<Outcome> {
     tornWrites: sum(({ disk }) => disk.tornWrites),
     diskFailures: sum(({ disk }) => disk.failures),
     staleRestores: cluster.staleRestores,
+    recoveries: cluster.recoveries,
     fingerprint: cluster.fingerprint(),
   };
 }
@@ -116,7 +120,7 @@ class Chaos {
   #strike(): void {
     const { world, nodes } = this.#cluster;
     const node = world.pick(nodes);
-    switch (world.below(9)) {
+    switch (world.below(10)) {
       case 0:
         this.#crash(node, world.chance(0.6), 1500);
         break;
@@ -138,6 +142,7 @@ class Chaos {
         this.#spoilDisk(node);
         break;
       case 6:
+      case 8:
         this.#strandTail(node);
         break;
       case 7:

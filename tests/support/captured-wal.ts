@@ -51,7 +51,16 @@ export class CapturedWal implements WalService {
     const log = this.#logs.get(id.timelineId);
     if (log === undefined) return null;
     const end = (log.startLsn + log.bytes.length) as Lsn;
-    return { term: 1, flushLsn: end, commitLsn: end, startLsn: log.startLsn, termHistory: [[1, log.startLsn]] };
+    const unknown = { backupLsn: 0 as Lsn, remoteConsistentLsn: 0 as Lsn };
+    const { startLsn } = log;
+    return { ...unknown, term: 1, flushLsn: end, commitLsn: end, startLsn, termHistory: [[1, startLsn]] };
+  }
+
+  /** What the pageserver said last. */
+  readonly reported = new Map<string, Lsn>();
+  async reportConsistent({ timelineId }: TenantTimelineId, lsn: Lsn): Promise<void> {
+    if (this.away !== null) throw this.away;
+    this.reported.set(timelineId, lsn);
   }
 
   /** A test may put its own in place. */

@@ -225,6 +225,7 @@ function losing(wal: WalService, fault: Fault): WalService {
       };
     },
     getStatus: (id) => wal.getStatus(id),
+    reportConsistent: (id, lsn) => wal.reportConsistent(id, lsn),
     readWal: (id, startLsn, signal, term) => wal.readWal(id, startLsn, signal, term),
   };
 }
@@ -235,6 +236,7 @@ function lagging(wal: WalService, fault: Fault): WalService {
     nodeId: wal.nodeId,
     connectProposer: (id) => wal.connectProposer(id),
     getStatus: (id) => wal.getStatus(id),
+    reportConsistent: (id, lsn) => wal.reportConsistent(id, lsn),
     async *readWal(id, startLsn, signal, term) {
       for await (const chunk of wal.readWal(id, startLsn, signal, term)) {
         if (fault.lagMs > 0) await nodeClock.sleep(fault.lagMs);

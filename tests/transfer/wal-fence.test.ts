@@ -62,6 +62,7 @@ const away = (node: WalService): WalService => ({
   },
   readWal: (...args) => node.readWal(...args),
   getStatus: (timeline) => node.getStatus(timeline),
+  reportConsistent: (...args) => node.reportConsistent(...args),
 });
 
 describe('a timeline without WAL', () => {

@@ -48,6 +48,7 @@ runWalServiceContract('IndexedDB', async () => {
     connectProposer: (id) => safekeeper.connectProposer(id),
     readWal: (id, startLsn, signal, term) => safekeeper.readWal(id, startLsn, signal, term),
     getStatus: (id) => safekeeper.getStatus(id),
+    reportConsistent: (id, lsn) => safekeeper.reportConsistent(id, lsn),
   };
   return {
     service,

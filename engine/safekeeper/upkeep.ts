@@ -1,0 +1,237 @@
+/**
+ * Life around a safekeeper's write path: it hears from its peers what they have, catches up from one that is ahead, sends committed WAL to the object store
+ * if it is the one to do that, and removes what every consumer has. Called by whoever hosts a safekeeper (server/safekeeper, the library).
+ *
+ * A round every `safekeeperUpkeepPauseMs`. What takes long (a recovery, sending) goes on beside the rounds, at most once for each timeline.
+ *
+ * Invariants
+ * - no step of it is needed for a commit, or holds one up
+ * - a peer or an object store that is away costs what needs it, and is asked again
+ */
+import { isPageliteError, messageOf } from '../errors.ts';
+import { backupRetryPauseMs, safekeeperPeerTimeoutMs, safekeeperUpkeepPauseMs } from '../limits.ts';
+import type { NodeId, TenantTimelineId } from '../model/ids.ts';
+import { formatLsn } from '../model/lsn.ts';
+import { quorumOf } from '../model/quorum.ts';
+import type { Clock, Log, ObjectStore, PeerTimelineInfo, SafekeeperPeer } from '../services.ts';
+import { chooseDonor, recoverFrom } from './peer-recovery.ts';
+import type { Safekeeper } from './safekeeper.ts';
+import type { SafekeeperTimeline } from './timeline.ts';
+import { chooseSender, WalBackup } from './wal-backup.ts';
+import { removalHorizon, removeWal } from './wal-removal.ts';
+
+export interface UpkeepOptions {
+  readonly safekeeper: Safekeeper;
+  /** The other safekeepers. */
+  readonly peers: readonly SafekeeperPeer[];
+  /** Where WAL is sent; null: nowhere. */
+  readonly backup: ObjectStore | null;
+  readonly clock: Clock;
+  readonly log: Log;
+}
+
+/** Since the process began. */
+export interface UpkeepCounters {
+  recoveries: number;
+  backedUpSegments: number;
+  backupErrors: number;
+}
+
+interface Known {
+  readonly peer: SafekeeperPeer;
+  readonly info: PeerTimelineInfo;
+}
+
+export class SafekeeperUpkeep {
+  readonly counters: UpkeepCounters = { recoveries: 0, backedUpSegments: 0, backupErrors: 0 };
+  readonly #options: UpkeepOptions;
+  readonly #abort = new AbortController();
+  #running: Promise<void> | null = null;
+  /** What goes on beside the rounds, by its name. */
+  readonly #jobs = new Map<string, Promise<void>>();
+  readonly #backups = new Map<SafekeeperTimeline, WalBackup>();
+  readonly #backupPauseUntilMs = new Map<string, number>();
+  readonly #away = new Set<NodeId>();
+
+  constructor(options: UpkeepOptions) {
+    this.#options = options;
+  }
+
+  start(): void {
+    this.#running ??= this.#run();
+  }
+
+  /** Ends what is under way. The committed end of the WAL is sent first, as far as that goes within `sendMs`. */
+  async close(sendMs = 0): Promise<void> {
+    this.#abort.abort();
+    await this.#running;
+    await Promise.allSettled(this.#jobs.values());
+    const { clock, log } = this.#options;
+    if (sendMs === 0 || this.#backups.size === 0) return;
+    const sending = [...this.#backups.values()].map((backup) => backup.send(clock.now(), true));
+    const sent = Promise.all(sending).catch((error: unknown) => {
+      log.warn('the end of the WAL was not sent', { error: messageOf(error) });
+    });
+    const timer = new AbortController();
+    await Promise.race([sent, clock.sleep(sendMs, timer.signal).catch(() => {})]);
+    timer.abort();
+  }
+
+  async #run(): Promise<void> {
+    const { clock, log } = this.#options;
+    const { signal } = this.#abort;
+    while (!signal.aborted) {
+      try {
+        await this.round();
+      } catch (error) {
+        if (!isPageliteError(error)) throw error;
+        if (!signal.aborted) log.warn('a round of upkeep failed', { error: error.message });
+      }
+      await clock.sleep(safekeeperUpkeepPauseMs, signal).catch(() => {});
+    }
+  }
+
+  /** Once for every timeline. Resolves when what is quick is done. */
+  async round(): Promise<void> {
+    const { safekeeper, peers } = this.#options;
+    const lists = await Promise.all(peers.map((peer) => this.#ask(peer)));
+    const known = new Map<string, { id: TenantTimelineId; peers: Known[] }>();
+    for (const [i, list] of lists.entries()) {
+      for (const info of list ?? []) {
+        const key = keyOf(info.id);
+        const entry = known.get(key) ?? { id: info.id, peers: [] };
+        entry.peers.push({ peer: peers[i]!, info });
+        known.set(key, entry);
+      }
+    }
+    const timelines = await safekeeper.openAll();
+    for (const timeline of timelines) {
+      if (this.#abort.signal.aborted) return;
+      const key = keyOf(timeline.id);
+      await this.#lookAfter(timeline, known.get(key)?.peers ?? []);
+      known.delete(key);
+    }
+    this.#forgetOthers(timelines);
+    // What most have, and this one never heard of.
+    for (const { id, peers: having } of known.values()) {
+      if (having.length < quorumOf(peers.length + 1) || this.#abort.signal.aborted) continue;
+      const timeline = await safekeeper.createFromPeers(id);
+      if (timeline !== null) await this.#lookAfter(timeline, having);
+    }
+  }
+
+  async #lookAfter(timeline: SafekeeperTimeline, known: readonly Known[]): Promise<void> {
+    for (const { info } of known) {
+      timeline.learnConsistent(info.remoteConsistentLsn);
+      timeline.learnBackup(info.backupLsn);
+      timeline.learnCommit(info.lastTerm, info.commitLsn);
+    }
+    this.#recover(timeline, known);
+    this.#backUp(timeline, known);
+    await removeWal(
+      timeline,
+      removalHorizon({
+        commitLsn: timeline.commitLsn,
+        remoteConsistentLsn: timeline.remoteConsistentLsn,
+        backupLsn: this.#options.backup === null ? null : timeline.backupLsn,
+        peerFlushLsns: known.map(({ info }) => info.flushLsn),
+        slowestReaderLsn: timeline.slowestReaderLsn,
+      }),
+    );
+  }
+
+  #recover(timeline: SafekeeperTimeline, known: readonly Known[]): void {
+    if (timeline.proposerCount > 0) return;
+    const { termHistory, flushLsn } = timeline.status();
+    const donor = chooseDonor(
+      { lastTerm: termHistory.at(-1)?.[0] ?? 0, flushLsn },
+      known.map(({ peer, info }) => ({ peer, ...info })),
+    );
+    if (donor === null) return;
+    const { log } = this.#options;
+    const about = { ...timeline.id, donor: donor.peer.nodeId };
+    this.#job(`recover ${keyOf(timeline.id)}`, async () => {
+      try {
+        const lsn = await recoverFrom(timeline, donor.peer, this.#abort.signal);
+        if (lsn === null) return;
+        this.counters.recoveries++;
+        log.info('caught up from a peer', { ...about, from: formatLsn(flushLsn), to: formatLsn(lsn) });
+      } catch (error) {
+        if (!isPageliteError(error)) throw error;
+        log.info('catching up from a peer ended early', { ...about, error: error.message });
+      }
+    });
+  }
+
+  #backUp(timeline: SafekeeperTimeline, known: readonly Known[]): void {
+    const { backup, safekeeper, clock, log } = this.#options;
+    if (backup === null || timeline.startLsn === 0) return;
+    const own = { nodeId: safekeeper.nodeId, commitLsn: timeline.commitLsn };
+    const others = known.map(({ peer, info }) => ({ nodeId: peer.nodeId, commitLsn: info.commitLsn }));
+    if (chooseSender(timeline.id, [own, ...others]) !== safekeeper.nodeId) {
+      this.#backups.delete(timeline);
+      return;
+    }
+    const key = keyOf(timeline.id);
+    if ((this.#backupPauseUntilMs.get(key) ?? 0) > clock.now()) return;
+    this.#job(`back up ${key}`, async () => {
+      const sender = this.#backups.get(timeline) ?? new WalBackup(backup, timeline);
+      this.#backups.set(timeline, sender);
+      try {
+        this.counters.backedUpSegments += await sender.send(clock.now());
+        this.#backupPauseUntilMs.delete(key);
+      } catch (error) {
+        if (!isPageliteError(error)) throw error;
+        this.counters.backupErrors++;
+        this.#backupPauseUntilMs.set(key, clock.now() + backupRetryPauseMs);
+        // What is there is looked up again.
+        this.#backups.delete(timeline);
+        log.warn('WAL cannot be sent to the object store', { ...timeline.id, error: error.message });
+      }
+    });
+  }
+
+  #job(name: string, work: () => Promise<void>): void {
+    if (this.#jobs.has(name)) return;
+    this.#jobs.set(
+      name,
+      work().finally(() => this.#jobs.delete(name)),
+    );
+  }
+
+  #forgetOthers(timelines: readonly SafekeeperTimeline[]): void {
+    const open = new Set(timelines);
+    for (const timeline of this.#backups.keys()) if (!open.has(timeline)) this.#backups.delete(timeline);
+  }
+
+  /** What a peer has; null if it is away. */
+  async #ask(peer: SafekeeperPeer): Promise<readonly PeerTimelineInfo[] | null> {
+    const { clock, log } = this.#options;
+    const timer = new AbortController();
+    const late = clock.sleep(safekeeperPeerTimeoutMs, timer.signal).then(
+      () => null,
+      () => null,
+    );
+    try {
+      const list = await Promise.race([peer.describeTimelines(), late]);
+      if (list !== null) this.#away.delete(peer.nodeId);
+      else this.#isAway(peer, 'it does not answer');
+      return list;
+    } catch (error) {
+      if (!isPageliteError(error)) throw error;
+      this.#isAway(peer, error.message);
+      log.debug('a peer is away', { node: peer.nodeId, error: error.message });
+      return null;
+    } finally {
+      timer.abort();
+    }
+  }
+
+  #isAway(peer: SafekeeperPeer, reason: string): void {
+    if (this.#away.has(peer.nodeId)) return;
+    this.#away.add(peer.nodeId);
+    this.#options.log.info('a safekeeper is away', { node: peer.nodeId, error: reason });
+  }
+}
+
+const keyOf = ({ tenantId, timelineId }: TenantTimelineId): string => `${tenantId}/${timelineId}`;

@@ -1,0 +1,176 @@
+/**
+ * WAL in the object store (beside W3 of the write path): full segments as soon as they are committed, and the committed beginning of the last one when
+ * nothing new comes. Called by safekeeper/upkeep.ts on the one safekeeper that does it for a timeline; read by safekeeper/wal-restore.ts.
+ *
+ *   wal/<tenant>/<timeline>/000000010000000000000003                            16 MB
+ *   wal/<tenant>/<timeline>/000000010000000000000004.0000000004123458.partial   up to that LSN, without the zeros behind it
+ *
+ * Invariants
+ * - only committed WAL is sent, after each of its records has been checked
+ * - whoever sends a segment sends the same bytes: it does not matter if two do for a while
+ * - a partial object goes only when what replaces it is stored
+ * Source: Neon's safekeeper/src/wal_backup.rs and wal_backup_partial.rs.
+ */
+import { must } from '../assert.ts';
+import { backupLagBytesMax, partialBackupPauseMaxMs, partialBackupPauseMs, walSegmentSize } from '../limits.ts';
+import type { NodeId, TenantTimelineId } from '../model/ids.ts';
+import type { Lsn } from '../model/lsn.ts';
+import type { ObjectStore } from '../services.ts';
+import { RecordScan } from '../wal/record-scan.ts';
+import { parseSegmentFileName, segmentFileName, segmentStart } from '../wal/wal-page.ts';
+import type { SafekeeperTimeline } from './timeline.ts';
+
+/** Everything of a timeline's WAL in the object store. */
+export const walBackupFolder = ({ tenantId, timelineId }: TenantTimelineId): string => `wal/${tenantId}/${timelineId}/`;
+
+export interface BackupObject {
+  readonly key: string;
+  readonly startLsn: Lsn;
+  /** The end of the committed WAL in it. */
+  readonly endLsn: Lsn;
+  readonly isPartial: boolean;
+}
+
+const partialPattern = /^([0-9A-F]{24})\.([0-9a-f]{16})\.partial$/;
+
+/** What a key of the folder stands for; null if it is something else. */
+export function parseBackupKey(key: string): BackupObject | null {
+  const name = key.slice(key.lastIndexOf('/') + 1);
+  const partial = partialPattern.exec(name);
+  const startLsn = parseSegmentFileName(partial?.[1] ?? name);
+  if (startLsn === null) return null;
+  const full = (startLsn + walSegmentSize) as Lsn;
+  if (partial === null) return { key, startLsn, endLsn: full, isPartial: false };
+  const endLsn = Number.parseInt(partial[2]!, 16) as Lsn;
+  return endLsn > startLsn && endLsn < full ? { key, startLsn, endLsn, isPartial: true } : null;
+}
+
+const partialKey = (id: TenantTimelineId, start: Lsn, end: Lsn): string =>
+  `${walBackupFolder(id)}${segmentFileName(start)}.${end.toString(16).padStart(16, '0')}.partial`;
+
+/** The one safekeeper that sends a timeline's WAL: of those that have about all that is committed, by chance, but the same for everybody who knows the same. */
+export function chooseSender(
+  id: TenantTimelineId,
+  nodes: readonly { readonly nodeId: NodeId; readonly commitLsn: Lsn }[],
+): NodeId {
+  const newest = Math.max(...nodes.map(({ commitLsn }) => commitLsn));
+  const able = nodes
+    .filter(({ commitLsn }) => commitLsn + backupLagBytesMax >= newest)
+    .map(({ nodeId }) => nodeId)
+    .sort((a, b) => a - b);
+  return must(able[Number.parseInt(id.timelineId.slice(-6), 16) % able.length]);
+}
+
+/** Sends one timeline's WAL. Kept while this safekeeper is the sender: it remembers what is there. */
+export class WalBackup {
+  readonly #store: ObjectStore;
+  readonly #timeline: SafekeeperTimeline;
+  #doneLsn: Lsn | null = null;
+  #partials: BackupObject[] = [];
+  #seenCommitLsn = 0;
+  /** Since when what is committed has been as it is. */
+  #quietSinceMs = 0;
+  #partialSinceMs: number | null = null;
+
+  constructor(store: ObjectStore, timeline: SafekeeperTimeline) {
+    this.#store = store;
+    this.#timeline = timeline;
+  }
+
+  /** Sends what there is to send now. `isLast`: also what would otherwise wait for a while. Returns how many objects were sent. */
+  async send(nowMs: number, isLast = false): Promise<number> {
+    const timeline = this.#timeline;
+    if (timeline.startLsn === 0) return 0;
+    this.#doneLsn ??= await this.#findDone();
+    let sentCount = 0;
+    for (;;) {
+      const start = segmentStart(this.#doneLsn);
+      const end = (start + walSegmentSize) as Lsn;
+      if (end > timeline.commitLsn) break;
+      const bytes = await readChecked(timeline, start, end);
+      await this.#store.put(`${walBackupFolder(timeline.id)}${segmentFileName(start)}`, bytes);
+      sentCount++;
+      this.#doneLsn = end;
+      timeline.learnBackup(end);
+      await this.#dropPartials(end);
+      this.#partialSinceMs = null;
+    }
+    if (this.#isPartialDue(nowMs) || isLast) sentCount += await this.#sendPartial();
+    return sentCount;
+  }
+
+  #isPartialDue(nowMs: number): boolean {
+    const { commitLsn } = this.#timeline;
+    if (commitLsn !== this.#seenCommitLsn) {
+      this.#seenCommitLsn = commitLsn;
+      this.#quietSinceMs = nowMs;
+      this.#partialSinceMs ??= nowMs;
+    }
+    if (this.#partialSinceMs === null) return false;
+    return (
+      nowMs - this.#quietSinceMs >= partialBackupPauseMs || nowMs - this.#partialSinceMs >= partialBackupPauseMaxMs
+    );
+  }
+
+  async #sendPartial(): Promise<number> {
+    const timeline = this.#timeline;
+    const { commitLsn } = timeline;
+    const start = segmentStart(commitLsn);
+    this.#partialSinceMs = null;
+    const isThere = this.#partials.some(({ endLsn }) => endLsn >= commitLsn);
+    if (commitLsn === start || isThere || start < must(this.#doneLsn) - walSegmentSize) return 0;
+    const key = partialKey(timeline.id, start, commitLsn);
+    await this.#store.put(key, await readChecked(timeline, start, commitLsn));
+    await this.#dropPartials(commitLsn);
+    this.#partials.push({ key, startLsn: start, endLsn: commitLsn, isPartial: true });
+    return 1;
+  }
+
+  /** Those that end at or before `lsn`. */
+  async #dropPartials(lsn: Lsn): Promise<void> {
+    for (const { key } of this.#partials.filter(({ endLsn }) => endLsn <= lsn)) await this.#store.delete(key);
+    this.#partials = this.#partials.filter(({ endLsn }) => endLsn > lsn);
+  }
+
+  /** Where the full segments end that are in the store, or where WAL begins that can still be sent. */
+  async #findDone(): Promise<Lsn> {
+    const timeline = this.#timeline;
+    const objects = await listBackup(this.#store, timeline.id);
+    this.#partials = objects.filter(({ isPartial }) => isPartial);
+    const full = objects.filter(({ isPartial }) => !isPartial);
+    const begins = timeline.control.termHistory[0]!.lsn;
+    const start = segmentStart(timeline.startLsn);
+    // The beginning of its first segment is not here any more, unless nothing ever was before it.
+    const sendable = timeline.startLsn === begins || start === timeline.startLsn ? start : start + walSegmentSize;
+    const done = Math.max(sendable, ...full.map(({ endLsn }) => endLsn)) as Lsn;
+    if (full.length > 0) timeline.learnBackup(done);
+    return done;
+  }
+}
+
+/** In the order of the WAL. */
+export async function listBackup(store: ObjectStore, id: TenantTimelineId): Promise<readonly BackupObject[]> {
+  const objects = await store.list(walBackupFolder(id));
+  return objects
+    .map(({ key }) => parseBackupKey(key))
+    .filter((object) => object !== null)
+    .sort((a, b) => a.startLsn - b.startLsn || a.endLsn - b.endLsn);
+}
+
+/** The segment's WAL up to `end`, after its records have been checked. Before the timeline's beginning there are zeros. */
+async function readChecked(timeline: SafekeeperTimeline, start: Lsn, end: Lsn): Promise<Uint8Array> {
+  const from = Math.max(start, timeline.startLsn) as Lsn;
+  const bytes = new Uint8Array(end - start);
+  for (let at = from as number; at < end; ) {
+    const part = await timeline.wal.readFile(at as Lsn, end - at);
+    bytes.set(part, at - start);
+    at += part.length;
+  }
+  const boundary = from === start ? await timeline.wal.firstBoundary(start) : from;
+  if (boundary >= end) return bytes;
+  const scan = new RecordScan(boundary);
+  if (!scan.feed(bytes.subarray(boundary - start))) {
+    throw timeline.wal.corrupt(scan.problemLsn, scan.problem ?? 'the WAL ends');
+  }
+  return bytes;
+}
