@@ -64,6 +64,8 @@ export const walReaderWindowBytes = 8 * 1024 * 1024;
 export const walZeroFillBytes = 1024 * 1024;
 /** How far a safekeeper's stored commitLsn may lag before it is stored again; bounds what a restart has to scan. */
 export const commitLsnLagBytesMax = walSegmentSize;
+/** Safekeepers of one timeline. */
+export const safekeepersMax = 64;
 /** How often safekeepers tell each other what they have, and look after their WAL: bounds how soon one that lags begins to catch up (Neon: 1 s). */
 export const safekeeperUpkeepPauseMs = 1_000;
 /** A peer that has not answered by then is away. */

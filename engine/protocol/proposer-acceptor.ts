@@ -3,7 +3,7 @@
  *
  * Spoken by smgr-plugin/wal/proposer-driver.ts and engine/safekeeper/proposer-connection.ts. One Channel message is one protocol
  * message. In order: greeting and its answer, vote request and its answer, `proposerElected` (no answer), then append requests, each
- * answered once it is durable; several may be answered by one answer. Neon's messages without membership configurations.
+ * answered once it is durable; several may be answered by one answer. Neon's messages.
  *
  * The frame is protocol/message-frame.ts; bodies by tag are in docs/formats.md.
  *
@@ -11,11 +11,12 @@
  */
 import { unreachable } from '../assert.ts';
 import { PageliteError } from '../errors.ts';
-import { termHistoryEntriesMax, walMessageBytesMax } from '../limits.ts';
+import { safekeepersMax, termHistoryEntriesMax, walMessageBytesMax } from '../limits.ts';
+import { checkConfiguration, type SafekeeperConfiguration } from '../model/configuration.ts';
 import type { NodeId, TenantId, TenantTimelineId, TimelineId } from '../model/ids.ts';
 import type { Lsn } from '../model/lsn.ts';
 import { checkTermHistory, type Term, type TermHistory, type TermSwitch } from '../model/term.ts';
-import type { ByteReader, ByteWriter } from './byte-codec.ts';
+import { type ByteReader, ByteWriter } from './byte-codec.ts';
 import {
   beginMessage,
   finishMessage,
@@ -42,6 +43,8 @@ export interface ProposerGreeting {
   /** server_version_num; the format of WAL depends on its major version. */
   readonly pgVersion: number;
   readonly walSegmentBytes: number;
+  /** The safekeepers that the proposer writes to. */
+  readonly configuration: SafekeeperConfiguration;
 }
 
 export interface AcceptorGreeting {
@@ -141,7 +144,7 @@ export function encodeProposerMessage(message: ProposerMessage): Uint8Array {
       return sealMessage(
         frame,
         messageTag.proposerGreeting,
-        beginMessage(72)
+        beginMessage(84 + 8 * message.configuration.members.length)
           .u32(greetingMagic)
           .u32(message.version)
           .id(message.timeline.tenantId)
@@ -149,7 +152,8 @@ export function encodeProposerMessage(message: ProposerMessage): Uint8Array {
           .id(message.proposerId)
           .u64(message.systemIdentifier)
           .u32(message.pgVersion)
-          .u32(message.walSegmentBytes),
+          .u32(message.walSegmentBytes)
+          .put(encodeConfiguration(message.configuration)),
       );
     case 'voteRequest':
       return sealMessage(frame, messageTag.voteRequest, beginMessage(24).u53(message.term).id(message.proposerId));
@@ -192,6 +196,7 @@ export function decodeProposerMessage(message: Uint8Array): ProposerMessage {
         systemIdentifier: reader.u64(),
         pgVersion: reader.u32(),
         walSegmentBytes: reader.u32(),
+        configuration: readConfiguration(reader),
       });
     }
     case messageTag.voteRequest: {
@@ -313,6 +318,22 @@ export function decodeAcceptorMessage(message: Uint8Array): AcceptorMessage {
     default:
       throw new PageliteError('invalid', `no message of an acceptor has tag ${tag}`, { tag });
   }
+}
+
+/** generation u64, number of members u32, node id u64 each. */
+export function encodeConfiguration({ generation, members }: SafekeeperConfiguration): Uint8Array {
+  const out = new ByteWriter(12 + 8 * members.length).u53(generation).u32(members.length);
+  for (const id of members) out.u53(id);
+  return out.finish();
+}
+
+export function readConfiguration(reader: ByteReader): SafekeeperConfiguration {
+  const generation = reader.u53();
+  const count = reader.u32();
+  if (count > safekeepersMax) throw reader.invalid(`${count} safekeepers: the limit is ${safekeepersMax}`);
+  const configuration = { generation, members: Array.from({ length: count }, () => reader.u53() as NodeId) };
+  checkConfiguration(configuration);
+  return configuration;
 }
 
 function readTerm(reader: ByteReader): Term {

@@ -10,11 +10,18 @@
  *   interrupted (`adopt`), and only where the last ended: no gap, no overwrite
  * - before WAL of a new term is taken, what is not in its proposer's history has been cut off
  * - WAL below commitLsn is never cut off
+ * - a proposer of an older configuration than was stored here gets no answer but that
  * - flushLsn and commitLsn are record boundaries; what is not a valid record is refused before it is written
  */
 import { assert, unreachable } from '../assert.ts';
 import { PageliteError } from '../errors.ts';
 import { walSegmentSize } from '../limits.ts';
+import {
+  formatConfiguration,
+  noConfiguration,
+  type SafekeeperConfiguration,
+  sameMembers,
+} from '../model/configuration.ts';
 import type { NodeId, TenantTimelineId } from '../model/ids.ts';
 import { formatLsn, invalidLsn, type Lsn } from '../model/lsn.ts';
 import {
@@ -66,6 +73,8 @@ export interface AcceptorStep {
 export interface ProposerSession {
   greeted: boolean;
   proposerId: ProposerId;
+  /** Of the configuration that the proposer knows; 0 if it knows none. */
+  generation: number;
   /** The term of the last `proposerElected` accepted on this connection; 0 before. */
   electedTerm: number;
 }
@@ -81,7 +90,12 @@ export interface PeerLog {
   readonly termHistory: TermHistory;
 }
 
-export const newProposerSession = (): ProposerSession => ({ greeted: false, proposerId: noProposer, electedTerm: 0 });
+export const newProposerSession = (): ProposerSession => ({
+  greeted: false,
+  proposerId: noProposer,
+  generation: 0,
+  electedTerm: 0,
+});
 
 export class Acceptor {
   readonly #nodeId: NodeId;
@@ -186,6 +200,7 @@ export class Acceptor {
     if (this.writeLsn !== goOnAt) {
       this.#scan = new RecordScan(goOnAt, goOnAt === this.flushLsn ? this.#scan.lastRecordLsn : invalidLsn);
     }
+    this.#endAdoption();
     session.greeted = true;
     session.electedTerm = newTerm;
     this.#adopting = session;
@@ -228,15 +243,54 @@ export class Acceptor {
         `system identifier ${message.systemIdentifier}: the WAL here is of system ${systemIdentifier}`,
       );
     }
+    const outdated = this.#outdated(message.configuration);
+    if (outdated) return this.#end(outdated);
     session.greeted = true;
     session.proposerId = message.proposerId;
+    session.generation = message.configuration.generation;
     const persist: PersistEffect[] = [];
+    if (message.configuration.generation > this.#control.configuration.generation) {
+      persist.push(this.#setControl({ configuration: message.configuration }));
+    }
     if ((systemIdentifier === 0n && message.systemIdentifier !== 0n) || pgVersion === 0) {
       const known = systemIdentifier || message.systemIdentifier;
       persist.push(this.#setControl({ systemIdentifier: known, pgVersion: message.pgVersion }));
     }
     const { term, ruler } = this.#control;
     return this.#answer(persist, { kind: 'acceptorGreeting', nodeId: this.#nodeId, term, ruler });
+  }
+
+  /** What is wrong with the configuration that somebody comes with; null if nothing is. */
+  #outdated(configuration: SafekeeperConfiguration): PageliteError | null {
+    const { configuration: own, timeline } = this.#control;
+    const data = { ...timeline, node: this.#nodeId };
+    const texts = `${formatConfiguration(configuration)}, here it is ${formatConfiguration(own)}`;
+    if (configuration.generation === 0) return null;
+    if (configuration.generation < own.generation) return outdatedError(texts, data);
+    if (!configuration.members.includes(this.#nodeId)) {
+      return new PageliteError('invalid', `safekeeper ${this.#nodeId} is no member of configuration ${texts}`, data);
+    }
+    if (configuration.generation === own.generation && !sameMembers(configuration, own)) {
+      return new PageliteError('invalid', `two configurations of one generation: ${texts}`, data);
+    }
+    return null;
+  }
+
+  /**
+   * From now on only proposers of this configuration or a newer one are heard: the connections of others are to be ended once this is durable. Throws
+   * `fenced` if a newer one is known, `invalid` if this one cannot be.
+   */
+  configure(configuration: SafekeeperConfiguration): AcceptorStep {
+    const wrong = this.#outdated(configuration);
+    if (wrong) throw wrong;
+    const isNew = configuration.generation > this.#control.configuration.generation;
+    return this.#answer(isNew ? [this.#setControl({ configuration })] : [], null);
+  }
+
+  /** Nothing is promised to proposers of terms up to this one any more. */
+  raiseTerm(term: Term): AcceptorStep {
+    this.#endAdoption();
+    return this.#answer(term > this.#control.term ? [this.#setControl({ term, ruler: noProposer })] : [], null);
   }
 
   #vote(message: VoteRequest): AcceptorStep {
@@ -366,7 +420,10 @@ export class Acceptor {
   }
 
   #refuse(problem: string, data: { lsn?: string } = {}): AcceptorStep {
-    const error = new PageliteError('invalid', problem, { ...this.#control.timeline, node: this.#nodeId, ...data });
+    return this.#end(new PageliteError('invalid', problem, { ...this.#control.timeline, node: this.#nodeId, ...data }));
+  }
+
+  #end(error: PageliteError): AcceptorStep {
     return { persist: [], reply: null, error, flushLsn: this.flushLsn, commitLsn: this.#control.commitLsn };
   }
 }
@@ -388,7 +445,14 @@ export function newControlState(
     startLsn: invalidLsn,
     commitLsn: invalidLsn,
     termHistory: [],
+    configuration: noConfiguration,
   };
+}
+
+/** Told to a proposer whose safekeepers are not the ones any more. */
+export function outdatedError(texts: string, data: object): PageliteError {
+  const text = `the safekeepers are others now: configuration ${texts}. Start the endpoint again`;
+  return new PageliteError('fenced', text, { ...data, outdatedConfiguration: true });
 }
 
 const unknownSystem = { systemIdentifier: 0n, pgVersion: 0 };

@@ -5,7 +5,7 @@
  *   | bytes   | field            |                                                                      |
  *   |---------|------------------|----------------------------------------------------------------------|
  *   | 0..3    | magic            | `PLSK`                                                               |
- *   | 4..7    | version          | 1                                                                    |
+ *   | 4..7    | version          | 2; 1 has no configuration                                            |
  *   | 8..23   | tenant id        |                                                                      |
  *   | 24..39  | timeline id      |                                                                      |
  *   | 40..47  | systemIdentifier | 0 if no proposer has told it                                         |
@@ -17,6 +17,7 @@
  *   | 88..95  | commitLsn        | a record boundary; all WAL below it is durable here and committed    |
  *   | 96..99  | history length   | number of 16-byte entries (term, LSN)                                |
  *   | 100..   | history          |                                                                      |
+ *   | then    | configuration    | generation u64, number of members u32, node id u64 each              |
  *   | last 4  | crc32c           | of everything before it                                              |
  *
  * Invariants
@@ -36,15 +37,16 @@
 import { crc32c } from '../crc32c.ts';
 import { isPageliteError, PageliteError } from '../errors.ts';
 import { termHistoryEntriesMax } from '../limits.ts';
+import { noConfiguration, type SafekeeperConfiguration } from '../model/configuration.ts';
 import type { TenantId, TenantTimelineId, TimelineId } from '../model/ids.ts';
 import type { Lsn } from '../model/lsn.ts';
 import { checkTermHistory, type Term, type TermHistory, type TermSwitch } from '../model/term.ts';
 import { ByteReader, ByteWriter } from '../protocol/byte-codec.ts';
-import type { ProposerId } from '../protocol/proposer-acceptor.ts';
+import { encodeConfiguration, type ProposerId, readConfiguration } from '../protocol/proposer-acceptor.ts';
 
 export const controlFileName = 'safekeeper.control';
 export const flushMarkName = 'flush.mark';
-export const controlFileVersion = 1;
+export const controlFileVersion = 2;
 export const flushMarkBytes = 20;
 
 const magic = 0x4b534c50;
@@ -60,10 +62,13 @@ export interface ControlState {
   readonly startLsn: Lsn;
   readonly commitLsn: Lsn;
   readonly termHistory: TermHistory;
+  /** The newest that it was told. */
+  readonly configuration: SafekeeperConfiguration;
 }
 
 export function encodeControlFile(state: ControlState): Uint8Array {
-  const out = new ByteWriter(fixedBytes + 16 * state.termHistory.length + 4)
+  const configuration = encodeConfiguration(state.configuration);
+  const out = new ByteWriter(fixedBytes + 16 * state.termHistory.length + configuration.length + 4)
     .u32(magic)
     .u32(controlFileVersion)
     .id(state.timeline.tenantId)
@@ -77,6 +82,7 @@ export function encodeControlFile(state: ControlState): Uint8Array {
     .u53(state.commitLsn)
     .u32(state.termHistory.length);
   for (const entry of state.termHistory) out.u53(entry.term).u53(entry.lsn);
+  out.put(configuration);
   return out.u32(crc32c(out.bytes, 0, out.bytes.length - 4)).finish();
 }
 
@@ -89,10 +95,11 @@ export function decodeControlFile(bytes: Uint8Array, timeline: TenantTimelineId,
   try {
     if (reader.u32() !== magic) throw corrupt('wrong magic');
     const version = reader.u32();
-    if (version !== controlFileVersion) throw corrupt(`version ${version}, this is ${controlFileVersion}`);
+    if (version !== 1 && version !== controlFileVersion)
+      throw corrupt(`version ${version}, this is ${controlFileVersion}`);
     const stored = new DataView(bytes.buffer, bytes.byteOffset).getUint32(bytes.length - 4, true);
     if (stored !== crc32c(bytes, 0, bytes.length - 4)) throw corrupt('wrong checksum');
-    const state = readState(reader);
+    const state = readState(reader, version);
     reader.u32();
     reader.end();
     const { tenantId, timelineId } = state.timeline;
@@ -105,7 +112,7 @@ export function decodeControlFile(bytes: Uint8Array, timeline: TenantTimelineId,
   }
 }
 
-function readState(reader: ByteReader): ControlState {
+function readState(reader: ByteReader, version: number): ControlState {
   const fixed = {
     timeline: { tenantId: reader.id() as TenantId, timelineId: reader.id() as TimelineId },
     systemIdentifier: reader.u64(),
@@ -121,7 +128,7 @@ function readState(reader: ByteReader): ControlState {
   const termHistory: TermSwitch[] = [];
   for (let i = 0; i < count; i++) termHistory.push({ term: reader.u53() as Term, lsn: reader.lsn() });
   checkTermHistory(termHistory);
-  return { ...fixed, termHistory };
+  return { ...fixed, termHistory, configuration: version === 1 ? noConfiguration : readConfiguration(reader) };
 }
 
 export interface FlushMark {

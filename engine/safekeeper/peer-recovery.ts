@@ -10,7 +10,7 @@
  */
 import { isPageliteError, PageliteError } from '../errors.ts';
 import type { Lsn } from '../model/lsn.ts';
-import type { Term } from '../model/term.ts';
+import { noTerm, type Term } from '../model/term.ts';
 import type { AcceptorMessage } from '../protocol/proposer-acceptor.ts';
 import type { PeerTimelineInfo, WalService } from '../services.ts';
 import { newProposerSession } from './acceptor.ts';
@@ -29,21 +29,22 @@ export function chooseDonor<P extends Pick<PeerTimelineInfo, 'lastTerm' | 'flush
   return best;
 }
 
-/** Up to where the WAL is now, if there was anything to catch up with; null if not. Rejects as the peer does, and `cancelled` if a proposer came. */
+/** Up to where the WAL is now, in a term of at least `termMin`, if there was anything to catch up with; null if not. Rejects as the peer does, and `cancelled` if a proposer came. */
 export async function recoverFrom(
   timeline: SafekeeperTimeline,
   donor: WalService,
   signal: AbortSignal,
+  termMin = noTerm,
 ): Promise<Lsn | null> {
   const status = await donor.getStatus(timeline.id);
   if (status === null || timeline.proposerCount > 0) return null;
   const log = {
     ...status,
-    term: status.term as Term,
+    term: Math.max(status.term, termMin) as Term,
     termHistory: status.termHistory.map(([term, lsn]) => ({ term: term as Term, lsn })),
   };
   const target = new RecoveryTarget();
-  const adopted = timeline.adopt(target, log);
+  const adopted = await timeline.adopt(target, log);
   if (adopted === null) return null;
   const reading = new AbortController();
   const stop = () => reading.abort();

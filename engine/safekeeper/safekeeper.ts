@@ -11,6 +11,7 @@
  * - a proposer of a timeline that was deleted does not make it anew, empty: it is told. Known until the process ends
  */
 import { isPageliteError, PageliteError } from '../errors.ts';
+import type { SafekeeperConfiguration } from '../model/configuration.ts';
 import type { NodeId, TenantTimelineId } from '../model/ids.ts';
 import type { Lsn } from '../model/lsn.ts';
 import type { ProposerGreeting, ProposerId } from '../protocol/proposer-acceptor.ts';
@@ -101,6 +102,19 @@ export class Safekeeper implements SafekeeperPeer {
       all.push({ ...info, id: timeline.id, lastTerm: termHistory.at(-1)?.[0] ?? 0 });
     }
     return all;
+  }
+
+  /** Null if the timeline is not here. */
+  async configurationOf(id: TenantTimelineId): Promise<SafekeeperConfiguration | null> {
+    return (await this.#open(id))?.control.configuration ?? null;
+  }
+
+  /** See SafekeeperTimeline.configure. Rejects `notFound` if the timeline is not here. */
+  async configure(id: TenantTimelineId, configuration: SafekeeperConfiguration): Promise<SafekeeperTimeline> {
+    const timeline = await this.#open(id);
+    if (timeline === null) throw notFound(id);
+    await timeline.configure(configuration);
+    return timeline;
   }
 
   listTimelines(): Promise<readonly TenantTimelineId[]> {

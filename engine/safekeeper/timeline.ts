@@ -13,6 +13,7 @@
 import { AssertionError, assert } from '../assert.ts';
 import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
 import { commitLsnLagBytesMax } from '../limits.ts';
+import { formatConfiguration, type SafekeeperConfiguration } from '../model/configuration.ts';
 import type { NodeId, TenantTimelineId } from '../model/ids.ts';
 import { formatLsn, type Lsn } from '../model/lsn.ts';
 import { historyUpTo, type Term } from '../model/term.ts';
@@ -22,6 +23,7 @@ import {
   Acceptor,
   type AcceptorStep,
   newProposerSession,
+  outdatedError,
   type PeerLog,
   type PersistEffect,
   type ProposerSession,
@@ -50,6 +52,8 @@ export interface ReplyTarget {
 interface Job {
   readonly target: ReplyTarget;
   readonly step: AcceptorStep;
+  /** For who waits for it to be durable. */
+  readonly settle?: (error: PageliteError | null) => void;
 }
 
 export interface TimelineMetrics {
@@ -70,6 +74,7 @@ export class SafekeeperTimeline {
 
   #queue: Job[] = [];
   #queuedBytes = 0;
+  readonly #settles = new Set<(error: PageliteError | null) => void>();
   #working: Promise<void> | null = null;
   #flushLsn: Lsn;
   #commitLsn: Lsn;
@@ -222,6 +227,36 @@ export class SafekeeperTimeline {
     if (backupLsn > this.#backupLsn) this.#backupLsn = backupLsn;
   }
 
+  /** See Acceptor.configure. Resolves when it is durable and proposers of older configurations are gone. */
+  async configure(configuration: SafekeeperConfiguration): Promise<void> {
+    await this.#whenPerformed(nobody, this.#acceptor.configure(configuration));
+    const { generation } = configuration;
+    for (const target of [...this.#targets]) {
+      if (target.session.generation === 0 || target.session.generation >= generation) continue;
+      target.end(outdatedError(`is ${formatConfiguration(configuration)} now`, { ...this.id }));
+    }
+  }
+
+  /** See Acceptor.raiseTerm. */
+  async raiseTerm(term: Term): Promise<void> {
+    await this.#whenPerformed(nobody, this.#acceptor.raiseTerm(term));
+  }
+
+  /** Resolves when what was decided is durable. */
+  #whenPerformed(target: ReplyTarget, step: AcceptorStep): Promise<void> {
+    if (this.#ended) return Promise.reject(this.#ended);
+    return new Promise((resolve, reject) => {
+      const settle = (error: PageliteError | null) => {
+        this.#settles.delete(settle);
+        if (error) reject(error);
+        else resolve();
+      };
+      this.#settles.add(settle);
+      this.#queue.push({ target, step, settle });
+      this.#work();
+    });
+  }
+
   /** See Acceptor.learnCommit. */
   learnCommit(lastTermOfPeer: number, commitLsn: Lsn): void {
     if (this.#ended || commitLsn <= this.#commitLsn) return;
@@ -256,14 +291,16 @@ export class SafekeeperTimeline {
     return this.#acceptor.control;
   }
 
-  /** See Acceptor.adopt: a peer's WAL goes on as appends of `target` in the term that is returned, from the LSN that is. Null if there is nothing to adopt. */
-  adopt(target: ReplyTarget, peer: PeerLog): { readonly term: Term; readonly lsn: Lsn } | null {
+  /**
+   * See Acceptor.adopt: a peer's WAL goes on as appends of `target` in the term that is returned, from the LSN that is. Null if there is nothing to adopt.
+   * Resolves when what that changes is durable.
+   */
+  async adopt(target: ReplyTarget, peer: PeerLog): Promise<{ readonly term: Term; readonly lsn: Lsn } | null> {
     if (this.#ended) return null;
     const step = this.#acceptor.adopt(target.session, peer);
     if (step === null) return null;
-    this.#queue.push({ target, step });
     const taken = { term: this.#acceptor.control.term, lsn: this.#acceptor.writeLsn };
-    this.#work();
+    await this.#whenPerformed(target, step);
     return step.error ? null : taken;
   }
 
@@ -378,6 +415,7 @@ export class SafekeeperTimeline {
     this.#flushLsn = last.flushLsn;
     this.#commitLsn = last.commitLsn;
     this.#reply(jobs);
+    for (let i = 0; i < jobs.length; i++) jobs[i]!.settle?.(null);
     if (moved) this.#wake();
     this.#mark();
   }
@@ -488,6 +526,8 @@ export class SafekeeperTimeline {
     const targets = [...this.#targets];
     this.#targets.clear();
     for (const target of targets) target.end(error);
+    // A timeline that is closed performs what was decided.
+    if (error.kind !== 'closed') for (const settle of [...this.#settles]) settle(error);
     this.#wake();
     // Finishes what was decided, and stores the commitLsn.
     if (error.kind === 'closed') this.#work();

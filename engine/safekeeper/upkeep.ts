@@ -8,11 +8,13 @@
  * - no step of it is needed for a commit, or holds one up
  * - a peer or an object store that is away costs what needs it, and is asked again
  */
-import { isPageliteError, messageOf } from '../errors.ts';
+import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
 import { backupRetryPauseMs, safekeeperPeerTimeoutMs, safekeeperUpkeepPauseMs } from '../limits.ts';
+import type { SafekeeperConfiguration } from '../model/configuration.ts';
 import type { NodeId, TenantTimelineId } from '../model/ids.ts';
-import { formatLsn } from '../model/lsn.ts';
+import { formatLsn, type Lsn } from '../model/lsn.ts';
 import { quorumOf } from '../model/quorum.ts';
+import type { Term } from '../model/term.ts';
 import type { Clock, Log, PeerTimelineInfo, SafekeeperPeer } from '../services.ts';
 import { chooseDonor, recoverFrom } from './peer-recovery.ts';
 import type { Safekeeper } from './safekeeper.ts';
@@ -35,6 +37,12 @@ export interface UpkeepCounters {
   recoveries: number;
   backedUpSegments: number;
   backupErrors: number;
+}
+
+/** What a new member has. */
+export interface PulledTimeline {
+  readonly flushLsn: Lsn;
+  readonly term: number;
 }
 
 interface Known {
@@ -76,6 +84,45 @@ export class SafekeeperUpkeep {
     const timer = new AbortController();
     await Promise.race([sent, clock.sleep(sendMs, timer.signal).catch(() => {})]);
     timer.abort();
+  }
+
+  /**
+   * A new member gets what the others have of a timeline, before it is counted: the most advanced log of so many of them that no committed WAL can be missing,
+   * and the highest of their terms, in which it votes for nobody. More than half of the members that there were must answer, `answerMin` of them (the one that
+   * is replaced does not). They know the new configuration already, so that nothing is committed meanwhile by those who only know the old one. Again: goes on.
+   */
+  async pull(id: TenantTimelineId, configuration: SafekeeperConfiguration, answerMin: number): Promise<PulledTimeline> {
+    const { safekeeper, peers } = this.#options;
+    const answers = await Promise.all(
+      peers.map(async (peer) => {
+        const status = await peer.getStatus(id).catch(() => undefined);
+        return status === undefined ? null : { peer, status };
+      }),
+    );
+    const heard = answers.filter((answer) => answer !== null);
+    if (heard.length < answerMin) {
+      const text = `${heard.length} of ${peers.length} other safekeepers answer, ${answerMin} must`;
+      throw new PageliteError('unavailable', `${text}: nothing can be taken over from them`, { ...id });
+    }
+    const timeline = await safekeeper.createFromPeers(id);
+    if (timeline === null) throw new PageliteError('notFound', 'the timeline was deleted here', { ...id });
+    const having = heard.flatMap(({ peer, status }) => (status === null ? [] : [{ peer, status }]));
+    const term = Math.max(0, ...having.map(({ status }) => status.term)) as Term;
+    const logs = having.map(({ peer, status }) => ({
+      peer,
+      lastTerm: status.termHistory.at(-1)?.[0] ?? 0,
+      flushLsn: status.flushLsn,
+    }));
+    await this.#alone(recoverJob(id), async () => {
+      const donor = chooseDonor({ lastTerm: lastTermOf(timeline), flushLsn: timeline.flushLsn }, logs);
+      if (donor !== null) await recoverFrom(timeline, donor.peer, this.#abort.signal, term);
+    });
+    if (chooseDonor({ lastTerm: lastTermOf(timeline), flushLsn: timeline.flushLsn }, logs) !== null) {
+      throw new PageliteError('unavailable', 'not all WAL has come: try again', { ...id });
+    }
+    await timeline.raiseTerm(term);
+    await timeline.configure(configuration);
+    return { flushLsn: timeline.flushLsn, term };
   }
 
   /** A timeline was deleted here: what was sent of it goes, too. */
@@ -154,15 +201,15 @@ export class SafekeeperUpkeep {
 
   #recover(timeline: SafekeeperTimeline, known: readonly Known[]): void {
     if (timeline.proposerCount > 0) return;
-    const { termHistory, flushLsn } = timeline.status();
+    const { flushLsn } = timeline;
     const donor = chooseDonor(
-      { lastTerm: termHistory.at(-1)?.[0] ?? 0, flushLsn },
+      { lastTerm: lastTermOf(timeline), flushLsn },
       known.map(({ peer, info }) => ({ peer, ...info })),
     );
     if (donor === null) return;
     const { log } = this.#options;
     const about = { ...timeline.id, donor: donor.peer.nodeId };
-    this.#job(`recover ${keyOf(timeline.id)}`, async () => {
+    this.#job(recoverJob(timeline.id), async () => {
       try {
         const lsn = await recoverFrom(timeline, donor.peer, this.#abort.signal);
         if (lsn === null) return;
@@ -203,6 +250,14 @@ export class SafekeeperUpkeep {
         log.warn('WAL cannot be sent to the object store', { ...timeline.id, error: error.message });
       }
     });
+  }
+
+  /** After what goes on under this name. */
+  async #alone(name: string, work: () => Promise<void>): Promise<void> {
+    for (let other = this.#jobs.get(name); other !== undefined; other = this.#jobs.get(name)) await other;
+    const done = work();
+    this.#job(name, () => done.catch(() => {}));
+    await done;
   }
 
   #job(name: string, work: () => Promise<void>): void {
@@ -248,6 +303,9 @@ export class SafekeeperUpkeep {
   }
 }
 
+const lastTermOf = (timeline: SafekeeperTimeline): number => timeline.status().termHistory.at(-1)?.[0] ?? 0;
+
+const recoverJob = (id: TenantTimelineId): string => `recover ${keyOf(id)}`;
 const backupJob = (id: TenantTimelineId): string => `back up ${keyOf(id)}`;
 
 const keyOf = ({ tenantId, timelineId }: TenantTimelineId): string => `${tenantId}/${timelineId}`;

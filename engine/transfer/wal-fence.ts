@@ -10,6 +10,7 @@
  */
 import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
 import { pgVersionNumber, walFenceTimeoutMs, walSegmentSize } from '../limits.ts';
+import { noConfiguration } from '../model/configuration.ts';
 import { newTenantId, type TenantTimelineId } from '../model/ids.ts';
 import { invalidLsn } from '../model/lsn.ts';
 import { quorumOf } from '../model/quorum.ts';
@@ -101,6 +102,7 @@ async function fenceOne(id: TenantTimelineId, service: WalService, parts: WalFen
           systemIdentifier: 0n,
           pgVersion: pgVersionNumber,
           walSegmentBytes: walSegmentSize,
+          configuration: noConfiguration,
         }),
       );
     });

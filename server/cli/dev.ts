@@ -250,6 +250,7 @@ class DevServer {
         const node = await ComputeNode.start({
           pages,
           wal: storage.wal,
+          safekeepersGeneration: repository.readConfig().safekeepersGeneration,
           mode: 'primary',
           host: localhost,
           port,

@@ -3,9 +3,10 @@ import type { Command } from 'commander';
 import { formatLsn } from '../../engine/model/lsn.ts';
 import { quorumOf } from '../../engine/model/quorum.ts';
 import { nameOfTimeline } from '../control-plane/branches.ts';
+import { replaceSafekeeper } from '../control-plane/replace-safekeeper.ts';
 import type { RepositoryConfig } from '../control-plane/repository.ts';
 import { SafekeeperClients, type SafekeeperInfo } from '../control-plane/safekeeper-clients.ts';
-import { safekeeperConfig, startSafekeeper, stopSafekeeper } from '../control-plane/storage-processes.ts';
+import { safekeeperConfig, shown, startSafekeeper, stopSafekeeper } from '../control-plane/storage-processes.ts';
 import type { StopMode } from '../process/daemon.ts';
 import { type CliContext, nodeIdArgument } from './context.ts';
 import { formatBytes } from './progress.ts';
@@ -51,6 +52,19 @@ export function addSafekeeperCommands(program: Command, context: CliContext): vo
       }),
     );
   safekeeper
+    .command('replace')
+    .description('put a new safekeeper in the place of one that is lost')
+    .argument('<id>', 'the one that is lost', nodeIdArgument)
+    .addHelpText('after', replaceHelp)
+    .action((which: number) =>
+      context.changeRepository(async (repository) => {
+        const { id } = await replaceSafekeeper(repository, which, context.say);
+        context.say(
+          `Safekeeper ${id} has taken the place of ${which}. What is in ${shown(repository.safekeeperDir(which))} is not needed any more`,
+        );
+      }),
+    );
+  safekeeper
     .command('status')
     .description('show which safekeepers run, and how far each has the WAL of every branch')
     .argument('[id]', 'only this one', nodeIdArgument)
@@ -58,6 +72,13 @@ export function addSafekeeperCommands(program: Command, context: CliContext): vo
     .addHelpText('after', statusHelp)
     .action((which: number | undefined, options: { json?: boolean }) => showStatus(which ?? null, options, context));
 }
+
+const replaceHelp = `
+Examples:
+  $ pagelite safekeeper replace 2
+
+More than half of the safekeepers must be there: the new one takes over all that was committed from them. Endpoints are started again meanwhile, their clients
+connect anew. What of the old one may still run or come back is refused. Interrupted, the command goes on when it is given again.`;
 
 const statusHelp = `
 Examples:

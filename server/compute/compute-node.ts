@@ -22,6 +22,8 @@ import { type Endpoint, type EndpointStats, startEndpoint } from './endpoint.ts'
 export interface ComputeNodeOptions {
   readonly pages: PageService;
   readonly wal: readonly WalService[];
+  /** See IoHostOptions. */
+  readonly safekeepersGeneration?: number;
   readonly mode: IoHostOptions['mode'];
   readonly host: string;
   readonly port: number;
@@ -110,8 +112,16 @@ export class ComputeNode {
   async #prepare(): Promise<void> {
     if (this.#fenced) throw this.#fenced;
     await this.#ioHost?.close();
-    const { pages, wal, mode, log } = this.#options;
-    const ioHost = new IoHost({ pages, wal, mode, log, clock: nodeClock, random: nodeRandom });
+    const { pages, wal, safekeepersGeneration, mode, log } = this.#options;
+    const ioHost = new IoHost({
+      pages,
+      wal,
+      mode,
+      log,
+      clock: nodeClock,
+      random: nodeRandom,
+      ...(safekeepersGeneration !== undefined && { safekeepersGeneration }),
+    });
     ioHost.onFailed((error) => this.#onFailed(error));
     this.#ioHost = ioHost;
     this.#start = await ioHost.start();

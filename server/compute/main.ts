@@ -39,6 +39,7 @@ await runProcess('compute', dir, log, async (): Promise<RunningProcess> => {
   const node = await ComputeNode.start({
     pages,
     wal: config.safekeepers.map((address) => connectSafekeeper({ ...address, id: nodeId(address.id) })),
+    ...(config.safekeepersGeneration !== undefined && { safekeepersGeneration: config.safekeepersGeneration }),
     mode: lsn === null ? 'primary' : { readOnlyAt: lsn },
     host,
     port: config.pgPort,

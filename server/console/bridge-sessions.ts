@@ -147,7 +147,7 @@ class Session {
     id: TenantTimelineId,
     readOnlyAt: Lsn | null,
   ): Promise<{ session: Session; start: ComputeStart }> {
-    const { safekeepers } = repository.readConfig();
+    const { safekeepers, safekeepersGeneration } = repository.readConfig();
     const pages = new RemotePageService({
       id,
       // Read anew: a pageserver that was started again may have another port.
@@ -160,6 +160,7 @@ class Session {
     const ioHost = new IoHost({
       pages,
       wal: safekeepers.map(({ id, pgPort }) => connectSafekeeper({ id: nodeId(id), host: localhost, port: pgPort })),
+      safekeepersGeneration,
       mode: readOnlyAt === null ? 'primary' : { readOnlyAt },
       clock: nodeClock,
       random: nodeRandom,

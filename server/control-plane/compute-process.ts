@@ -17,11 +17,12 @@ export async function startCompute(
   endpoint: Endpoint,
   say: Say,
 ): Promise<{ readonly pid: number; readonly pgPort: number }> {
-  const { pageserver, safekeepers } = repository.readConfig();
+  const { pageserver, safekeepers, safekeepersGeneration } = repository.readConfig();
   let config = {
     ...endpoint.config,
     pageserver: { host: localhost, port: pageserver.pgPort },
     safekeepers: safekeepers.map(({ id, pgPort }) => ({ id, host: localhost, port: pgPort })),
+    safekeepersGeneration,
   };
   for (let attempt = 1; ; attempt++) {
     writeEndpoint({ ...endpoint, config });

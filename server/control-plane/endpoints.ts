@@ -32,6 +32,8 @@ const endpointSchema = z.strictObject({
   /** Where the storage was when the endpoint was last started. */
   pageserver: z.strictObject({ host: z.string(), port }).nullable(),
   safekeepers: z.array(z.strictObject({ id: z.int().positive(), host: z.string(), port })),
+  /** Which configuration they are. */
+  safekeepersGeneration: z.int().positive().optional(),
 });
 
 export type EndpointConfig = z.infer<typeof endpointSchema>;

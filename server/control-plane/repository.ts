@@ -39,6 +39,19 @@ const configSchema = z.strictObject({
     diskBudgetBytes: z.int().min(0).optional(),
   }),
   safekeepers: z.array(z.strictObject(nodePorts)).min(1),
+  /** Of the configuration that the safekeepers are: grows when one is replaced (engine/model/configuration.ts). */
+  safekeepersGeneration: z.int().positive().default(1),
+  /** A safekeeper that is about to take another one's place. */
+  joiningSafekeeper: z
+    .strictObject({
+      ...nodePorts,
+      replaces: z.int().positive(),
+      /** Endpoints that ran, and are to run again. */
+      endpoints: z.array(z.string()),
+    })
+    .optional(),
+  /** The highest id that was ever given: those of safekeepers that were replaced are not given again. */
+  lastSafekeeperId: z.int().positive().optional(),
   /** What the safekeepers' WAL in the remote storage is filed under, 16 hex digits. Given to old repositories when they are first asked for it. */
   clusterId: z
     .string()
@@ -120,6 +133,7 @@ export class Repository {
         ...(options.diskBudgetBytes !== undefined && { diskBudgetBytes: options.diskBudgetBytes }),
       },
       safekeepers: [],
+      safekeepersGeneration: 1,
       clusterId: newClusterId(),
       ...(options.walBackup === false && { walBackup: false }),
       console: { port: await findFreePort(portDefaults.console) },

@@ -20,7 +20,7 @@ import type { NodeConfig, Repository } from './repository.ts';
 const answerTimeoutMs = 5_000;
 
 const lsnText = z.string().transform((text) => parseLsn(text));
-const timelinesSchema = z.array(
+export const timelinesSchema = z.array(
   z.object({ tenant_id: z.string(), timeline_id: z.string() }).transform(({ tenant_id, timeline_id }) => ({
     tenantId: tenantId(tenant_id),
     timelineId: timelineId(timeline_id),

@@ -195,6 +195,7 @@ export function consoleAddress(repository: Repository): string {
 export function safekeeperConfig(config: ReturnType<Repository['readConfig']>, id: number): NodeConfig {
   const found = config.safekeepers.find((node) => node.id === id);
   if (found) return found;
+  if (config.joiningSafekeeper?.id === id) return config.joiningSafekeeper;
   const ids = config.safekeepers.map((node) => node.id).join(', ');
   throw new PageliteError('notFound', `no safekeeper ${id}. There is: ${ids}`, { id });
 }

@@ -226,6 +226,7 @@ class StorageThread {
       const ioHost = new IoHost({
         pages,
         wal: this.#storage.wal,
+        safekeepersGeneration: config.safekeepersGeneration,
         mode,
         clock: nodeClock,
         random: nodeRandom,

@@ -5,16 +5,20 @@
  *   GET    /v1/tenant/timeline              [{tenant_id, timeline_id}]
  *   GET    /v1/tenant/:t/timeline/:tl       term, term history, LSNs; 404 if it is not here, 500 naming the file if it is damaged
  *   DELETE /v1/tenant/:t/timeline/:tl       its WAL goes, here and in the object store, and its proposers end; {} also if it is not here
+ *   PUT    /v1/tenant/:t/timeline/:tl/membership   {mconf: {generation, members: [{id}]}}: only proposers of this configuration are heard from now on
+ *   POST   /v1/pull_timeline                {tenant_id, timeline_id, mconf, answers}: takes over what the peers have; so many of them must answer
  *   GET    /metrics                         Prometheus text
  */
 import { Hono } from 'hono';
+import { z } from 'zod';
 import { PageliteError } from '../../engine/errors.ts';
-import { tenantId, timelineId } from '../../engine/model/ids.ts';
+import { configurationOf, noConfiguration, type SafekeeperConfiguration } from '../../engine/model/configuration.ts';
+import { nodeId, tenantId, timelineId } from '../../engine/model/ids.ts';
 import { formatLsn } from '../../engine/model/lsn.ts';
 import type { Safekeeper } from '../../engine/safekeeper/safekeeper.ts';
 import type { SafekeeperUpkeep } from '../../engine/safekeeper/upkeep.ts';
 import type { Log } from '../../engine/services.ts';
-import { answerError, answerNotFound, refuseMisdirected } from '../process/http-errors.ts';
+import { answerError, answerNotFound, readBody, refuseMisdirected } from '../process/http-errors.ts';
 import type { Metrics } from '../process/metrics.ts';
 import type { DiskSafekeeperStorage } from './disk-segments.ts';
 
@@ -25,6 +29,27 @@ export interface SafekeeperHttpOptions {
   readonly log: Log;
   readonly upkeep?: SafekeeperUpkeep;
 }
+
+const confSchema = z
+  .object({ generation: z.int().positive(), members: z.array(z.object({ id: z.int().positive() })).min(1) })
+  .transform(({ generation, members }) =>
+    configurationOf(
+      generation,
+      members.map(({ id }) => nodeId(id)),
+    ),
+  );
+const membershipSchema = z.object({ mconf: confSchema });
+const pullSchema = z.object({
+  tenant_id: z.string(),
+  timeline_id: z.string(),
+  mconf: confSchema,
+  answers: z.int().min(0),
+});
+
+const confJson = ({ generation, members }: SafekeeperConfiguration) => ({
+  generation,
+  members: members.map((id) => ({ id })),
+});
 
 export function safekeeperHttpApi({ safekeeper, storage, metrics, log, upkeep }: SafekeeperHttpOptions): Hono {
   const api = new Hono();
@@ -52,6 +77,7 @@ export function safekeeperHttpApi({ safekeeper, storage, metrics, log, upkeep }:
         epoch: status.termHistory.at(-1)?.[0] ?? 0,
         term_history: status.termHistory.map(([term, lsn]) => ({ term, lsn: formatLsn(lsn) })),
       },
+      mconf: confJson((await safekeeper.configurationOf(id)) ?? noConfiguration),
       timeline_start_lsn: formatLsn(status.termHistory[0]?.[1] ?? status.startLsn),
       local_start_lsn: formatLsn(status.startLsn),
       flush_lsn: formatLsn(status.flushLsn),
@@ -59,6 +85,23 @@ export function safekeeperHttpApi({ safekeeper, storage, metrics, log, upkeep }:
       backup_lsn: formatLsn(status.backupLsn),
       remote_consistent_lsn: formatLsn(status.remoteConsistentLsn),
     });
+  });
+  api.put('/v1/tenant/:tenant/timeline/:timeline/membership', async (c) => {
+    const id = { tenantId: tenantId(c.req.param('tenant')), timelineId: timelineId(c.req.param('timeline')) };
+    const { mconf } = await readBody(c, membershipSchema);
+    const timeline = await safekeeper.configure(id, mconf);
+    return c.json({
+      current_conf: confJson(timeline.control.configuration),
+      last_log_term: timeline.status().termHistory.at(-1)?.[0] ?? 0,
+      flush_lsn: formatLsn(timeline.flushLsn),
+    });
+  });
+  api.post('/v1/pull_timeline', async (c) => {
+    if (upkeep === undefined) throw new PageliteError('invalid', 'this safekeeper has no peers');
+    const { tenant_id, timeline_id, mconf, answers } = await readBody(c, pullSchema);
+    const id = { tenantId: tenantId(tenant_id), timelineId: timelineId(timeline_id) };
+    const { flushLsn, term } = await upkeep.pull(id, mconf, answers);
+    return c.json({ flush_lsn: formatLsn(flushLsn), term });
   });
   api.delete('/v1/tenant/:tenant/timeline/:timeline', async (c) => {
     const id = { tenantId: tenantId(c.req.param('tenant')), timelineId: timelineId(c.req.param('timeline')) };

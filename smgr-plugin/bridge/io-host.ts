@@ -14,6 +14,7 @@ import { AssertionError, assert } from '../../engine/assert.ts';
 import { bootWal, type WalPiece } from '../../engine/basebackup/control-data.ts';
 import { type ErrorData, isPageliteError, messageOf, PageliteError } from '../../engine/errors.ts';
 import { walInFlightBytesMax, walMessageBytesMax } from '../../engine/limits.ts';
+import { configurationOf } from '../../engine/model/configuration.ts';
 import type { TenantTimelineId } from '../../engine/model/ids.ts';
 import { formatLsn, type Lsn, maxLsn } from '../../engine/model/lsn.ts';
 import type { ForkNumber, RelTag } from '../../engine/model/rel.ts';
@@ -48,6 +49,8 @@ import { ReadAhead } from './read-ahead.ts';
 export interface IoHostOptions {
   readonly pages: PageService;
   readonly wal: readonly WalService[];
+  /** Of the configuration that they are; absent: not known. */
+  readonly safekeepersGeneration?: number;
   readonly clock: Clock;
   readonly random: Random;
   readonly log: Log;
@@ -160,7 +163,7 @@ export class IoHost {
   }
 
   async #elect(): Promise<Basebackup> {
-    const { pages, wal, clock, random, log } = this.#options;
+    const { pages, wal, safekeepersGeneration, clock, random, log } = this.#options;
     const { signal } = this.#closing;
     // The election mostly finds what the pageserver has ingested already: then this is the basebackup, and nobody has waited for it.
     const early = pages.getBasebackup(null, signal).catch(() => null);
@@ -172,6 +175,12 @@ export class IoHost {
       // Past the start where the timeline's history was imported as layers, which may go on until the vote is won.
       startLsnIfEmpty: async () => (await pages.getStatus(signal)).lastRecordLsn,
       systemIdentifier: 0n,
+      ...(safekeepersGeneration !== undefined && {
+        configuration: configurationOf(
+          safekeepersGeneration,
+          wal.map(({ nodeId }) => nodeId),
+        ),
+      }),
       clock,
       random,
       log,
@@ -460,6 +469,7 @@ function lookOut(words: Int32Array, seen: number): void {
 
 function fencedMessage(error: PageliteError, id: TenantTimelineId): PageliteError {
   const data: ErrorData = { ...error.data };
+  if (error.data.outdatedConfiguration === true) return error;
   const message = `this endpoint was fenced: term ${data.newerTerm ?? '?'} rules timeline ${id.timelineId}`;
   return new PageliteError('fenced', message, data, { cause: error });
 }

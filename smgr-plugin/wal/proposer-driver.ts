@@ -19,6 +19,7 @@ import {
   safekeeperSilenceMaxMs,
   walInFlightBytesMax,
 } from '../../engine/limits.ts';
+import { noConfiguration, type SafekeeperConfiguration } from '../../engine/model/configuration.ts';
 import { newTenantId, type TenantTimelineId } from '../../engine/model/ids.ts';
 import { formatLsn, type Lsn } from '../../engine/model/lsn.ts';
 import { quorumOf } from '../../engine/model/quorum.ts';
@@ -41,6 +42,8 @@ export interface ProposerDriverOptions {
   readonly startLsnIfEmpty: Lsn | (() => Promise<Lsn>);
   /** 0n if not known yet; else a safekeeper that holds another system's WAL refuses. */
   readonly systemIdentifier: bigint;
+  /** Default: not known. */
+  readonly configuration?: SafekeeperConfiguration;
   readonly clock: Clock;
   readonly random: Random;
   readonly log: Log;
@@ -65,6 +68,10 @@ const isStorageFull = (error: unknown): error is PageliteError =>
 /** The safekeeper has deleted the timeline under this proposer. */
 const isDeleted = (error: unknown): error is PageliteError =>
   isPageliteError(error, 'notFound') && error.data.deleted === true;
+
+/** The safekeepers are others now: what this proposer writes to is no quorum any more. */
+const isOutdated = (error: unknown): error is PageliteError =>
+  isPageliteError(error, 'fenced') && error.data.outdatedConfiguration === true;
 
 /** One connection; a new one is a new object, so that events of an old one are told apart. */
 interface Link {
@@ -103,6 +110,7 @@ export class ProposerDriver {
       acceptorCount: services.length,
       startLsnIfEmpty: typeof startLsnIfEmpty === 'function' ? null : startLsnIfEmpty,
       systemIdentifier,
+      configuration: options.configuration ?? noConfiguration,
     });
     this.#links = services.map(() => null);
     this.#attempts = services.map(() => 0);
@@ -346,7 +354,12 @@ export class ProposerDriver {
     this.#step({ kind: 'disconnected', acceptor });
     this.#recoveryWakes[acceptor]?.();
     if (this.#ended) return;
-    if (isStorageFull(error) || isDeleted(error) || (this.#elected && !link.answered && isRefusal(error))) {
+    if (
+      isStorageFull(error) ||
+      isDeleted(error) ||
+      isOutdated(error) ||
+      (this.#elected && !link.answered && isRefusal(error))
+    ) {
       this.#refusals[acceptor] = error;
       if (this.#giveUp(error)) return;
     }

@@ -20,6 +20,7 @@
 import { assert, unreachable } from '../../engine/assert.ts';
 import { PageliteError } from '../../engine/errors.ts';
 import { pgVersionNumber, walInFlightBytesMax, walMessageBytesMax, walSegmentSize } from '../../engine/limits.ts';
+import type { SafekeeperConfiguration } from '../../engine/model/configuration.ts';
 import type { TenantTimelineId } from '../../engine/model/ids.ts';
 import { formatLsn, invalidLsn, type Lsn } from '../../engine/model/lsn.ts';
 import { committedLsn, quorumOf } from '../../engine/model/quorum.ts';
@@ -87,6 +88,7 @@ export interface WalProposerOptions {
   readonly startLsnIfEmpty: Lsn | null;
   /** 0n if not known yet. */
   readonly systemIdentifier: bigint;
+  readonly configuration: SafekeeperConfiguration;
 }
 
 /** What the proposer knows of one acceptor. */
@@ -222,7 +224,7 @@ export class WalProposer {
   }
 
   #greet(acceptor: number): void {
-    const { id, proposerId, systemIdentifier } = this.#options;
+    const { id, proposerId, systemIdentifier, configuration } = this.#options;
     const view = this.#acceptors[acceptor]!;
     assert(view.phase === 'offline', 'connected twice');
     view.phase = 'greeting';
@@ -236,6 +238,7 @@ export class WalProposer {
       systemIdentifier,
       pgVersion: pgVersionNumber,
       walSegmentBytes: walSegmentSize,
+      configuration,
     });
   }
 

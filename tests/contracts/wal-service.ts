@@ -8,6 +8,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { concatBytes } from '../../engine/bytes.ts';
 import { isPageliteError, type PageliteError } from '../../engine/errors.ts';
 import { pgVersionNumber, walMessageBytesMax, walSegmentSize } from '../../engine/limits.ts';
+import { noConfiguration } from '../../engine/model/configuration.ts';
 import { newTenantId, newTimelineId, type TenantTimelineId } from '../../engine/model/ids.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
 import type { Term } from '../../engine/model/term.ts';
@@ -18,6 +19,7 @@ import {
   type ProposerId,
   type ProposerMessage,
 } from '../../engine/protocol/proposer-acceptor.ts';
+import { proposerAcceptorVersion } from '../../engine/protocol/version.ts';
 import type { Channel, WalChunk, WalService } from '../../engine/services.ts';
 import { ProposerDriver } from '../../smgr-plugin/wal/proposer-driver.ts';
 import { hostClock, hostRandom, silentLog } from '../support/any-host.ts';
@@ -269,12 +271,13 @@ export function runWalServiceContract(name: string, setup: () => Promise<WalServ
       const proposerId = 'ab'.repeat(16) as ProposerId;
       const greeting = (): ProposerMessage => ({
         kind: 'proposerGreeting',
-        version: 1,
+        version: proposerAcceptorVersion,
         timeline: id,
         proposerId,
         systemIdentifier: syntheticSystemIdentifier,
         pgVersion: pgVersionNumber,
         walSegmentBytes: walSegmentSize,
+        configuration: noConfiguration,
       });
 
       /** Sends messages one after another, each once the one before was answered if it is to be, and returns the error that ends it. */

@@ -9,6 +9,7 @@ import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { noConfiguration } from '../../engine/model/configuration.ts';
 import {
   decodeAcceptorMessage,
   decodeProposerMessage,
@@ -42,9 +43,9 @@ import {
 
 /** SHA-256 over the tags and the bytes of all samples. */
 const schemaHashes: Record<string, string> = {
-  'proposer-acceptor-v1': 'bc01b98c19a15fa903c2c039350814415368b08a1c55c564ce2ffcb95865bcfc',
+  'proposer-acceptor-v2': '345595fe0ed4c13bf415f18e879f4be30bd82c40cdf8def8a7361322f023cca4',
   'wal-stream-v2': '1a96b211aa636b60afbfda181f733d3311608f9f743adf400eb6534327ffe509',
-  'control-file-v1': 'fb2c1489b3c395068b69f20a94add73fe4563f1992a30f8401a58a914539dfa2',
+  'control-file-v2': '258f04272b47fc5a193107fb464e434a757462d419fbe9c76bff918fd1f890dd',
 };
 
 const hex = (bytes: Uint8Array) => Buffer.from(bytes).toString('hex');
@@ -107,6 +108,14 @@ describe.each(pinned)('$name', ({ name, tags, lines, decode, samples }) => {
 
   it('decodes the golden bytes', () => {
     expect(golden.map((line, i) => decode(unhex(line), i))).toEqual(samples);
+  });
+});
+
+it('a control file of version 1, from before there were configurations, is read', () => {
+  const [line] = readFileSync(join(import.meta.dirname, 'golden/control-file-v1.txt'), 'utf8').split('\n');
+  expect(decodeControlFile(unhex(line!), sampleControlState.timeline, 'safekeeper.control')).toEqual({
+    ...sampleControlState,
+    configuration: noConfiguration,
   });
 });
 

@@ -1,9 +1,11 @@
 /** One message of every kind and a control file, for the golden bytes and the fuzzing of what decodes them. */
+
 import { PageliteError } from '../../engine/errors.ts';
 import { type NodeId, tenantId, timelineId } from '../../engine/model/ids.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
 import type { Term } from '../../engine/model/term.ts';
 import type { AcceptorMessage, ProposerId, ProposerMessage } from '../../engine/protocol/proposer-acceptor.ts';
+import { proposerAcceptorVersion } from '../../engine/protocol/version.ts';
 import type { WalStreamRequest, WalStreamResponse } from '../../engine/protocol/wal-stream.ts';
 import type { ControlState, FlushMark } from '../../engine/safekeeper/control-file.ts';
 
@@ -22,12 +24,13 @@ const termHistory = [
 export const sampleProposerMessages: readonly ProposerMessage[] = [
   {
     kind: 'proposerGreeting',
-    version: 1,
+    version: proposerAcceptorVersion,
     timeline,
     proposerId,
     systemIdentifier: 7000000000000000001n,
     pgVersion: 180006,
     walSegmentBytes: 16777216,
+    configuration: { generation: 3, members: [1 as NodeId, 2 as NodeId, 4 as NodeId] },
   },
   { kind: 'voteRequest', term, proposerId },
   { kind: 'proposerElected', term, startStreamingAt: at, termHistory },
@@ -119,6 +122,7 @@ export const sampleControlState: ControlState = {
   startLsn: 0x1000028 as Lsn,
   commitLsn: at,
   termHistory,
+  configuration: { generation: 3, members: [1 as NodeId, 2 as NodeId, 4 as NodeId] },
 };
 
 export const sampleFlushMark: FlushMark = { flushLsn: (at + 8) as Lsn, commitLsn: at };

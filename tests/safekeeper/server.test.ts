@@ -209,11 +209,26 @@ describe('arguments', () => {
       nodeId: 3,
       listen: { host, port: 5454 },
       http: { host, port: 7676 },
+      peers: [],
+      backup: null,
+    });
+    const cluster = ['--remote-storage', 'file:///tmp/bucket', '--cluster-id', '0123456789abcdef'];
+    expect(
+      parseSafekeeperArgs(['-D', '/data', '--peers', '2=10.0.0.2:5454,3=10.0.0.3:5455', ...cluster]),
+    ).toMatchObject({
+      peers: [
+        { id: 2, host: '10.0.0.2', port: 5454 },
+        { id: 3, host: '10.0.0.3', port: 5455 },
+      ],
+      backup: { remoteStorage: { kind: 'folder', path: '/tmp/bucket' }, cluster: '0123456789abcdef' },
     });
     const wrong: [string[], RegExp][] = [
       [[], /-D DIR is missing/],
       [['-D', '/data', '--id', 'x'], /--id: "x"/],
       [['-D', '/data', '--listen-pg', 'a:b'], /--listen-pg: "a:b"/],
+      [['-D', '/data', '--peers', '1=a:1'], /--peers: 1 is this safekeeper itself/],
+      [['-D', '/data', '--peers', '2=a:1,2=b:1'], /--peers: an id is there twice/],
+      [['-D', '/data', '--remote-storage', 'file:///tmp/bucket'], /--cluster-id: expected 16 hex digits/],
       [['-D', '/data', '--nonsense'], /nonsense/],
     ];
     for (const [args, message] of wrong) expect(() => parseSafekeeperArgs(args)).toThrowError(message);

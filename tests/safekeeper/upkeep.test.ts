@@ -8,6 +8,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { PageliteError } from '../../engine/errors.ts';
 import { partialBackupPauseMs, walMessageBytesMax, walSegmentSize } from '../../engine/limits.ts';
+import { configurationOf } from '../../engine/model/configuration.ts';
 import { type NodeId, newTenantId, newTimelineId } from '../../engine/model/ids.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
 import { chooseDonor } from '../../engine/safekeeper/peer-recovery.ts';
@@ -61,8 +62,8 @@ class Rig {
   }
 
   /** Written by a compute that knows of all safekeepers and reaches those with the numbers. */
-  async write(reached: readonly number[], bytes: number): Promise<void> {
-    const driver = await this.elect(reached);
+  async write(reached: readonly number[], bytes: number, known?: readonly number[]): Promise<void> {
+    const driver = await this.elect(reached, known);
     const end = this.wal.endLsn + bytes;
     while (this.wal.endLsn < end) {
       const size = Math.min(walMessageBytesMax - 1000, Math.max(20, end - this.wal.endLsn));
@@ -78,13 +79,21 @@ class Rig {
     driver.close();
   }
 
-  elect(reached: readonly number[]): Promise<ProposerDriver> {
-    const services = this.nodes.map((node, i) => (reached.includes(i) ? node! : away((i + 1) as NodeId)));
+  elect(
+    reached: readonly number[],
+    known: readonly number[] = this.nodes.map((_, i) => i),
+    generation = 1,
+  ): Promise<ProposerDriver> {
+    const services = known.map((i) => (reached.includes(i) ? this.nodes[i]! : away((i + 1) as NodeId)));
     return ProposerDriver.elect({
       id: this.id,
       services,
       startLsnIfEmpty: beginLsn,
       systemIdentifier: syntheticSystemIdentifier,
+      configuration: configurationOf(
+        generation,
+        services.map(({ nodeId }) => nodeId),
+      ),
       clock: hostClock,
       random: hostRandom,
       log: silentLog,
@@ -242,6 +251,54 @@ describe('a safekeeper that lags', () => {
     const at = (lastTerm: number, flushLsn: number) => ({ lastTerm, flushLsn: flushLsn as Lsn });
     expect(chooseDonor(at(2, 100), [at(1, 500), at(2, 100)])).toBe(null);
     expect(chooseDonor(at(2, 100), [at(2, 200), at(3, 50), at(3, 60), at(1, 900)])).toEqual(at(3, 60));
+  });
+});
+
+describe('a new member', () => {
+  const members = (...ids: number[]) => ids.map((id) => id as NodeId);
+
+  it('has all that was committed, in a term in which it votes for nobody, and only proposers of its configuration are heard', async () => {
+    const rig = new Rig(4);
+    // Of three, the second one is lost, and the third one lags.
+    await rig.write([0, 1, 2], 50_000, [0, 1, 2]);
+    await rig.write([0, 1], 300_000, [0, 1, 2]);
+    const old = await rig.elect([0, 2], [0, 1, 2]);
+    const fenced = new Promise<PageliteError>((resolve) => old.onFenced(resolve));
+    rig.nodes[1] = null;
+    const next = configurationOf(2, members(1, 3, 4));
+    for (const i of [0, 2]) await rig.nodes[i]!.configure(rig.id, next);
+    const upkeep = rig.upkeep(3);
+    await expect(upkeep.pull(rig.id, next, 3)).rejects.toMatchObject({ kind: 'unavailable' });
+    expect(await upkeep.pull(rig.id, next, 2)).toEqual({ flushLsn: rig.wal.endLsn, term: old.term });
+    expect(same(await rig.read(3, beginLsn), rig.all())).toBe(true);
+    expect(await rig.nodes[3]!.configurationOf(rig.id)).toEqual(next);
+    // Again: nothing changes.
+    expect(await upkeep.pull(rig.id, next, 2)).toEqual({ flushLsn: rig.wal.endLsn, term: old.term });
+
+    expect(await fenced).toMatchObject({ kind: 'fenced', data: { outdatedConfiguration: true } });
+    await expect(rig.elect([0, 2], [0, 1, 2])).rejects.toMatchObject({ kind: 'fenced' });
+    // With the one that lagged, and without any that had all of it.
+    const driver = await rig.elect([2, 3], [0, 2, 3], 2);
+    expect(driver.startLsn).toBe(rig.wal.endLsn);
+    driver.close();
+    await rig.nodes[3]!.close();
+    rig.nodes[3] = rig.open(3);
+    expect(await rig.nodes[3]!.configurationOf(rig.id)).toEqual(next);
+  });
+
+  it('refuses proposers whose members are others', async () => {
+    const rig = new Rig(3);
+    await rig.write([0, 1, 2], 1000, [0, 1, 2]);
+    const refused = { kind: 'invalid' };
+    // The same generation with other members, and a newer one that it is no member of.
+    await expect(rig.nodes[0]!.configure(rig.id, configurationOf(1, members(1, 2)))).rejects.toMatchObject(refused);
+    await expect(rig.nodes[0]!.configure(rig.id, configurationOf(2, members(2, 3)))).rejects.toMatchObject(refused);
+    await rig.nodes[0]!.configure(rig.id, configurationOf(5, members(1, 2, 3)));
+    await expect(rig.nodes[0]!.configure(rig.id, configurationOf(4, members(1, 2)))).rejects.toMatchObject({
+      kind: 'fenced',
+    });
+    expect(() => configurationOf(1, members(2, 2))).toThrow('not a configuration');
+    expect(() => configurationOf(0, members(1))).toThrow('not a configuration');
   });
 });
 

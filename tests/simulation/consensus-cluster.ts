@@ -4,6 +4,7 @@
 import { crc32c } from '../../engine/crc32c.ts';
 import { isPageliteError, PageliteError } from '../../engine/errors.ts';
 import { walSegmentSize } from '../../engine/limits.ts';
+import { configurationOf, type SafekeeperConfiguration } from '../../engine/model/configuration.ts';
 import { type NodeId, type TenantTimelineId, tenantId, timelineId } from '../../engine/model/ids.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
 import { quorumOf } from '../../engine/model/quorum.ts';
@@ -80,6 +81,13 @@ export class ConsensusCluster {
       if (from.startsWith('sk')) this.checkers.sentBySafekeeper(from, message);
       else this.checkers.sentByProposer(from, message);
     };
+  }
+
+  get configuration(): SafekeeperConfiguration {
+    return configurationOf(
+      1,
+      this.nodes.map(({ id }) => id),
+    );
   }
 
   /** So many safekeepers may have lost what they acknowledged. */

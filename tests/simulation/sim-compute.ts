@@ -65,6 +65,7 @@ export class SimCompute {
       services: this.#cluster.servicesFor(this.name),
       startLsnIfEmpty: simStartLsn,
       systemIdentifier: syntheticSystemIdentifier,
+      configuration: this.#cluster.configuration,
       clock: world,
       random: world,
       log,
