@@ -16,20 +16,23 @@ import {
 } from '../protocol/wal-stream.ts';
 import type { Channel, WalService } from '../services.ts';
 
-export function serveWalStream(channel: Channel, service: WalService): void {
+/** What a reader needs of a WalService. */
+export type WalReadable = Pick<WalService, 'readWal' | 'getStatus'>;
+
+export function serveWalStream(channel: Channel, service: WalReadable): void {
   new WalStreamHandler(channel, service);
 }
 
 class WalStreamHandler {
   readonly #channel: Channel;
-  readonly #service: WalService;
+  readonly #service: WalReadable;
   readonly #ended = new AbortController();
   #started = false;
   #sentLsn = 0;
   #consumedLsn = 0;
   #wake: (() => void) | null = null;
 
-  constructor(channel: Channel, service: WalService) {
+  constructor(channel: Channel, service: WalReadable) {
     this.#channel = channel;
     this.#service = service;
     channel.onMessage((bytes) => this.#receive(bytes));

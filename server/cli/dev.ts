@@ -15,6 +15,7 @@ import { pino } from 'pino';
 import { messageOf, PageliteError } from '../../engine/errors.ts';
 import { nodeId, type TenantTimelineId } from '../../engine/model/ids.ts';
 import type { Log } from '../../engine/services.ts';
+import { accessOf } from '../auth/access.ts';
 import { ComputeNode } from '../compute/compute-node.ts';
 import { serveConsole } from '../console/console-server.ts';
 import { branchNameDefault, resolveBranch } from '../control-plane/branches.ts';
@@ -196,7 +197,7 @@ class DevServer {
       const config = await this.#repository.update(async (config) => {
         const given = new Set<number>();
         const move = async (preferred: number): Promise<number> => {
-          const port = await findFreePort(preferred, localhost, given);
+          const port = await findFreePort(preferred, this.#repository.listenHost, given);
           given.add(port);
           return port;
         };
@@ -207,8 +208,8 @@ class DevServer {
         return config;
       });
       const addresses = ({ pgPort, httpPort }: { pgPort: number; httpPort: number }) => ({
-        listen: { host: localhost, port: pgPort },
-        http: { host: localhost, port: httpPort },
+        listen: { host: this.#repository.listenHost, port: pgPort },
+        http: { host: this.#repository.listenHost, port: httpPort },
       });
       const served: Part[] = [];
       const pages = await servePageserver({
@@ -217,13 +218,18 @@ class DevServer {
         nodeId: nodeId(config.pageserver.id),
         random: nodeRandom,
         log,
+        access: accessOf('pageserver', this.#repository.publicKeyPath, log),
         ...addresses(config.pageserver),
       });
       served.push({ name: 'pageserver', close: () => pages.close() });
       try {
         for (const [i, { safekeeper, storage }] of safekeepers.entries()) {
           const node = config.safekeepers[i]!;
-          const wal = await serveSafekeeper(safekeeper, storage, { log, ...addresses(node) });
+          const wal = await serveSafekeeper(safekeeper, storage, {
+            log,
+            access: accessOf('safekeeper', this.#repository.publicKeyPath, log),
+            ...addresses(node),
+          });
           served.unshift({ name: `safekeeper ${node.id}`, close: () => wal.close() });
         }
       } catch (error) {

@@ -50,6 +50,9 @@ export interface Endpoint {
 export const endpointPidFile = (dir: string): string => join(dir, 'compute.pid');
 export const endpointLogFile = (dir: string): string => join(dir, 'compute.log');
 
+/** Of a repository with access control: the compute's token for pageserver and safekeepers. */
+export const endpointTokenFile = (dir: string): string => join(dir, 'auth_token');
+
 export const timelineIdsOf = (config: EndpointConfig): TenantTimelineId => ({
   tenantId: tenantId(config.tenantId),
   timelineId: timelineId(config.timelineId),

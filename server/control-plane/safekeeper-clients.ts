@@ -130,7 +130,8 @@ class SafekeeperClient {
     this.#node = node;
     this.#pidFile = repository.safekeeperPidFile(node.id);
     this.#dir = repository.safekeeperDir(node.id);
-    this.api = new HttpApi(`safekeeper ${node.id}`, node.httpPort, this.#pidFile);
+    const address = { host: repository.connectHost, port: node.httpPort };
+    this.api = new HttpApi(`safekeeper ${node.id}`, address, this.#pidFile, repository.tokensFor('safekeeper'));
   }
 
   async status(): Promise<SafekeeperInfo> {

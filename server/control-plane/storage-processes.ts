@@ -9,6 +9,8 @@
 import { mkdir } from 'node:fs/promises';
 import { isPageliteError, messageOf, PageliteError } from '../../engine/errors.ts';
 import { quorumOf } from '../../engine/model/quorum.ts';
+import { writeTokenFile } from '../auth/tokens.ts';
+import { urlHost } from '../net/ws-channel.ts';
 import { formatRemoteStorage } from '../object-store/remote-storage.ts';
 import { type StopMode, startDaemon, stopDaemon } from '../process/daemon.ts';
 import { runningPid } from '../process/pid-file.ts';
@@ -69,13 +71,18 @@ export async function startPageserver(repository: Repository, say: Say): Promise
     'pageserver',
     (config) => config.pageserver,
     (node) => {
-      say(`Starting pageserver node ${node.id} at '${localhost}:${node.pgPort}' in "${shown(repository.dir)}".`);
-      const safekeepers = repository.readConfig().safekeepers.map(({ id, pgPort }) => `${id}=${localhost}:${pgPort}`);
+      say(
+        `Starting pageserver node ${node.id} at '${repository.listenHost}:${node.pgPort}' in "${shown(repository.dir)}".`,
+      );
+      const safekeepers = repository
+        .readConfig()
+        .safekeepers.map(({ id, pgPort }) => `${id}=${urlHost(repository.connectHost)}:${pgPort}`);
       return startDaemon({
         name: 'pageserver',
         entry: entries.pageserver,
         args: [
-          ...nodeArgs(repository.pageserverDir, node),
+          ...nodeArgs(repository, repository.pageserverDir, node),
+          ...safekeeperTokenArgs(repository),
           '--safekeepers',
           safekeepers.join(','),
           ...storageArgs(repository),
@@ -98,11 +105,13 @@ export async function startSafekeeper(repository: Repository, id: number, say: S
   const isKnown = hasRunningEndpoints(repository) || runningPid(repository.pageserverPidFile) !== null;
   const find = (config: ReturnType<Repository['readConfig']>) => safekeeperConfig(config, id);
   const { pid } = await withFreePorts(repository, isKnown, `safekeeper ${id}`, find, (node) => {
-    say(`Starting safekeeper at '${localhost}:${node.pgPort}' in '${shown(repository.safekeeperDir(id))}'.`);
+    say(
+      `Starting safekeeper at '${repository.listenHost}:${node.pgPort}' in '${shown(repository.safekeeperDir(id))}'.`,
+    );
     return startDaemon({
       name: `safekeeper ${id}`,
       entry: entries.safekeeper,
-      args: nodeArgs(repository.safekeeperDir(id), node),
+      args: nodeArgs(repository, repository.safekeeperDir(id), node),
       logFile: `${repository.safekeeperDir(id)}/safekeeper.log`,
       onProgress: say,
     });
@@ -192,16 +201,28 @@ function storageArgs(repository: Repository): string[] {
   return ['--remote-storage', formatRemoteStorage(remoteStorage), ...budget];
 }
 
-function nodeArgs(dir: string, node: NodeConfig): string[] {
+/** The pageserver's own token, in a file: arguments and environments are for others to see. */
+function safekeeperTokenArgs(repository: Repository): string[] {
+  const token = repository.signToken({ scope: 'safekeeperdata' });
+  if (token === null) return [];
+  const path = `${repository.pageserverDir}/auth_token`;
+  writeTokenFile(path, token);
+  return ['--auth-token-path', path];
+}
+
+function nodeArgs(repository: Repository, dir: string, node: NodeConfig): string[] {
+  const { publicKeyPath } = repository;
+  const host = urlHost(repository.listenHost);
   return [
     '-D',
     dir,
     '--id',
     String(node.id),
     '--listen-pg',
-    `${localhost}:${node.pgPort}`,
+    `${host}:${node.pgPort}`,
     '--listen-http',
-    `${localhost}:${node.httpPort}`,
+    `${host}:${node.httpPort}`,
+    ...(publicKeyPath === null ? [] : ['--auth-validation-public-key-path', publicKeyPath]),
   ];
 }
 
@@ -221,8 +242,9 @@ async function withFreePorts<T>(
     const node = await repository.update(async (config) => {
       const wanted = find(config);
       if (!isKnown) {
-        wanted.pgPort = await findFreePort(wanted.pgPort);
-        wanted.httpPort = await findFreePort(wanted.httpPort, localhost, new Set([wanted.pgPort]));
+        const { listenHost = localhost } = config;
+        wanted.pgPort = await findFreePort(wanted.pgPort, listenHost);
+        wanted.httpPort = await findFreePort(wanted.httpPort, listenHost, new Set([wanted.pgPort]));
       }
       return wanted;
     });

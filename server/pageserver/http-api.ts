@@ -11,6 +11,8 @@
 import { Hono } from 'hono';
 import type { NodeId } from '../../engine/model/ids.ts';
 import type { Log, Random } from '../../engine/services.ts';
+import type { Access } from '../auth/access.ts';
+import { httpGuard } from '../auth/http-guard.ts';
 import { answerError, answerNotFound, refuseMisdirected } from '../process/http-errors.ts';
 import { mountRoutes, type Route } from '../process/http-routes.ts';
 import type { Metrics } from '../process/metrics.ts';
@@ -32,7 +34,12 @@ export interface PageserverHttpOptions {
   readonly metrics: Metrics;
   readonly random: Random;
   readonly log: Log;
+  /** Default: everybody is trusted. */
+  readonly access?: Access | null;
 }
+
+/** As in Neon: who watches processes has no tokens. */
+const openPaths = ['/v1/status', '/v1/openapi.json', '/metrics'];
 
 export function pageserverHttpApi(options: PageserverHttpOptions): Hono {
   const { log } = options;
@@ -41,11 +48,18 @@ export function pageserverHttpApi(options: PageserverHttpOptions): Hono {
   api.notFound(answerNotFound);
   api.use(logRequests(log));
   api.use(refuseMisdirected);
-  mountRoutes(api, pageserverRoutes(options));
+  const { authenticate, authorize } = httpGuard(options.access ?? null, openPaths);
+  api.use(authenticate);
+  mountRoutes(api, pageserverRoutes(options), authorize);
   return api;
 }
 
-export function pageserverRoutes({ nodeId, pageserver, metrics, random }: PageserverHttpOptions): Route[] {
+export function pageserverRoutes({
+  nodeId,
+  pageserver,
+  metrics,
+  random,
+}: Omit<PageserverHttpOptions, 'access' | 'log'>): Route[] {
   const routes: Route[] = [
     ...processRoutes(nodeId, metrics, () => describePageserverApi(routes)),
     ...tenantRoutes(pageserver, random),

@@ -2,19 +2,20 @@
 import type { NodeId } from '../../engine/model/ids.ts';
 import { RemoteWalService } from '../../engine/remote/remote-wal-service.ts';
 import type { WalService } from '../../engine/services.ts';
-import { connectWebSocket } from '../net/ws-channel.ts';
+import { noToken, type TokenSource } from '../auth/tokens.ts';
+import { connectWebSocket, wsUrl } from '../net/ws-channel.ts';
 
 /** Paths of the WebSocket URLs: `ws://host:5454/proposer` and `ws://host:5454/wal`. */
 export const safekeeperPaths = { proposer: '/proposer', wal: '/wal' } as const;
 
-export function connectSafekeeper(address: {
-  readonly id: NodeId;
-  readonly host: string;
-  readonly port: number;
-}): WalService {
+/** `token` is asked for each connection. */
+export function connectSafekeeper(
+  address: { readonly id: NodeId; readonly host: string; readonly port: number },
+  token: TokenSource = noToken,
+): WalService {
   const { id, host, port } = address;
   return new RemoteWalService({
     nodeId: id,
-    connect: (endpoint) => connectWebSocket(`ws://${host}:${port}${safekeeperPaths[endpoint]}`),
+    connect: (endpoint) => connectWebSocket(wsUrl(host, port, safekeeperPaths[endpoint]), token()),
   });
 }

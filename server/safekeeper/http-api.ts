@@ -1,5 +1,6 @@
 /**
  * The safekeeper's HTTP API, shaped like Neon's (safekeeper/src/http/routes.rs): for the CLI and operators. WAL does not pass here.
+ * With access control a token of scope `safekeeperdata` opens all of it, one of scope `tenant` its tenant's timelines.
  *
  *   GET    /v1/status                       {id}
  *   GET    /v1/tenant/timeline              [{tenant_id, timeline_id}]
@@ -13,6 +14,8 @@ import { tenantId, timelineId } from '../../engine/model/ids.ts';
 import { formatLsn } from '../../engine/model/lsn.ts';
 import type { Safekeeper } from '../../engine/safekeeper/safekeeper.ts';
 import type { Log } from '../../engine/services.ts';
+import type { Access } from '../auth/access.ts';
+import { httpGuard } from '../auth/http-guard.ts';
 import { answerError, answerNotFound, refuseMisdirected } from '../process/http-errors.ts';
 import type { Metrics } from '../process/metrics.ts';
 import type { DiskSafekeeperStorage } from './disk-segments.ts';
@@ -22,20 +25,29 @@ export interface SafekeeperHttpOptions {
   readonly storage: DiskSafekeeperStorage;
   readonly metrics: Metrics;
   readonly log: Log;
+  /** Null: everybody is trusted. */
+  readonly access: Access | null;
 }
 
-export function safekeeperHttpApi({ safekeeper, storage, metrics, log }: SafekeeperHttpOptions): Hono {
+/** As in Neon. */
+const openPaths = ['/v1/status', '/metrics'];
+
+export function safekeeperHttpApi({ safekeeper, storage, metrics, log, access }: SafekeeperHttpOptions): Hono {
   const api = new Hono();
   api.onError((error, c) => answerError(c, error, log));
   api.notFound(answerNotFound);
   api.use(refuseMisdirected);
+  const { authenticate, authorize } = httpGuard(access, openPaths);
+  api.use(authenticate);
   api.get('/v1/status', (c) => c.json({ id: safekeeper.nodeId }));
   api.get('/v1/tenant/timeline', async (c) => {
+    authorize(c, null);
     const timelines = await safekeeper.listTimelines();
     return c.json(timelines.map((id) => ({ tenant_id: id.tenantId, timeline_id: id.timelineId })));
   });
   api.get('/v1/tenant/:tenant/timeline/:timeline', async (c) => {
     const id = { tenantId: tenantId(c.req.param('tenant')), timelineId: timelineId(c.req.param('timeline')) };
+    authorize(c, id.tenantId);
     const status = await safekeeper.getStatus(id);
     if (status === null) {
       throw new PageliteError('notFound', `timeline ${id.tenantId}/${id.timelineId} is not on this safekeeper`, {
@@ -58,6 +70,7 @@ export function safekeeperHttpApi({ safekeeper, storage, metrics, log }: Safekee
   });
   api.delete('/v1/tenant/:tenant/timeline/:timeline', async (c) => {
     const id = { tenantId: tenantId(c.req.param('tenant')), timelineId: timelineId(c.req.param('timeline')) };
+    authorize(c, id.tenantId);
     await safekeeper.deleteTimeline(id, () => storage.removeTimeline(id));
     return c.json({});
   });

@@ -9,10 +9,13 @@ import { createServer, type Server } from 'node:http';
 import { getRequestListener } from '@hono/node-server';
 import { PageliteError } from '../../engine/errors.ts';
 import type { NodeId } from '../../engine/model/ids.ts';
-import { serveWalStream } from '../../engine/remote/wal-stream-handler.ts';
+import { serveWalStream, type WalReadable } from '../../engine/remote/wal-stream-handler.ts';
 import { Safekeeper } from '../../engine/safekeeper/safekeeper.ts';
 import type { SafekeeperTimeline } from '../../engine/safekeeper/timeline.ts';
 import type { Channel, Log } from '../../engine/services.ts';
+import { type Access, accessOf } from '../auth/access.ts';
+import { checkListenHost, storageWayOut } from '../auth/listen-policy.ts';
+import { type AuthorizeTenant, admitUpgrade } from '../auth/upgrade-guard.ts';
 import { WebSocketAcceptor } from '../net/ws-channel.ts';
 import { addProcessMetrics, type Labels, Metrics } from '../process/metrics.ts';
 import { listen } from '../process/ports.ts';
@@ -28,9 +31,13 @@ export interface SafekeeperPortsOptions {
   readonly listen: { readonly host: string; readonly port: number };
   readonly http: { readonly host: string; readonly port: number };
   readonly log: Log;
+  /** Default: everybody is trusted, and the addresses must be loopback ones. */
+  readonly access?: Access | null;
 }
 
-export interface SafekeeperServerOptions extends SafekeeperPortsOptions {
+export interface SafekeeperServerOptions extends Omit<SafekeeperPortsOptions, 'access'> {
+  /** Keys that tokens are checked with; absent: everybody is trusted. */
+  readonly publicKeyPath?: string;
   /** Holds the timelines: `<dir>/<tenant>/<timeline>/`. */
   readonly dir: string;
   readonly nodeId: NodeId;
@@ -43,8 +50,9 @@ export interface SafekeeperServer {
 
 export async function startSafekeeper(options: SafekeeperServerOptions): Promise<SafekeeperServer> {
   const { dir, nodeId, log } = options;
+  const access = accessOf('safekeeper', options.publicKeyPath ?? null, log);
   const storage = new DiskSafekeeperStorage(dir);
-  return serveSafekeeper(new Safekeeper({ nodeId, storage, log }), storage, options);
+  return serveSafekeeper(new Safekeeper({ nodeId, storage, log }), storage, { ...options, access });
 }
 
 /** Puts a safekeeper behind its ports; it is closed with them. If a port is taken it stays as it is. */
@@ -53,14 +61,18 @@ export async function serveSafekeeper(
   storage: DiskSafekeeperStorage,
   options: SafekeeperPortsOptions,
 ): Promise<SafekeeperServer> {
-  const { log } = options;
+  const { log, access = null } = options;
+  for (const { host } of [options.listen, options.http]) {
+    checkListenHost('safekeeper', host, access !== null, storageWayOut);
+  }
   const acceptor = new WebSocketAcceptor();
-  const wal = walServer(acceptor, {
-    [safekeeperPaths.proposer]: (channel) => safekeeper.acceptProposer(channel),
-    [safekeeperPaths.wal]: (channel) => serveWalStream(channel, safekeeper),
+  const wal = walServer(acceptor, access, log, {
+    [safekeeperPaths.proposer]: (channel, authorize) =>
+      safekeeper.acceptProposer(channel, null, ({ tenantId }) => authorize(tenantId)),
+    [safekeeperPaths.wal]: (channel, authorize) => serveWalStream(channel, readable(safekeeper, authorize)),
   });
   const http = createServer(
-    getRequestListener(safekeeperHttpApi({ safekeeper, storage, metrics: metricsOf(safekeeper), log }).fetch),
+    getRequestListener(safekeeperHttpApi({ safekeeper, storage, metrics: metricsOf(safekeeper), log, access }).fetch),
   );
   const closePorts = async (beforeConnections: () => Promise<void>) => {
     const closed = [closeServer(wal), closeServer(http)];
@@ -82,7 +94,14 @@ export async function serveSafekeeper(
   }
 }
 
-function walServer(acceptor: WebSocketAcceptor, endpoints: Record<string, (channel: Channel) => void>): Server {
+type WalEndpoint = (channel: Channel, authorize: AuthorizeTenant) => void;
+
+function walServer(
+  acceptor: WebSocketAcceptor,
+  access: Access | null,
+  log: Log,
+  endpoints: Record<string, WalEndpoint>,
+): Server {
   const server = createServer((_request, response) => {
     const paths = Object.keys(endpoints).join(' and ');
     response.writeHead(426, { connection: 'Upgrade', upgrade: 'websocket', 'content-type': 'text/plain' });
@@ -92,10 +111,29 @@ function walServer(acceptor: WebSocketAcceptor, endpoints: Record<string, (chann
     // Until the handshake is done errors of the socket are ours.
     socket.on('error', () => socket.destroy());
     const accept = endpoints[request.url ?? ''];
-    if (accept) acceptor.upgrade(request, socket, head, accept);
-    else socket.end('HTTP/1.1 404 Not Found\r\nconnection: close\r\n\r\n');
+    if (!accept) {
+      socket.end('HTTP/1.1 404 Not Found\r\nconnection: close\r\n\r\n');
+      return;
+    }
+    admitUpgrade(access, request, socket, log, (authorize) =>
+      acceptor.upgrade(request, socket, head, (channel) => accept(channel, authorize)),
+    );
   });
   return server;
+}
+
+/** What a WAL reader may see of it. */
+function readable(safekeeper: Safekeeper, authorize: AuthorizeTenant): WalReadable {
+  return {
+    readWal(id, ...rest) {
+      authorize(id.tenantId);
+      return safekeeper.readWal(id, ...rest);
+    },
+    async getStatus(id) {
+      authorize(id.tenantId);
+      return safekeeper.getStatus(id);
+    },
+  };
 }
 
 function closeServer(server: Server): Promise<void> {
