@@ -16,6 +16,7 @@ import { messageOf, PageliteError } from '../../engine/errors.ts';
 import { nodeId, type TenantTimelineId } from '../../engine/model/ids.ts';
 import type { Log } from '../../engine/services.ts';
 import { accessOf } from '../auth/access.ts';
+import { endpointDoors } from '../compute/admission.ts';
 import { ComputeNode } from '../compute/compute-node.ts';
 import { serveConsole } from '../console/console-server.ts';
 import { branchNameDefault, resolveBranch } from '../control-plane/branches.ts';
@@ -42,6 +43,7 @@ import { claimPidFile } from '../process/pid-file.ts';
 import { findFreePort } from '../process/ports.ts';
 import { serveSafekeeper } from '../safekeeper/safekeeper-server.ts';
 import { type CliContext, portArgument } from './context.ts';
+import { passwordHint } from './endpoint.ts';
 import { allowOriginOption } from './start-stop.ts';
 
 const help = `
@@ -183,6 +185,8 @@ class DevServer {
     say('');
     say(`  psql -h ${localhost} -p ${port} -U cloud_admin postgres`);
     say('');
+    if (findEndpoint(this.#repository, branchNameDefault).config.auth !== 'trust')
+      say(`  ${passwordHint(branchNameDefault)}`);
     say(`The console is at ${consoleAt}`);
     say('');
     say(
@@ -257,7 +261,7 @@ class DevServer {
           pages,
           wal: storage.wal,
           mode: 'primary',
-          host: localhost,
+          doors: endpointDoors(endpoint.dir, endpoint.config, port, log),
           port,
           artefacts,
           log,

@@ -17,6 +17,7 @@ import { createLog, nodeClock, nodeRandom } from '../process/node-host.ts';
 import { loadPGliteArtefacts } from '../process/pglite-artefacts.ts';
 import { type RunningProcess, runProcess } from '../process/run-process.ts';
 import { connectSafekeeper } from '../safekeeper/connect.ts';
+import { endpointDoors } from './admission.ts';
 import { serveComputeHttp } from './compute-http.ts';
 import { ComputeNode } from './compute-node.ts';
 
@@ -43,7 +44,7 @@ await runProcess('compute', dir, log, async (): Promise<RunningProcess> => {
     pages,
     wal: config.safekeepers.map((address) => connectSafekeeper({ ...address, id: nodeId(address.id) }, token)),
     mode: lsn === null ? 'primary' : { readOnlyAt: lsn },
-    host,
+    doors: endpointDoors(dir, config, config.pgPort, log),
     port: config.pgPort,
     artefacts: await loadPGliteArtefacts(),
     log,

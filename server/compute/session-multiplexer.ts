@@ -30,6 +30,7 @@ import {
   controlType,
   decodeControl,
   encodeControl,
+  type IdentifiedMessage,
   type ListensMessage,
   type LostMessage,
   type OpenedMessage,
@@ -58,7 +59,7 @@ const syncBytes = 5;
 interface Turn extends TurnState {
   readonly connection: ClientConnection;
   readonly gate: TurnGate;
-  kind: 'open' | 'serve' | 'close';
+  kind: 'identify' | 'open' | 'serve' | 'close';
   ready: ReadyMessage;
   midMessage: boolean;
   sent: number;
@@ -217,6 +218,7 @@ export class SessionMultiplexer {
 
   #onMessage(type: number, body: Buffer): void {
     if (type === controlType.ready) this.#onReady(readReady(body));
+    else if (type === controlType.identified) this.#onIdentified(decodeControl<IdentifiedMessage>(body));
     else if (type === controlType.opened) this.#onOpened(decodeControl<OpenedMessage>(body));
     else if (type === controlType.closed) this.#onClosed(decodeControl<ClosedMessage>(body));
     else if (type === controlType.lost) this.#onLost(decodeControl<LostMessage>(body));
@@ -234,11 +236,21 @@ export class SessionMultiplexer {
     if (ready.consumed === turn.sent) this.#cancelDeadline = null;
   }
 
+  #onIdentified(identified: IdentifiedMessage): void {
+    const turn = this.#turn;
+    if (turn === null || turn.connection.id !== identified.client) return;
+    this.#turn = null;
+    this.#sessionClient = -1;
+    turn.connection.challenge(identified);
+  }
+
   #onOpened(opened: OpenedMessage): void {
     const turn = this.#turn;
     if (turn === null || turn.connection.id !== opened.client) return;
     const { connection } = turn;
     this.#turn = null;
+    // Also a session that was refused has left the backend in its base state.
+    this.#sessionClient = -1;
     if (opened.parameters === null) {
       connection.fail(opened.error ?? { code: 'XX000', message: 'the session could not be opened' });
       return;
@@ -316,6 +328,11 @@ export class SessionMultiplexer {
       const connection = this.#queue.take();
       if (connection === null) return;
       this.#waitingSince.delete(connection);
+      if (connection.state === 'identifying') {
+        this.#beginTurn(connection, 'identify');
+        this.#control(controlType.identify, { client: connection.id, user: connection.openMessage!.user });
+        return;
+      }
       if (connection.state === 'opening') {
         const open = encodeControl(controlType.open, connection.openMessage!);
         if (open.length > controlMessageBytesMax) {
