@@ -145,11 +145,15 @@ export class ClientConnection {
   #onData(chunk: Buffer): void {
     if (this.state === 'closed') return;
     if (this.#isDirectTls(chunk)) {
-      this.#socket.unshift(chunk);
-      this.#encrypt(true);
+      this.#encrypt(chunk);
       return;
     }
     this.input.append(chunk);
+    this.#advance();
+  }
+
+  /** Goes on with the bytes that are here. */
+  #advance(): void {
     try {
       if (this.state === 'startup') this.#startup();
       else if (this.state === 'authenticating') this.#authenticate();
@@ -167,7 +171,8 @@ export class ClientConnection {
     return isFirst && chunk[0] === tlsHandshakeByte && this.#options.admission.tls !== null;
   }
 
-  #encrypt(isDirect: boolean): void {
+  /** `begun`: what the client has sent of its handshake, without having asked; null if it has asked. */
+  #encrypt(begun: Buffer | null): void {
     const { context, endPointHash } = this.#options.admission.tls!.current;
     const plain = this.#socket;
     plain
@@ -175,13 +180,15 @@ export class ClientConnection {
       .off('drain', this.#onDrain)
       .off('end', this.#onEnd)
       .off('close', this.#onSocketClose);
+    // The TLS socket takes from it what was read already; one that flows would have dropped it by then.
+    if (begun !== null) plain.pause().unshift(begun);
     const secure = new TLSSocket(plain, { isServer: true, secureContext: context, ALPNProtocols: [tlsAlpn] });
     this.#isEncrypted = true;
     this.#endPointHash = endPointHash;
     this.#socket = secure;
     this.#attend(secure);
     // Without ALPN a client of another protocol could be led here: PostgreSQL asks for it, too.
-    if (isDirect) secure.once('secure', () => secure.alpnProtocol !== tlsAlpn && this.destroy());
+    if (begun !== null) secure.once('secure', () => secure.alpnProtocol !== tlsAlpn && this.destroy());
   }
 
   #startup(): void {
@@ -204,7 +211,7 @@ export class ClientConnection {
     else if (by === 'gss' || this.#options.admission.tls === null || this.#isEncrypted) this.#socket.write('N');
     else {
       this.#socket.write('S');
-      this.#encrypt(false);
+      this.#encrypt(null);
     }
   }
 
@@ -246,6 +253,8 @@ export class ClientConnection {
     const timeout = setTimeout(timedOut, this.#options.authenticationTimeoutMs).unref();
     this.#proof = { identified, exchange: null, timeout };
     this.send(authenticationSasl(this.#mechanisms));
+    // A client may have sent more than it was asked for.
+    this.#advance();
   }
 
   get #mechanisms(): string[] {
