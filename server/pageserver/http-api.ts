@@ -38,9 +38,6 @@ export interface PageserverHttpOptions {
   readonly access?: Access | null;
 }
 
-/** As in Neon: who watches processes has no tokens. */
-const openPaths = ['/v1/status', '/v1/openapi.json', '/metrics'];
-
 export function pageserverHttpApi(options: PageserverHttpOptions): Hono {
   const { log } = options;
   const api = new Hono();
@@ -48,9 +45,11 @@ export function pageserverHttpApi(options: PageserverHttpOptions): Hono {
   api.notFound(answerNotFound);
   api.use(logRequests(log));
   api.use(refuseMisdirected);
+  const routes = pageserverRoutes(options);
+  const openPaths = routes.filter(({ isOpen }) => isOpen).map(({ path }) => path);
   const { authenticate, authorize } = httpGuard(options.access ?? null, openPaths);
   api.use(authenticate);
-  mountRoutes(api, pageserverRoutes(options), authorize);
+  mountRoutes(api, routes, authorize);
   return api;
 }
 

@@ -103,6 +103,8 @@ export interface RouteDescription {
   readonly answer: Answer;
   /** Errors that are this route's own, beside those that follow from its parts (openapi.ts). */
   readonly errors?: Readonly<Record<number, string>>;
+  /** Needs no token where the server wants them. */
+  readonly isOpen?: boolean;
 }
 
 export interface Route extends RouteDescription {
