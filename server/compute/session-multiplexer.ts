@@ -105,6 +105,7 @@ export class SessionMultiplexer {
   #turns = 0;
   #started = false;
   #muted = false;
+  #draining = false;
   #cancelDeadline: { readonly at: number; readonly sent: number } | null = null;
 
   constructor(wire: SharedWire, host: MultiplexerHost) {
@@ -168,6 +169,18 @@ export class SessionMultiplexer {
 
   /** Takes what the backend has written, as far as its client takes it. */
   drain(): void {
+    // What a message brings about (a connection that is let go) may ask for it again: whoever is at it goes on.
+    if (this.#draining) return;
+    this.#draining = true;
+    try {
+      this.#takeOutput();
+    } finally {
+      this.#draining = false;
+    }
+    this.pump();
+  }
+
+  #takeOutput(): void {
     Atomics.store(this.#words, word.doorbell, 0);
     const outbound = this.#wire.outbound;
     for (;;) {
@@ -182,11 +195,10 @@ export class SessionMultiplexer {
       if (turn !== null) turn.movedAt = this.#host.now();
       this.#frames.push(chunk);
     }
-    this.pump();
   }
 
   pump(): void {
-    if (!this.#started) return;
+    if (!this.#started || this.#draining) return;
     this.#endTurn();
     if (this.#turn === null) this.#nextTurn();
     if (this.#turn?.kind === 'serve') this.#send(this.#turn);

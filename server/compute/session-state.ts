@@ -150,15 +150,17 @@ export class SessionStates {
     // First: the others are asked for in this role's name.
     if (message.user !== this.#baseUser) session.defaults.set('session_authorization', message.user);
     for (const [name, value] of [...this.#loginSettings(message.user), ...message.settings]) {
+      // Names are the same in all cases: one must not stand beside itself.
+      const key = name.toLowerCase();
       if (!this.#settings.exists(name) && !name.includes('.')) {
         return refused({ code: '42704', message: `unrecognized configuration parameter "${name}"` });
       }
-      if (name.toLowerCase() === 'session_authorization' && !isSuperuser && value !== message.user) {
+      if (key === 'session_authorization' && !isSuperuser && value !== message.user) {
         return refused({ code: '42501', message: `permission denied to set session authorization "${value}"` });
       }
-      session.defaults.set(name, value);
+      session.defaults.set(key, value);
     }
-    if (!isSuperuser) session.unchecked = new Set(message.settings.map(([name]) => name));
+    if (!isSuperuser) session.unchecked = new Set(message.settings.map(([name]) => name.toLowerCase()));
     this.#sessions.set(message.client, session);
     try {
       this.switchTo(message.client);

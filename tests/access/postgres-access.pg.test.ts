@@ -210,6 +210,32 @@ describe('passwords', () => {
   });
 });
 
+it('clients that leave at any moment of the exchange hold nobody up', async () => {
+  const holder = await connect();
+  await holder.query('begin; select 1');
+  const startup = Buffer.from('\0\0\0\0\0\x03\0\0user\0cloud_admin\0database\0postgres\0\0', 'latin1');
+  startup.writeUInt32BE(startup.length);
+  const leaving = Array.from(
+    { length: 60 },
+    (_, i) =>
+      new Promise<void>((resolve) => {
+        const socket = tcpConnect(rig.port('main'), '127.0.0.1', () => {
+          socket.write(startup.subarray(0, i % 3 === 0 ? 10 : startup.length));
+          if (i % 3 < 2) setImmediate(() => socket.destroy());
+        });
+        // The others leave when they are asked for their password.
+        socket.on('data', () => socket.destroy());
+        socket.on('error', () => {});
+        socket.on('close', () => resolve());
+      }),
+  );
+  await holder.query('commit');
+  await Promise.all(leaving);
+  expect(await sql('select 1 as one')).toEqual([{ one: 1 }]);
+  await holder.query('select 1');
+  await holder.end();
+});
+
 describe('TLS', () => {
   it.each(['disable', 'prefer', 'require', 'verify-ca', 'verify-full'])('psql with sslmode=%s', async (mode) => {
     const { code, out, err } = await psql(`user=cloud_admin sslmode=${mode}`, password);

@@ -317,13 +317,16 @@ describe('a repository with access control works', () => {
     expect((await http(ports.pageserver, '/v1/tenant', own)).status).toBe(401);
     key = readPrivateKey(paths[0]);
     expect((await http(ports.pageserver, '/v1/tenant', sign({ scope: 'pageserverapi' }))).status).toBe(200);
-    // The compute's connections stay; its next ones take what is in the file then.
+    // Connections stay. Those that are made anew with what is in the files from before are refused: the pageserver says so, commits wait.
     await rig.sql('main', 'insert into t values (0)');
+    await rig.ok('safekeeper', 'restart', '--mode', 'immediate');
+    const log = () => readFileSync(join(rig.dir, 'pageserver_1/pageserver.log'), 'utf8');
+    await expect.poll(log).toContain('a safekeeper refuses this pageserver');
+    const committed = rig.sql('main', 'insert into t values (0)');
     writeTokenFile(join(rig.dir, 'endpoints/main/auth_token'), sign({ scope: 'tenant', tenantId: id.tenantId }));
     writeTokenFile(join(rig.dir, 'pageserver_1/auth_token'), sign({ scope: 'safekeeperdata' }));
-    await rig.ok('safekeeper', 'restart', '--mode', 'immediate');
+    await committed;
     await rig.ok('pageserver', 'restart', '--mode', 'immediate');
-    await rig.sql('main', 'insert into t values (0)');
     expect(await rig.sql('main', 'select count(*)::int as n from t')).toEqual([{ n: 1002 }]);
   });
 
