@@ -55,6 +55,13 @@ export function isPageliteError(error: unknown, kind?: ErrorKind): error is Page
   return error instanceof PageliteError && (kind === undefined || error.kind === kind);
 }
 
+/** In the data of an `invalid` error: a server refused who asked, not what was asked. It will do so again until it, or the token, is another one. */
+export const accessRefused = { access: 'refused' } as const;
+
+export function isAccessRefusal(error: unknown): error is PageliteError {
+  return isPageliteError(error, 'invalid') && error.data.access === accessRefused.access;
+}
+
 /** The message of anything thrown. */
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);

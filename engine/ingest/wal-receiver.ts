@@ -10,7 +10,7 @@
  * - lastRecordLsn only moves past records that are ingested completely
  */
 import type { TimelineCounters } from '../counters.ts';
-import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
+import { isAccessRefusal, isPageliteError, messageOf, PageliteError } from '../errors.ts';
 import { ingestBytesPerTurn, walReceiverPauseMaxMs, walReceiverPauseMinMs, walReceiverSilenceMs } from '../limits.ts';
 import type { TenantTimelineId } from '../model/ids.ts';
 import { formatLsn, type Lsn } from '../model/lsn.ts';
@@ -56,6 +56,8 @@ export class WalReceiver {
   #running: Promise<void> | null = null;
   /** Safekeepers whose stored WAL of this timeline is damaged. */
   readonly #damaged = new Set<WalService>();
+  /** Safekeepers that refuse the token. */
+  readonly #refusing = new Set<WalService>();
 
   constructor(parts: WalReceiverParts) {
     this.#parts = parts;
@@ -117,13 +119,19 @@ export class WalReceiver {
 
   /** The safekeeper whose commitLsn is highest; null if none knows the timeline or all are away. Those at the same LSN are chosen by chance. */
   async #furthest(): Promise<WalService | null> {
-    const { services, target, random, log } = this.#parts;
+    const { services, target, random } = this.#parts;
     const statuses = await Promise.all(
       services.map((service) =>
-        service.getStatus(target.id).catch((error) => {
-          log.debug('a safekeeper is away', { ...target.id, nodeId: service.nodeId, error: messageOf(error) });
-          return null;
-        }),
+        service.getStatus(target.id).then(
+          (status) => {
+            this.#refusing.delete(service);
+            return status;
+          },
+          (error: unknown) => {
+            this.#tellAway(service, error);
+            return null;
+          },
+        ),
       ),
     );
     let best: WalService[] = [];
@@ -136,6 +144,17 @@ export class WalReceiver {
       best.push(services[i]!);
     }
     return best[Math.floor(random.next() * best.length)] ?? null;
+  }
+
+  /** One that is away comes back by itself; one that refuses the token waits for somebody to do something, and is told of once. */
+  #tellAway(service: WalService, error: unknown): void {
+    const { target, log } = this.#parts;
+    const about = { ...target.id, nodeId: service.nodeId, error: messageOf(error) };
+    if (!isAccessRefusal(error)) log.debug('a safekeeper is away', about);
+    else if (!this.#refusing.has(service)) {
+      this.#refusing.add(service);
+      log.error('a safekeeper refuses this pageserver', about);
+    }
   }
 
   /** Ingests what `service` sends until its stream ends, fails, or another one is ahead of it. */

@@ -4,13 +4,13 @@
  *
  * Connects when first asked, says hello for its one timeline, and keeps the channel. All requests are reads, so one whose channel is
  * lost is asked again over the next: until it is answered, its signal fires, or `retryTimeLimitMs` have passed since it was asked
- * (then `unavailable`). Errors that the server answers are the caller's at once, with their kind and data.
+ * (then `unavailable`). Errors that the server answers, a refused token among them, are the caller's at once, with their kind and data.
  *
  * Invariants
  * - one channel at a time; attempts to connect are shared by all callers, with growing pauses until something has been answered
  * - a page answer whose checksum fails is `corrupt` for its caller and costs the channel
  */
-import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
+import { isAccessRefusal, isPageliteError, messageOf, PageliteError } from '../errors.ts';
 import {
   basebackupBytesMax,
   blockNumberMax,
@@ -209,6 +209,7 @@ export class RemotePageService implements PageService {
       if (this.#closing.signal.aborted) throw cancelled(this.#closing.signal);
       log.info('no connection to the pageserver', { ...this.id, attempt: this.#attempts, error: messageOf(error) });
       // What `connect` throws and what ends the channel before the welcome may be over at the next attempt. What the server answers is final.
+      if (error instanceof ChannelLost && isAccessRefusal(error.cause)) throw error.cause;
       const final = isPageliteError(error) && error.kind !== 'unavailable' && error.kind !== 'closed';
       if (final || error instanceof ChannelLost) throw error;
       throw new ChannelLost(messageOf(error), error);

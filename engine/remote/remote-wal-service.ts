@@ -6,7 +6,7 @@
  * Invariants: WAL chunks are contiguous from startLsn on; a lost connection ends a read with `unavailable` (the receiver resumes where its
  * last record ended); a peer that breaks the protocol ends it with `invalid`.
  */
-import { messageOf, PageliteError } from '../errors.ts';
+import { isAccessRefusal, messageOf, PageliteError } from '../errors.ts';
 import { walReaderWindowBytes } from '../limits.ts';
 import type { NodeId, TenantTimelineId } from '../model/ids.ts';
 import { formatLsn, type Lsn } from '../model/lsn.ts';
@@ -183,6 +183,7 @@ class ReaderConnection {
 }
 
 function lost(error: unknown): PageliteError {
+  if (isAccessRefusal(error)) return error;
   const reason = error === undefined ? 'closed by the safekeeper' : messageOf(error);
   return new PageliteError('unavailable', `connection to the safekeeper lost: ${reason}`, {}, { cause: error });
 }

@@ -19,20 +19,23 @@ import {
 } from '../protocol/wal-stream.ts';
 import type { Channel, SafekeeperPeer } from '../services.ts';
 
-export function serveWalStream(channel: Channel, service: SafekeeperPeer): void {
+/** What readers, pageservers and peers need of a safekeeper. */
+export type WalReadable = Omit<SafekeeperPeer, 'nodeId' | 'connectProposer'>;
+
+export function serveWalStream(channel: Channel, service: WalReadable): void {
   new WalStreamHandler(channel, service);
 }
 
 class WalStreamHandler {
   readonly #channel: Channel;
-  readonly #service: SafekeeperPeer;
+  readonly #service: WalReadable;
   readonly #ended = new AbortController();
   #started = false;
   #sentLsn = 0;
   #consumedLsn = 0;
   #wake: (() => void) | null = null;
 
-  constructor(channel: Channel, service: SafekeeperPeer) {
+  constructor(channel: Channel, service: WalReadable) {
     this.#channel = channel;
     this.#service = service;
     channel.onMessage((bytes) => this.#receive(bytes));

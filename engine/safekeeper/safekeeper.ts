@@ -71,9 +71,23 @@ export class Safekeeper implements SafekeeperPeer {
     return near;
   }
 
-  /** A proposer's connection from elsewhere. Without an id its greeting says which timeline it is for. */
-  acceptProposer(channel: Channel, expected: TenantTimelineId | null = null): void {
-    new ProposerConnection({ channel, expected, openTimeline: (greeting) => this.#openOrCreate(greeting) });
+  /**
+   * A proposer's connection from elsewhere. Without an id its greeting says which timeline it is for; `authorize` may refuse that, by throwing
+   * before anything is opened or made.
+   */
+  acceptProposer(
+    channel: Channel,
+    expected: TenantTimelineId | null = null,
+    authorize: (id: TenantTimelineId) => void = () => {},
+  ): void {
+    new ProposerConnection({
+      channel,
+      expected,
+      openTimeline: async (greeting) => {
+        authorize(greeting.timeline);
+        return this.#openOrCreate(greeting);
+      },
+    });
   }
 
   async *readWal(

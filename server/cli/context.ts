@@ -29,6 +29,10 @@ export class CliContext {
   readonly say = (line: string): void => this.#terminal.out(line);
   readonly warn = (line: string): void => this.#terminal.err(line);
 
+  get env(): NodeJS.ProcessEnv {
+    return this.#terminal.env;
+  }
+
   get progressOutput(): ProgressOutput {
     return this.#terminal.progress ?? { write: () => true };
   }

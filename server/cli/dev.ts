@@ -15,6 +15,8 @@ import { pino } from 'pino';
 import { messageOf, PageliteError } from '../../engine/errors.ts';
 import { nodeId, type TenantTimelineId } from '../../engine/model/ids.ts';
 import type { Log } from '../../engine/services.ts';
+import { accessOf } from '../auth/access.ts';
+import { endpointDoors } from '../compute/admission.ts';
 import { ComputeNode } from '../compute/compute-node.ts';
 import { serveConsole } from '../console/console-server.ts';
 import { branchNameDefault, resolveBranch } from '../control-plane/branches.ts';
@@ -41,6 +43,7 @@ import { claimPidFile } from '../process/pid-file.ts';
 import { findFreePort } from '../process/ports.ts';
 import { serveSafekeeper } from '../safekeeper/safekeeper-server.ts';
 import { type CliContext, portArgument } from './context.ts';
+import { passwordHint } from './endpoint.ts';
 import { allowOriginOption } from './start-stop.ts';
 
 const help = `
@@ -182,6 +185,8 @@ class DevServer {
     say('');
     say(`  psql -h ${localhost} -p ${port} -U cloud_admin postgres`);
     say('');
+    if (findEndpoint(this.#repository, branchNameDefault).config.auth !== 'trust')
+      say(`  ${passwordHint(branchNameDefault)}`);
     say(`The console is at ${consoleAt}`);
     say('');
     say(
@@ -196,7 +201,7 @@ class DevServer {
       const config = await this.#repository.update(async (config) => {
         const given = new Set<number>();
         const move = async (preferred: number): Promise<number> => {
-          const port = await findFreePort(preferred, localhost, given);
+          const port = await findFreePort(preferred, this.#repository.listenHost, given);
           given.add(port);
           return port;
         };
@@ -207,8 +212,8 @@ class DevServer {
         return config;
       });
       const addresses = ({ pgPort, httpPort }: { pgPort: number; httpPort: number }) => ({
-        listen: { host: localhost, port: pgPort },
-        http: { host: localhost, port: httpPort },
+        listen: { host: this.#repository.listenHost, port: pgPort },
+        http: { host: this.#repository.listenHost, port: httpPort },
       });
       const served: Part[] = [];
       const pages = await servePageserver({
@@ -217,13 +222,19 @@ class DevServer {
         nodeId: nodeId(config.pageserver.id),
         random: nodeRandom,
         log,
+        access: accessOf('pageserver', this.#repository.publicKeyPath, log),
         ...addresses(config.pageserver),
       });
       served.push({ name: 'pageserver', close: () => pages.close() });
       try {
         for (const [i, { safekeeper, storage, upkeep }] of safekeepers.entries()) {
           const node = config.safekeepers[i]!;
-          const wal = await serveSafekeeper(safekeeper, storage, { log, upkeep, ...addresses(node) });
+          const wal = await serveSafekeeper(safekeeper, storage, {
+            log,
+            upkeep,
+            access: accessOf('safekeeper', this.#repository.publicKeyPath, log),
+            ...addresses(node),
+          });
           served.unshift({ name: `safekeeper ${node.id}`, close: () => wal.close() });
         }
       } catch (error) {
@@ -252,7 +263,7 @@ class DevServer {
           wal: storage.wal,
           safekeepersGeneration: repository.readConfig().safekeepersGeneration,
           mode: 'primary',
-          host: localhost,
+          doors: endpointDoors(endpoint.dir, endpoint.config, port, log),
           port,
           artefacts,
           log,

@@ -1,4 +1,4 @@
-/** `pagelite endpoint create|start|stop|list`: Postgres endpoints on branches, each a process of its own. */
+/** `pagelite endpoint create|start|stop|set-password|list`: Postgres endpoints on branches, each a process of its own. */
 import type { Command } from 'commander';
 import { PageliteError } from '../../engine/errors.ts';
 import type { TenantId } from '../../engine/model/ids.ts';
@@ -20,10 +20,19 @@ import {
   statusOf,
   timelineOf,
 } from '../control-plane/endpoints.ts';
-import { localhost, type Repository } from '../control-plane/repository.ts';
+import type { Repository } from '../control-plane/repository.ts';
+import { setRolePassword } from '../control-plane/role-password.ts';
 import { stopProcess } from '../control-plane/storage-processes.ts';
 import type { StopMode } from '../process/daemon.ts';
 import { type CliContext, lsnArgument, portArgument, tenantArgument } from './context.ts';
+import {
+  addListeningOptions,
+  connectionString,
+  type ListeningOptions,
+  listeningFrom,
+  updateListening,
+} from './endpoint-listening.ts';
+import { readPassword } from './secret-input.ts';
 import { stopModeOption } from './start-stop.ts';
 import { formatTable } from './table.ts';
 
@@ -31,14 +40,24 @@ const createHelp = `
 Examples:
   $ pagelite endpoint create main
   $ pagelite endpoint create experiment --branch-name experiment --pg-port 5432
-  $ pagelite endpoint create past --lsn 0/16F9A00        read-only, as main was at that LSN`;
+  $ pagelite endpoint create past --lsn 0/16F9A00        read-only, as main was at that LSN
+  $ pagelite endpoint create open --host 0.0.0.0 --tls-cert server.crt --tls-key server.key --require-tls`;
 
 const startHelp = `
 Examples:
   $ pagelite endpoint start main
   $ pagelite endpoint start past --branch-name main --lsn 0/16F9A00     made first if there is no such endpoint
+  $ pagelite endpoint start main --host 0.0.0.0                         from now on, with passwords
 
 A branch has one writing endpoint at a time. --allow-multiple starts another one; the older is then fenced and ends.`;
+
+const passwordHelp = `
+Examples:
+  $ pagelite endpoint set-password main                        asks for it
+  $ pagelite endpoint set-password main --role app < password.txt
+  $ PAGELITE_PASSWORD=... pagelite endpoint set-password main
+
+PostgreSQL gets only the SCRAM secret that is made of it. CREATE ROLE ... PASSWORD and ALTER ROLE do the same from a session.`;
 
 const stopHelp = `
 Examples:
@@ -47,7 +66,7 @@ Examples:
 
 export function addEndpointCommands(program: Command, context: CliContext): void {
   const endpoint = program.command('endpoint').description('manage Postgres endpoints');
-  endpoint
+  const createCommand = endpoint
     .command('create')
     .description('make an endpoint on a branch')
     .argument('[name]', 'name of the endpoint (default: ep-BRANCH)')
@@ -57,13 +76,13 @@ export function addEndpointCommands(program: Command, context: CliContext): void
     .option('--http-port <port>', 'serve GET /status and GET /metrics on this port', portArgument)
     .option('--tenant-id <id>', 'the tenant (default: the default one)', tenantArgument)
     .option('--allow-multiple', 'accepted as in neon_local; it matters at the start')
-    .addHelpText('after', createHelp)
-    .action((name: string | undefined, options: CreateOptions) =>
-      context.changeRepository(async (repository) => {
-        await create(repository, context, name ?? `ep-${options.branchName}`.replaceAll('/', '-'), options);
-      }),
-    );
-  endpoint
+    .addHelpText('after', createHelp);
+  addListeningOptions(createCommand).action((name: string | undefined, options: CreateOptions) =>
+    context.changeRepository(async (repository) => {
+      await create(repository, context, name ?? `ep-${options.branchName}`.replaceAll('/', '-'), options);
+    }),
+  );
+  const startCommand = endpoint
     .command('start')
     .description('start an endpoint; with --branch-name or --lsn it is made first if it is not there')
     .argument('<name>', 'name of the endpoint')
@@ -72,10 +91,10 @@ export function addEndpointCommands(program: Command, context: CliContext): void
     .option('--pg-port <port>', 'Postgres port, if the endpoint is to be made', portArgument)
     .option('--tenant-id <id>', 'the tenant (default: the default one)', tenantArgument)
     .option('--allow-multiple', 'start although another endpoint writes to the branch')
-    .addHelpText('after', startHelp)
-    .action((name: string, options: StartOptions) =>
-      context.changeRepository((repository) => start(repository, name, options, context)),
-    );
+    .addHelpText('after', startHelp);
+  addListeningOptions(startCommand).action((name: string, options: StartOptions) =>
+    context.changeRepository((repository) => start(repository, name, options, context)),
+  );
   endpoint
     .command('stop')
     .description('stop an endpoint')
@@ -91,6 +110,18 @@ export function addEndpointCommands(program: Command, context: CliContext): void
       }),
     );
   endpoint
+    .command('set-password')
+    .description('set the password of a role, as it is from now on on the whole branch')
+    .argument('<name>', 'name of an endpoint on the branch, which runs')
+    .option('--role <role>', 'the role', 'cloud_admin')
+    .addHelpText('after', passwordHelp)
+    .action(async (name: string, { role }: { role: string }) => {
+      const found = findEndpoint(context.openRepository(), name);
+      const password = await readPassword(`Password for role ${role}: `, context.env);
+      await setRolePassword(found, role, password);
+      context.say(`The password of role ${role} is set`);
+    });
+  endpoint
     .command('list')
     .description('list the endpoints')
     .option('--tenant-id <id>', 'the tenant (default: the default one)', tenantArgument)
@@ -99,7 +130,7 @@ export function addEndpointCommands(program: Command, context: CliContext): void
     .action((options: { tenantId?: TenantId; json?: boolean }) => list(options, context));
 }
 
-interface CreateOptions {
+interface CreateOptions extends ListeningOptions {
   readonly branchName: string;
   readonly lsn?: Lsn;
   readonly pgPort?: number;
@@ -132,6 +163,7 @@ async function create(
     lsn: options.lsn === undefined ? null : formatLsn(options.lsn),
     pgPort: options.pgPort ?? null,
     httpPort: options.httpPort ?? null,
+    listening: listeningFrom(options, {}),
   });
 }
 
@@ -141,12 +173,13 @@ async function start(repository: Repository, name: string, options: StartOptions
   const isNew = !isThere && mayCreate;
   if (isNew)
     await create(repository, context, name, { ...options, branchName: options.branchName ?? branchNameDefault });
-  const endpoint = findEndpoint(repository, name);
+  let endpoint = findEndpoint(repository, name);
   if (!isNew) checkSameSettings(repository, endpoint, options);
   if (statusOf(endpoint) === 'running') {
     throw new PageliteError('invalid', `endpoint "${name}" runs already, on port ${endpoint.config.pgPort}`);
   }
   if (!options.allowMultiple) checkNoOtherWriter(repository, endpoint);
+  if (!isNew) endpoint = updateListening(repository, endpoint, options);
   await checkStorageRuns(repository, endpoint, context);
   const { timelineId } = timelineOf(endpoint);
   context.say(
@@ -155,8 +188,12 @@ async function start(repository: Repository, name: string, options: StartOptions
       : `Starting existing endpoint ${name} (PostgreSQL v18) on timeline ${timelineId} ...`,
   );
   const { pgPort } = await startCompute(repository, endpoint, context.say);
-  context.say(`Starting postgres at 'postgresql://cloud_admin@${localhost}:${pgPort}/postgres'`);
+  context.say(`Starting postgres at '${connectionString(endpoint, pgPort)}'`);
+  if (endpoint.config.auth !== 'trust') context.say(passwordHint(name));
 }
+
+export const passwordHint = (name: string): string =>
+  `It asks for passwords. Set one with: pagelite endpoint set-password ${name}`;
 
 /** A compute would wait for them; a user would rather know. */
 async function checkStorageRuns(repository: Repository, endpoint: Endpoint, context: CliContext): Promise<void> {
@@ -188,7 +225,7 @@ async function list(options: { tenantId?: TenantId; json?: boolean }, context: C
   const ends = await lastLsns(repository, tenantId, context);
   const rows = endpoints.map((endpoint) => ({
     endpoint: endpoint.name,
-    address: `${localhost}:${endpoint.config.pgPort}`,
+    address: `${endpoint.config.host}:${endpoint.config.pgPort}`,
     timelineId: endpoint.config.timelineId,
     branchName: nameOfTimeline(config, timelineOf(endpoint)) ?? '?',
     lsn: endpoint.config.lsn ?? ends.get(endpoint.config.timelineId) ?? null,

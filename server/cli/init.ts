@@ -2,7 +2,7 @@
 import { randomInt } from 'node:crypto';
 import { type Command, InvalidArgumentError } from 'commander';
 import { quorumOf } from '../../engine/model/quorum.ts';
-import { localhost, Repository } from '../control-plane/repository.ts';
+import { Repository } from '../control-plane/repository.ts';
 import { shown } from '../control-plane/storage-processes.ts';
 import { openRemoteStorage, type RemoteStorage } from '../object-store/remote-storage.ts';
 import { byteSizeArgument, type CliContext, nodeIdArgument, remoteStorageArgument } from './context.ts';
@@ -13,6 +13,8 @@ Examples:
   $ PAGELITE_REPO_DIR=/srv/db pagelite init
   $ pagelite init --remote-storage s3://my-bucket/pagelite --disk-budget 20GB
   $ pagelite init --num-safekeepers 3
+  $ pagelite init --auth                                 who uses the servers needs a token, who uses Postgres a password
+  $ pagelite init --auth --listen-host 0.0.0.0
   $ AWS_ENDPOINT_URL=http://127.0.0.1:9000 pagelite init --remote-storage s3://my-bucket/pagelite
 
 Ports are Neon's (pageserver 64000 and 9898, safekeepers from 5454 and 7676 on), or the next free ones.
@@ -42,6 +44,8 @@ export function addInitCommand(program: Command, context: CliContext): void {
       safekeeperCountArgument,
     )
     .option('--disable-wal-backup', 'do not keep the WAL in the remote storage, for `pagelite timeline recover`')
+    .option('--auth', 'servers want tokens (pagelite auth generate-token), new endpoints want passwords')
+    .option('--listen-host <address>', 'where pageserver and safekeepers listen, with --auth (default: 127.0.0.1)')
     .option('--pageserver-id <id>', 'its id among those that have the storage in common', nodeIdArgument)
     .addHelpText('after', help)
     .action(async (options: InitCommandOptions) => {
@@ -53,13 +57,17 @@ export function addInitCommand(program: Command, context: CliContext): void {
         pageserverId: options.pageserverId ?? (isShared ? randomInt(2, nodeIdLimit) : 1),
         safekeeperCount: numSafekeepers,
         walBackup: options.disableWalBackup !== true,
+        ...(options.auth && { auth: true }),
+        ...(options.listenHost !== undefined && { listenHost: options.listenHost }),
         ...(remoteStorage && { remoteStorage }),
         ...(diskBudget !== undefined && { diskBudgetBytes: diskBudget }),
       });
       const { pageserver } = repository.readConfig();
-      const where = `'${localhost}:${pageserver.pgPort}' in "${shown(repository.dir)}"`;
+      const where = `'${repository.listenHost}:${pageserver.pgPort}' in "${shown(repository.dir)}"`;
       context.say(`Initializing pageserver node ${pageserver.id} at ${where}`);
       if (isShared) context.say(`Branches are stored in ${pageserver.remoteStorage}`);
+      if (options.auth)
+        context.say(`Its servers want tokens. They are signed with ${shown(repository.dir)}/auth_private_key.pem`);
       if (numSafekeepers > 1) context.say(toleranceOf(numSafekeepers));
     });
 }
@@ -70,6 +78,8 @@ interface InitCommandOptions {
   readonly pageserverId?: number;
   readonly numSafekeepers?: number;
   readonly disableWalBackup?: boolean;
+  readonly auth?: boolean;
+  readonly listenHost?: string;
 }
 
 function toleranceOf(count: number): string {

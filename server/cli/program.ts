@@ -2,6 +2,7 @@
 import { Command, CommanderError } from 'commander';
 import { isPageliteError, messageOf } from '../../engine/errors.ts';
 import { packageVersion } from '../process/package-version.ts';
+import { addAuthCommands } from './auth.ts';
 import { addConsoleCommand } from './console.ts';
 import { CliContext, type Terminal } from './context.ts';
 import { addDevCommand } from './dev.ts';
@@ -81,6 +82,7 @@ function buildProgram(context: CliContext, terminal: Terminal): Command {
   addEndpointCommands(program, context);
   addPageserverCommands(program, context);
   addSafekeeperCommands(program, context);
+  addAuthCommands(program, context);
   addLayerCommands(program, context);
   addScrubCommand(program, context);
   return program;

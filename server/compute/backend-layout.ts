@@ -19,6 +19,7 @@
  * | on_commits | tablecmds.c | ON COMMIT actions of temporary tables |
  * | listenChannels | async.c | channels of LISTEN |
  * | LockMethodLocalHash | lock.c | locks held; between transactions only session-level ones |
+ * | AuthenticatedUserId | miscinit.c | the role that has logged in: whether SET SESSION AUTHORIZATION may name another one |
  * | baseSearchPathStale, searchPathCacheValid | namespace.c | flags of the search path's caches (the compiler stores the first one inverted) |
  */
 import { PageliteError } from '../../engine/errors.ts';
@@ -60,6 +61,9 @@ export interface BackendModule {
   _lappend(list: number, datum: number): number;
   _list_free_deep(list: number): void;
   _MemoryContextStrdup(context: number, text: number): number;
+  _GetUserIdAndSecContext(userId: number, flags: number): void;
+  _SetUserIdAndSecContext(userId: number, flags: number): void;
+  _GetSessionUserId(): number;
   _procsignal_sigusr1_handler(signal: number): void;
   _malloc(bytes: number): number;
   readonly _CurrentMemoryContext: number;
@@ -82,6 +86,7 @@ export const layout = {
   localLocks: 2798344,
   baseSearchPathStale: 2777916,
   searchPathCacheValid: 2777917,
+  authenticatedUser: 2878812,
 } as const;
 
 /** sizeof(HTAB): a table's name follows it in memory. */

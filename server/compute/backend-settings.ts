@@ -19,6 +19,8 @@ const source = { default: 0, dynamicDefault: 1, client: 9, session: 13 } as cons
 /** PGC_SUSET: whatever a session could set, it may have again. PGC_BACKEND settings come with the startup packet. */
 const contextSuperuser = 5;
 const contextBackendSuperuser = 3;
+/** Of a startup packet of a role that is no superuser. */
+const contextBackend = 4;
 const actionSet = 0;
 const typeReal = 2;
 
@@ -101,42 +103,45 @@ export class BackendSettings {
    * Brings the settings from one session's to another's. Must run inside a transaction (roles and encodings are looked up in
    * catalogs). Returns whether anything was changed. A value that is refused now (a dropped role) surfaces as the backend's ERROR.
    */
-  apply(from: { changed: Settings }, to: { defaults: Settings; changed: Settings }): boolean {
-    let touched = false;
+  apply(
+    from: { changed: Settings },
+    to: { defaults: Settings; changed: Settings; unchecked: ReadonlySet<string> },
+  ): boolean {
+    // First: a role that is still in force would be who asks for the other's settings.
+    const roleReset = from.changed.has('role');
+    let touched = roleReset;
+    if (roleReset) this.#set('role', 'none', contextSuperuser, source.session);
     for (const name of from.changed.keys()) {
       if (to.changed.has(name) || name === 'role') continue;
       this.#set(name, null, contextSuperuser, source.session);
       touched = true;
     }
-    touched = this.#applyDefaults(to.defaults) || touched;
+    touched = this.#applyDefaults(to.defaults, to.unchecked, roleReset) || touched;
     const names = [...to.changed.keys()].sort((a, b) => applyOrder(a) - applyOrder(b));
     // Changing the session authorization resets the role, so after it the role is set even if it is the same.
-    if (from.changed.has('role') && !to.changed.has('role')) {
-      this.#set('role', 'none', contextSuperuser, source.session);
-      touched = true;
-    }
     const reauthorized = from.changed.get('session_authorization') !== to.changed.get('session_authorization');
     for (const name of names) {
       const value = must(to.changed.get(name));
-      if (from.changed.get(name) === value && !(name === 'role' && reauthorized)) continue;
+      if (from.changed.get(name) === value && !(name === 'role' && (reauthorized || roleReset))) continue;
       this.#set(name, value, contextSuperuser, source.session);
       touched = true;
     }
     return touched;
   }
 
-  #applyDefaults(to: Settings): boolean {
+  /** `unchecked`: what a role that is no superuser asks for in its startup packet; PostgreSQL says whether it may. */
+  #applyDefaults(to: Settings, unchecked: ReadonlySet<string>, roleReset: boolean): boolean {
     let touched = false;
     for (const name of [...this.#defaults.keys()]) {
       if (to.has(name)) continue;
-      this.#setDefault(name, must(this.#baseDefaults.get(name)));
+      this.#setDefault(name, must(this.#baseDefaults.get(name)), contextBackendSuperuser);
       this.#defaults.delete(name);
       touched = true;
     }
     for (const [name, value] of to) {
-      if (this.#defaults.get(name) === value) continue;
+      if (this.#defaults.get(name) === value && !(name === 'role' && roleReset)) continue;
       if (!this.#baseDefaults.has(name)) this.#baseDefaults.set(name, this.read(name) ?? '');
-      this.#setDefault(name, value);
+      this.#setDefault(name, value, unchecked.has(name) ? contextBackend : contextBackendSuperuser);
       this.#defaults.set(name, value);
       touched = true;
     }
@@ -144,7 +149,7 @@ export class BackendSettings {
   }
 
   /** Sets what RESET goes back to, too. PostgreSQL lets a later source override only an earlier one, so the old source is forgotten. */
-  #setDefault(name: string, value: string): void {
+  #setDefault(name: string, value: string, context: number): void {
     const record = this.#find(name);
     if (record !== 0) {
       // A setting whose source is `default` is not in the list; one that is there must not look as if it were not.
@@ -153,7 +158,7 @@ export class BackendSettings {
       }
       writeWord(this.#module, record + offset.resetSource, source.default);
     }
-    this.#set(name, value, contextBackendSuperuser, source.client);
+    this.#set(name, value, context, source.client);
   }
 
   #set(name: string, value: string | null, context: number, from: number): void {

@@ -25,6 +25,7 @@ import {
   controlType,
   decodeControl,
   encodeControl,
+  type IdentifyMessage,
   type ListensMessage,
   type OpenedMessage,
   type OpenMessage,
@@ -371,7 +372,13 @@ class BackendThread {
     else if (type === controlType.switch) this.#switch(decodeControl<SwitchMessage>(body).client);
     else if (type === controlType.close) this.#close(decodeControl<SwitchMessage>(body).client);
     else if (type === controlType.prepare) this.#prepare(body);
+    else if (type === controlType.identify) this.#identify(decodeControl<IdentifyMessage>(body));
     else throw new PageliteError('invalid', `unknown control message ${type}`);
+  }
+
+  #identify(message: IdentifyMessage): void {
+    this.#sendControl(controlType.identified, this.#sessions.identify(message));
+    this.#sendReady();
   }
 
   #open(message: OpenMessage): void {

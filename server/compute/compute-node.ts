@@ -16,6 +16,7 @@ import { type ComputeStart, IoHost, type IoHostOptions } from '../../smgr-plugin
 import { nodeClock, nodeRandom } from '../process/node-host.ts';
 import type { PGliteArtefacts } from '../process/pglite-artefacts.ts';
 import { listen } from '../process/ports.ts';
+import type { EndpointDoors } from './admission.ts';
 import type { BackendData } from './backend-module.ts';
 import { type Endpoint, type EndpointStats, startEndpoint } from './endpoint.ts';
 
@@ -25,7 +26,7 @@ export interface ComputeNodeOptions {
   /** See IoHostOptions. */
   readonly safekeepersGeneration?: number;
   readonly mode: IoHostOptions['mode'];
-  readonly host: string;
+  readonly doors: EndpointDoors;
   readonly port: number;
   readonly artefacts: PGliteArtefacts;
   readonly log: Log;
@@ -57,7 +58,7 @@ export class ComputeNode {
 
   /** Resolves when clients can connect. Rejects `unavailable` if the port is taken, before anything else is done. */
   static async start(options: ComputeNodeOptions): Promise<ComputeNode> {
-    await checkPort(options.host, options.port);
+    await checkPort(options.doors.host, options.port);
     const node = new ComputeNode(options);
     try {
       await node.#begin();
@@ -88,10 +89,10 @@ export class ComputeNode {
 
   async #begin(): Promise<void> {
     await this.#prepare();
-    const { host, port, artefacts, log, serverLogPath } = this.#options;
+    const { doors, port, artefacts, log, serverLogPath } = this.#options;
     const node = this;
     this.#endpoint = await startEndpoint({
-      host,
+      ...doors,
       port,
       log,
       openBackend: {

@@ -6,10 +6,13 @@
  * the listener stays.
  */
 import { randomInt } from 'node:crypto';
+import { rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { Worker } from 'node:worker_threads';
 import { messageOf, PageliteError } from '../../engine/errors.ts';
 import type { Log } from '../../engine/services.ts';
+import { checkListenHost } from '../auth/listen-policy.ts';
+import { type Admission, trustAll } from './admission.ts';
 import { interruptHookName } from './backend-thread.ts';
 import { ClientConnection, type ConnectionEvents } from './client-connection.ts';
 import type { ComputeWorkerData, WorkerMessage } from './compute-worker.ts';
@@ -23,6 +26,10 @@ export interface EndpointOptions {
   readonly host?: string;
   /** 0: any free port. */
   readonly port: number;
+  /** Default: everybody who can connect may be any role; the host must be a loopback one then. */
+  readonly admission?: Admission;
+  /** A Unix socket, too, which nobody but the owner of this process can open, and which trusts. */
+  readonly localSocketPath?: string | null;
   readonly openBackend: {
     /** The worker's entry: compute-worker.js, or one of the caller's own that calls `runBackend`. */
     readonly workerUrl: URL;
@@ -76,6 +83,7 @@ class RunningEndpoint implements Endpoint {
   readonly #interrupter = new Interrupter(interruptHookName);
   readonly #connections = new Set<ClientConnection>();
   readonly #server: Server;
+  readonly #localServer: Server | null;
   readonly #byId = new Map<number, ClientConnection>();
   #backend: Backend | null = null;
   #ticker: ReturnType<typeof setInterval> | null = null;
@@ -88,7 +96,9 @@ class RunningEndpoint implements Endpoint {
     this.#options = options;
     this.#limits = { ...defaultSessionLimits, ...options.sessionLimits };
     this.#log = options.log;
-    this.#server = createServer((socket) => this.#accept(socket));
+    const { admission = trustAll, localSocketPath } = options;
+    this.#server = createServer((socket) => this.#accept(socket, admission));
+    this.#localServer = localSocketPath ? createServer((socket) => this.#accept(socket, trustAll)) : null;
   }
 
   get port(): number {
@@ -103,10 +113,14 @@ class RunningEndpoint implements Endpoint {
 
   /** The port first: a taken one is found before the backend is opened. Clients that come early wait. */
   async start(): Promise<void> {
+    const { host = '127.0.0.1', admission = trustAll, port } = this.#options;
+    checkListenHost('endpoint', host, admission.method !== 'trust', 'Let it ask for passwords: --auth scram-sha-256');
     try {
-      await this.#listen();
+      await this.#listen(this.#server, () => this.#server.listen(port, host));
+      await this.#listenLocally();
     } catch (error) {
-      throw new PageliteError('unavailable', `cannot listen on port ${this.#options.port}: ${messageOf(error)}`);
+      await this.close();
+      throw new PageliteError('unavailable', `cannot listen on port ${port}: ${messageOf(error)}`);
     }
     try {
       this.#serve(await this.#startBackend());
@@ -120,7 +134,7 @@ class RunningEndpoint implements Endpoint {
   #serve(backend: Backend): void {
     this.#backend = backend;
     for (const connection of this.#connections) {
-      if (connection.state === 'opening') backend.multiplexer.open(connection);
+      if (connection.state === 'opening' || connection.state === 'identifying') backend.multiplexer.open(connection);
     }
   }
 
@@ -129,7 +143,11 @@ class RunningEndpoint implements Endpoint {
     this.#closing = true;
     if (this.#ticker !== null) clearInterval(this.#ticker);
     if (this.#timer !== null) clearTimeout(this.#timer.id);
-    const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
+    const closed = Promise.all(
+      [this.#server, this.#localServer].map(
+        (server) => new Promise<void>((resolve) => server?.close(() => resolve()) ?? resolve()),
+      ),
+    );
     // A backend that was fenced says that it could not sync a file.
     this.#backend?.multiplexer.mute();
     for (const connection of [...this.#connections]) {
@@ -140,14 +158,32 @@ class RunningEndpoint implements Endpoint {
     await closed;
   }
 
-  #listen(): Promise<void> {
+  #listen(server: Server, bind: () => void): Promise<void> {
     return new Promise((resolve, reject) => {
-      this.#server.once('error', reject);
-      this.#server.listen(this.#options.port, this.#options.host ?? '127.0.0.1', () => {
-        this.#server.off('error', reject);
-        this.#server.on('error', (error) => this.#log.error('listener failed', { error: messageOf(error) }));
+      server.once('error', reject);
+      server.once('listening', () => {
+        server.off('error', reject);
+        server.on('error', (error) => this.#log.error('listener failed', { error: messageOf(error) }));
         resolve();
       });
+      bind();
+    });
+  }
+
+  /** The socket is bound within `listen`, with the mode that the umask then leaves: at no moment can others open it. */
+  async #listenLocally(): Promise<void> {
+    const { localSocketPath } = this.#options;
+    const server = this.#localServer;
+    if (!localSocketPath || server === null) return;
+    // Of a process that was killed: the endpoint's folder is this process's alone.
+    rmSync(localSocketPath, { force: true });
+    await this.#listen(server, () => {
+      const umask = process.umask(0o177);
+      try {
+        server.listen(localSocketPath);
+      } finally {
+        process.umask(umask);
+      }
     });
   }
 
@@ -239,8 +275,16 @@ class RunningEndpoint implements Endpoint {
     this.#backend?.multiplexer.timerDue();
   }
 
-  #accept(socket: Socket): void {
-    const connection = new ClientConnection(this.#nextId++, randomInt(0, 2 ** 31), socket, this.#events);
+  #accept(socket: Socket, admission: Admission): void {
+    const connection = new ClientConnection({
+      id: this.#nextId++,
+      secret: randomInt(0, 2 ** 31),
+      socket,
+      events: this.#events,
+      admission,
+      authenticationTimeoutMs: this.#limits.authenticationTimeoutMs,
+      log: this.#log,
+    });
     if (this.#closing || this.#connections.size >= this.#limits.connectionsMax) {
       connection.fail({ code: '53300', message: 'sorry, too many clients already' });
       return;

@@ -12,12 +12,17 @@
  * Client bytes are untrusted: a length is checked against its type's bound before anything is kept for it.
  */
 import { PageliteError } from '../../engine/errors.ts';
-import { largeMessageBytesMax, smallMessageBytesMax, startupPacketBytesMax } from './wire-limits.ts';
+import {
+  largeMessageBytesMax,
+  passwordMessageBytesMax,
+  smallMessageBytesMax,
+  startupPacketBytesMax,
+} from './wire-limits.ts';
 
 export const requestCode = { ssl: 80877103, gssEncryption: 80877104, cancel: 80877102 } as const;
 
 export type StartupRequest =
-  | { readonly kind: 'encryption'; readonly bytes: number }
+  | { readonly kind: 'encryption'; readonly bytes: number; readonly by: 'tls' | 'gss' }
   | { readonly kind: 'cancel'; readonly bytes: number; readonly processId: number; readonly secret: number }
   | {
       readonly kind: 'startup';
@@ -33,7 +38,8 @@ export function parseStartupRequest(bytes: Buffer): StartupRequest | null {
   if (length < 8 || length > startupPacketBytesMax) throw invalid('invalid length of startup packet');
   if (bytes.length < length) return null;
   const code = bytes.readUInt32BE(4);
-  if (code === requestCode.ssl || code === requestCode.gssEncryption) return { kind: 'encryption', bytes: length };
+  if (code === requestCode.ssl) return { kind: 'encryption', bytes: length, by: 'tls' };
+  if (code === requestCode.gssEncryption) return { kind: 'encryption', bytes: length, by: 'gss' };
   if (code === requestCode.cancel) {
     if (length !== 16) throw invalid('invalid length of cancel request');
     return { kind: 'cancel', bytes: length, processId: bytes.readUInt32BE(8), secret: bytes.readUInt32BE(12) };
@@ -115,6 +121,26 @@ export function frontendMessageBytes(type: number, length: number): number {
   if (max < 0) throw invalid(`invalid frontend message type ${type}`);
   if (length < 4 || length > max) throw invalid('invalid message length');
   return 1 + length;
+}
+
+/** The body of the password message (SASL response) at the front, and its size; null if it is not there yet. Throws `invalid` for anything else. */
+export function parsePasswordMessage(bytes: Buffer): { readonly body: Buffer; readonly bytes: number } | null {
+  if (bytes.length < 5) return null;
+  if (bytes[0] !== passwordType) throw invalid(`expected a password response, got message type ${bytes[0]}`);
+  const length = bytes.readUInt32BE(1);
+  if (length < 4 || length > passwordMessageBytesMax) throw invalid('invalid length of a password response');
+  return bytes.length < 1 + length ? null : { body: bytes.subarray(5, 1 + length), bytes: 1 + length };
+}
+
+const passwordType = 0x70;
+
+/** SASLInitialResponse: the mechanism, then the client's first message. Throws `invalid`. */
+export function parseSaslInitialResponse(body: Buffer): { readonly mechanism: string; readonly message: string } {
+  const end = body.indexOf(0);
+  if (end < 0 || body.length < end + 5) throw invalid('malformed SASL response');
+  const length = body.readInt32BE(end + 1);
+  if (length < 0 || body.length !== end + 5 + length) throw invalid('malformed SASL response');
+  return { mechanism: body.toString('utf8', 0, end), message: body.toString('utf8', end + 5) };
 }
 
 /** Bytes of a client that wait for the backend, cut into messages. Chunks are kept as they came. */
@@ -275,6 +301,10 @@ export function message(type: string, ...parts: (string | Uint8Array | number)[]
 }
 
 export const authenticationOk = message('R', 0);
+/** The mechanisms to choose from. */
+export const authenticationSasl = (mechanisms: readonly string[]) => message('R', 10, ...mechanisms, new Uint8Array(1));
+export const authenticationSaslContinue = (text: string) => message('R', 11, Buffer.from(text));
+export const authenticationSaslFinal = (text: string) => message('R', 12, Buffer.from(text));
 export const parameterStatus = (name: string, value: string) => message('S', name, value);
 export const parseComplete = message('1');
 export const backendKeyData = (processId: number, secret: number) => message('K', processId, secret);

@@ -30,6 +30,7 @@ import {
   controlType,
   decodeControl,
   encodeControl,
+  type IdentifiedMessage,
   type ListensMessage,
   type LostMessage,
   type OpenedMessage,
@@ -58,7 +59,7 @@ const syncBytes = 5;
 interface Turn extends TurnState {
   readonly connection: ClientConnection;
   readonly gate: TurnGate;
-  kind: 'open' | 'serve' | 'close';
+  kind: 'identify' | 'open' | 'serve' | 'close';
   ready: ReadyMessage;
   midMessage: boolean;
   sent: number;
@@ -104,6 +105,7 @@ export class SessionMultiplexer {
   #turns = 0;
   #started = false;
   #muted = false;
+  #draining = false;
   #cancelDeadline: { readonly at: number; readonly sent: number } | null = null;
 
   constructor(wire: SharedWire, host: MultiplexerHost) {
@@ -167,6 +169,18 @@ export class SessionMultiplexer {
 
   /** Takes what the backend has written, as far as its client takes it. */
   drain(): void {
+    // What a message brings about (a connection that is let go) may ask for it again: whoever is at it goes on.
+    if (this.#draining) return;
+    this.#draining = true;
+    try {
+      this.#takeOutput();
+    } finally {
+      this.#draining = false;
+    }
+    this.pump();
+  }
+
+  #takeOutput(): void {
     Atomics.store(this.#words, word.doorbell, 0);
     const outbound = this.#wire.outbound;
     for (;;) {
@@ -181,11 +195,10 @@ export class SessionMultiplexer {
       if (turn !== null) turn.movedAt = this.#host.now();
       this.#frames.push(chunk);
     }
-    this.pump();
   }
 
   pump(): void {
-    if (!this.#started) return;
+    if (!this.#started || this.#draining) return;
     this.#endTurn();
     if (this.#turn === null) this.#nextTurn();
     if (this.#turn?.kind === 'serve') this.#send(this.#turn);
@@ -217,6 +230,7 @@ export class SessionMultiplexer {
 
   #onMessage(type: number, body: Buffer): void {
     if (type === controlType.ready) this.#onReady(readReady(body));
+    else if (type === controlType.identified) this.#onIdentified(decodeControl<IdentifiedMessage>(body));
     else if (type === controlType.opened) this.#onOpened(decodeControl<OpenedMessage>(body));
     else if (type === controlType.closed) this.#onClosed(decodeControl<ClosedMessage>(body));
     else if (type === controlType.lost) this.#onLost(decodeControl<LostMessage>(body));
@@ -234,11 +248,21 @@ export class SessionMultiplexer {
     if (ready.consumed === turn.sent) this.#cancelDeadline = null;
   }
 
+  #onIdentified(identified: IdentifiedMessage): void {
+    const turn = this.#turn;
+    if (turn === null || turn.connection.id !== identified.client) return;
+    this.#turn = null;
+    this.#sessionClient = -1;
+    turn.connection.challenge(identified);
+  }
+
   #onOpened(opened: OpenedMessage): void {
     const turn = this.#turn;
     if (turn === null || turn.connection.id !== opened.client) return;
     const { connection } = turn;
     this.#turn = null;
+    // Also a session that was refused has left the backend in its base state.
+    this.#sessionClient = -1;
     if (opened.parameters === null) {
       connection.fail(opened.error ?? { code: 'XX000', message: 'the session could not be opened' });
       return;
@@ -316,6 +340,11 @@ export class SessionMultiplexer {
       const connection = this.#queue.take();
       if (connection === null) return;
       this.#waitingSince.delete(connection);
+      if (connection.state === 'identifying') {
+        this.#beginTurn(connection, 'identify');
+        this.#control(controlType.identify, { client: connection.id, user: connection.openMessage!.user });
+        return;
+      }
       if (connection.state === 'opening') {
         const open = encodeControl(controlType.open, connection.openMessage!);
         if (open.length > controlMessageBytesMax) {

@@ -9,10 +9,12 @@
  * | 0x02 switch | to backend | the client's bytes follow: give it its session back |
  * | 0x03 close | to backend | roll back, drop what the session has made, forget it; answered by `closed` |
  * | 0x04 prepare | to backend | a Parse message that the client was told to be done (session-multiplexer.ts) |
+ * | 0x05 identify | to backend | what is known of a role, to check its client's password with; answered by `identified` |
  * | 0x11 opened | to listener | the session's ParameterStatus values, or why it cannot be |
  * | 0x12 ready | to listener | the backend waits for a command: see ReadyMessage |
  * | 0x13 closed | to listener | |
  * | 0x15 lost | to listener | the session could not be given the backend: its settings are refused now |
+ * | 0x16 identified | to listener | |
  * | 0x14 listens | to listener | the channels that a client listens to, when they change |
  */
 
@@ -21,11 +23,13 @@ export const controlType = {
   switch: 0x02,
   close: 0x03,
   prepare: 0x04,
+  identify: 0x05,
   opened: 0x11,
   ready: 0x12,
   closed: 0x13,
   listens: 0x14,
   lost: 0x15,
+  identified: 0x16,
 } as const;
 
 export interface OpenMessage {
@@ -34,6 +38,19 @@ export interface OpenMessage {
   readonly database: string;
   /** Settings of the startup packet, its `options` included, in order. */
   readonly settings: readonly (readonly [string, string])[];
+}
+
+export interface IdentifyMessage {
+  readonly client: number;
+  readonly user: string;
+}
+
+export interface IdentifiedMessage {
+  readonly client: number;
+  /** pg_authid.rolpassword; null if there is no such role, or it has none. */
+  readonly password: string | null;
+  /** VALID UNTIL has passed. */
+  readonly expired: boolean;
 }
 
 export interface OpenedMessage {

@@ -10,6 +10,10 @@
  * | LISTEN | a channel list of its own; the union of all while notifications are delivered | a word |
  * | session-level advisory locks | not virtualised: the client keeps the backend (`isPinned`) | - |
  *
+ * Rights: AuthenticatedUserId, which PostgreSQL sets once in a backend's life, is the role that has logged in while its session has the backend, and the
+ * superuser of the backend while a session's settings are put back. What we look up about roles is looked up in the base state, where
+ * no client's search_path stands between.
+ *
  * Invariants
  * - `#current` is the session whose state the backend holds; null is the state before any client.
  * - No method is called inside a transaction, except `isPinned` and `statusOf`.
@@ -18,13 +22,17 @@
 import { must } from '../../engine/assert.ts';
 import { type BackendModule, layout, readWord, writeWord } from './backend-layout.ts';
 import { BackendSettings, reportedSettings } from './backend-settings.ts';
-import type { OpenedMessage, OpenMessage } from './session-protocol.ts';
+import type { IdentifiedMessage, IdentifyMessage, OpenedMessage, OpenMessage } from './session-protocol.ts';
 
 /** Runs SQL in the backend for ourselves; throws BackendSqlError. Values as text. */
 export type RunSql = (sql: string) => (string | null)[][];
 
 interface Session {
   readonly client: number;
+  /** Oid of the role that has logged in. */
+  loginRole: number;
+  /** Names of `defaults` that a role without the rights of a superuser asks for, until PostgreSQL has accepted them. */
+  unchecked: ReadonlySet<string>;
   readonly defaults: Map<string, string>;
   changed: Map<string, string>;
   slots: number[];
@@ -35,6 +43,8 @@ interface Session {
   /** Relations in the temporary schema when the session last had the backend. */
   tempRelations: number[];
 }
+
+const none: ReadonlySet<string> = new Set();
 
 interface TempSchema {
   readonly number: number;
@@ -62,6 +72,8 @@ export class SessionStates {
   readonly #dropUnnamed: () => void;
   readonly #sessions = new Map<number, Session>();
   readonly #base: Session;
+  /** Oid of the superuser that the backend was started as. */
+  readonly #baseRole: number;
   #current: Session;
   readonly #tempPool: TempSchema[] = [];
   #tempSchemaNext = tempSchemaFirst;
@@ -95,6 +107,7 @@ export class SessionStates {
     this.#settings = new BackendSettings(module, this.#baseUser);
     this.#idleInTransactionAddress = this.#settings.integerAddress('idle_in_transaction_session_timeout');
     this.#idleSessionAddress = this.#settings.integerAddress('idle_session_timeout');
+    this.#baseRole = readWord(module, layout.authenticatedUser);
     this.#base = this.#newSession(-1);
     this.#base.portalTable = readWord(module, layout.portalTable);
     this.#current = this.#base;
@@ -121,29 +134,54 @@ export class SessionStates {
 
   /** Makes a session. The user must exist, the database must be the backend's, the settings must be accepted. */
   open(message: OpenMessage): OpenedMessage {
-    const refusal = this.#refusal(message);
-    if (refusal !== null) return { client: message.client, parameters: null, error: refusal };
+    this.#switch(this.#base);
+    const refused = (error: NonNullable<OpenedMessage['error']>) => ({
+      client: message.client,
+      parameters: null,
+      error,
+    });
+    const role = this.#roleOf(message.user);
+    const refusal = this.#refusal(message, role);
+    if (refusal !== null) return refused(refusal);
+    const { oid, isSuperuser } = must(role);
     const session = this.#newSession(message.client);
+    session.loginRole = oid;
     session.slots[slotAddresses.indexOf(layout.preparedQueries)] = this.#preparedPool.pop() ?? 0;
-    const settings = [...this.#loginSettings(message.user), ...message.settings];
-    if (message.user !== this.#baseUser) settings.push(['session_authorization', message.user]);
-    for (const [name, value] of settings) {
+    // First: the others are asked for in this role's name.
+    if (message.user !== this.#baseUser) session.defaults.set('session_authorization', message.user);
+    for (const [name, value] of [...this.#loginSettings(message.user), ...message.settings]) {
+      // Names are the same in all cases: one must not stand beside itself.
+      const key = name.toLowerCase();
       if (!this.#settings.exists(name) && !name.includes('.')) {
-        const error = { code: '42704', message: `unrecognized configuration parameter "${name}"` };
-        return { client: message.client, parameters: null, error };
+        return refused({ code: '42704', message: `unrecognized configuration parameter "${name}"` });
       }
-      session.defaults.set(name, value);
+      if (key === 'session_authorization' && !isSuperuser && value !== message.user) {
+        return refused({ code: '42501', message: `permission denied to set session authorization "${value}"` });
+      }
+      session.defaults.set(key, value);
     }
+    if (!isSuperuser) session.unchecked = new Set(message.settings.map(([name]) => name.toLowerCase()));
     this.#sessions.set(message.client, session);
     try {
       this.switchTo(message.client);
     } catch (error) {
       if (!(error instanceof BackendSqlError)) throw error;
       this.#sessions.delete(message.client);
-      return { client: message.client, parameters: null, error: { code: error.code, message: error.message } };
+      return refused({ code: error.code, message: error.message });
     }
+    session.unchecked = none;
     const parameters = reportedSettings.map((name) => [name, this.#settings.read(name) ?? ''] as const);
     return { client: message.client, parameters };
+  }
+
+  /** What a client's password is checked with. */
+  identify({ client, user }: IdentifyMessage): IdentifiedMessage {
+    this.#switch(this.#base);
+    const [row] = this.#sql(
+      `select rolpassword, (rolvaliduntil operator(pg_catalog.<) pg_catalog.now()) is true from pg_catalog.pg_authid
+       where rolname operator(pg_catalog.=) ${quoteLiteral(user)}::pg_catalog.name`,
+    );
+    return { client, password: row?.[0] ?? null, expired: row?.[1] === 't' };
   }
 
   /** Gives the backend to a session that was opened. */
@@ -203,9 +241,12 @@ export class SessionStates {
     this.#load(to);
     const same = from.changed.size === 0 && to.changed.size === 0 && from.defaults.size === 0 && to.defaults.size === 0;
     if (!same) this.#applySettings(from, to);
+    writeWord(this.#module, layout.authenticatedUser, to.loginRole);
   }
 
   #applySettings(from: Session, to: Session): void {
+    // What a session has set it was allowed to set.
+    writeWord(this.#module, layout.authenticatedUser, this.#baseRole);
     const { _StartTransactionCommand: start, _CommitTransactionCommand: commit } = this.#module;
     const work = () => {
       start.call(this.#module);
@@ -214,7 +255,28 @@ export class SessionStates {
       return touched;
     };
     // An empty statement takes the ParameterStatus messages of the change, which are nobody's.
-    if (this.#guard(work)) this.#sql('');
+    try {
+      if (this.#guard(work)) this.#sql('');
+    } finally {
+      writeWord(this.#module, layout.authenticatedUser, to.loginRole);
+    }
+  }
+
+  /** Runs a statement with the rights of the backend's superuser: one in which nothing is looked up by the client's search_path. */
+  #sqlAsSuperuser(sql: string): void {
+    const module = this.#module;
+    const before = module._malloc(8);
+    try {
+      module._GetUserIdAndSecContext(before, before + 4);
+      module._SetUserIdAndSecContext(this.#baseRole, 0);
+      try {
+        this.#sql(sql);
+      } finally {
+        module._SetUserIdAndSecContext(readWord(module, before), readWord(module, before + 4));
+      }
+    } finally {
+      module._free(before);
+    }
   }
 
   /** Set by the driver: runs direct calls into the backend, turning its ERROR into a BackendSqlError after recovery. */
@@ -280,7 +342,7 @@ export class SessionStates {
       // PostgreSQL has made pg_temp_0 for it: give the schema a name of its own, so that the next session gets another one.
       const toastOid = readWord(module, layout.tempToastNamespace);
       const number = this.#tempSchemaNext++;
-      this.#sql(
+      this.#sqlAsSuperuser(
         `alter schema pg_temp_0 rename to pg_temp_${number}; alter schema pg_toast_temp_0 rename to pg_toast_temp_${number}`,
       );
       session.tempSchema = { number, oid, toastOid };
@@ -356,14 +418,25 @@ export class SessionStates {
     return this.#module._hash_get_num_entries(readWord(this.#module, layout.portalTable));
   }
 
-  #refusal(message: OpenMessage): NonNullable<OpenedMessage['error']> | null {
-    const user = quoteLiteral(message.user);
-    const [role] = this.#sql(`select rolcanlogin from pg_catalog.pg_roles where rolname = ${user}`);
-    if (role === undefined) return { code: '28000', message: `role "${message.user}" does not exist` };
-    if (role[0] !== 't') return { code: '28000', message: `role "${message.user}" is not permitted to log in` };
+  #roleOf(user: string): { readonly oid: number; readonly canLogIn: boolean; readonly isSuperuser: boolean } | null {
+    const [row] = this.#sql(
+      `select oid, rolcanlogin, rolsuper from pg_catalog.pg_roles
+       where rolname operator(pg_catalog.=) ${quoteLiteral(user)}::pg_catalog.name`,
+    );
+    return row === undefined ? null : { oid: Number(row[0]), canLogIn: row[1] === 't', isSuperuser: row[2] === 't' };
+  }
+
+  #refusal(
+    message: OpenMessage,
+    role: { readonly canLogIn: boolean } | null,
+  ): NonNullable<OpenedMessage['error']> | null {
+    if (role === null) return { code: '28000', message: `role "${message.user}" does not exist` };
+    if (!role.canLogIn) return { code: '28000', message: `role "${message.user}" is not permitted to log in` };
     if (message.database === this.#database) return null;
     const name = quoteLiteral(message.database);
-    const [database] = this.#sql(`select 1 from pg_catalog.pg_database where datname = ${name}`);
+    const [database] = this.#sql(
+      `select 1 from pg_catalog.pg_database where datname operator(pg_catalog.=) ${name}::pg_catalog.name`,
+    );
     if (database === undefined) return { code: '3D000', message: `database "${message.database}" does not exist` };
     return {
       code: '3D000',
@@ -377,8 +450,10 @@ export class SessionStates {
     if (user === this.#baseUser) return [];
     const rows = this.#sql(
       `select unnest(setconfig) from pg_catalog.pg_db_role_setting s
-       join pg_catalog.pg_roles r on r.oid = s.setrole and r.rolname = ${quoteLiteral(user)}
-       where s.setdatabase in (0, (select oid from pg_catalog.pg_database where datname = pg_catalog.current_database()))
+       join pg_catalog.pg_roles r on r.oid operator(pg_catalog.=) s.setrole
+         and r.rolname operator(pg_catalog.=) ${quoteLiteral(user)}::pg_catalog.name
+       where s.setdatabase operator(pg_catalog.=) any (array[0::pg_catalog.oid, (
+         select oid from pg_catalog.pg_database where datname operator(pg_catalog.=) pg_catalog.current_database())])
        order by s.setdatabase`,
     );
     return rows.map(([text]) => {
@@ -390,6 +465,8 @@ export class SessionStates {
   #newSession(client: number): Session {
     return {
       client,
+      loginRole: this.#baseRole,
+      unchecked: none,
       defaults: new Map(),
       changed: new Map(),
       slots: slotAddresses.map(() => 0),

@@ -11,6 +11,8 @@ export const outRingBytes = 1024 * 1024;
 export const startupPacketBytesMax = 10_000;
 /** PQ_SMALL_MESSAGE_LIMIT (libpq.h): messages that carry names and counts only. */
 export const smallMessageBytesMax = 10_000;
+/** What a client that is not known yet may send at once: PostgreSQL's limit of a SASL message. */
+export const passwordMessageBytesMax = 1024;
 /** Query, Parse, Bind, CopyData: PostgreSQL allows 1 GB; the backend has 2 GB of memory in all, and a message is held in it twice. */
 export const largeMessageBytesMax = 256 * 1024 * 1024;
 /** Client bytes kept in the listener for a client that does not have the backend; its socket is paused above this. */
@@ -25,6 +27,8 @@ export interface SessionLimits {
   readonly connectionsMax: number;
   /** A connection that has not sent its startup packet by then is closed. */
   readonly startupTimeoutMs: number;
+  /** How long a client may take to prove who it is, once it was asked. */
+  readonly authenticationTimeoutMs: number;
   /** While others wait: how long a client may sit idle in a transaction. Then 25P03 and rollback. */
   readonly idleInTransactionMs: number;
   /** While others wait: how long a client may leave its results unread, or stop in the middle of a message or a COPY. */
@@ -38,6 +42,7 @@ export interface SessionLimits {
 export const defaultSessionLimits: SessionLimits = {
   connectionsMax: 1000,
   startupTimeoutMs: 30_000,
+  authenticationTimeoutMs: 60_000,
   idleInTransactionMs: 60_000,
   stalledClientMs: 60_000,
   pinnedWaitMs: 60_000,

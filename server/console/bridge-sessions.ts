@@ -34,8 +34,8 @@ import {
   sessionIdleMaxMs,
 } from '../../smgr-plugin/bridge/http-bridge.ts';
 import { type ComputeStart, IoHost } from '../../smgr-plugin/bridge/io-host.ts';
-import { localhost, type Repository } from '../control-plane/repository.ts';
-import { connectWebSocket } from '../net/ws-channel.ts';
+import type { Repository } from '../control-plane/repository.ts';
+import { connectWebSocket, wsUrl } from '../net/ws-channel.ts';
 import { pagestreamPath } from '../pageserver/pagestream-listener.ts';
 import { nodeClock, nodeRandom } from '../process/node-host.ts';
 import { connectSafekeeper } from '../safekeeper/connect.ts';
@@ -152,14 +152,22 @@ class Session {
       id,
       // Read anew: a pageserver that was started again may have another port.
       connect: () =>
-        connectWebSocket(`ws://${localhost}:${repository.readConfig().pageserver.pgPort}${pagestreamPath}`),
+        connectWebSocket(
+          wsUrl(repository.connectHost, repository.readConfig().pageserver.pgPort, pagestreamPath),
+          repository.tokensFor('pageserver')(),
+        ),
       clock: nodeClock,
       random: nodeRandom,
       log,
     });
     const ioHost = new IoHost({
       pages,
-      wal: safekeepers.map(({ id, pgPort }) => connectSafekeeper({ id: nodeId(id), host: localhost, port: pgPort })),
+      wal: safekeepers.map(({ id, pgPort }) =>
+        connectSafekeeper(
+          { id: nodeId(id), host: repository.connectHost, port: pgPort },
+          repository.tokensFor('safekeeper'),
+        ),
+      ),
       safekeepersGeneration,
       mode: readOnlyAt === null ? 'primary' : { readOnlyAt },
       clock: nodeClock,

@@ -11,7 +11,8 @@
  *   WS /v1/safekeeper/:id/proposer|wal
  *
  * Every page of it is cross-origin isolated (COOP, COEP), so that computes get shared memory; what other origins load carries CORP and CORS.
- * Who may use it is origin-policy.ts.
+ * Who may use it is origin-policy.ts. It has no passwords, so it listens on loopback addresses only; where the repository has access control, it
+ * passes requests on with the repository's own tokens.
  *
  * Invariant: requests reach the pageserver and the safekeepers of this repository, on the ports that config.json names at that moment.
  */
@@ -20,6 +21,7 @@ import type { Socket } from 'node:net';
 import { getRequestListener } from '@hono/node-server';
 import { isPageliteError, messageOf } from '../../engine/errors.ts';
 import type { Log } from '../../engine/services.ts';
+import { checkListenHost } from '../auth/listen-policy.ts';
 import type { Repository } from '../control-plane/repository.ts';
 import { HttpStorage } from '../control-plane/storage-clients.ts';
 import type { HostPort } from '../pageserver/config.ts';
@@ -55,6 +57,7 @@ const isolation = {
 
 export async function serveConsole(options: ConsoleServerOptions): Promise<ConsoleServer> {
   const { repository, log } = options;
+  checkListenHost('console', options.listen.host, false, 'It has no passwords: reach it through a tunnel (ssh -L)');
   const storage = new HttpStorage(repository);
   const api = controlApi({ repository, storage, version: options.version, log });
   const serveApi = getRequestListener(api.fetch);
@@ -98,7 +101,14 @@ export async function serveConsole(options: ConsoleServerOptions): Promise<Conso
       endSocket(socket, '403 Forbidden');
       return;
     }
-    const target = targetOf(repository, urlOf(request));
+    let target: ProxyTarget | null;
+    try {
+      target = targetOf(repository, urlOf(request));
+    } catch (error) {
+      log.error('a connection failed', { path: request.url, error: messageOf(error) });
+      endSocket(socket, '503 Service Unavailable');
+      return;
+    }
     if (target === null) {
       endSocket(socket, '404 Not Found');
       return;
@@ -147,7 +157,14 @@ function urlOf({ url = '/' }: IncomingMessage): URL | null {
 
 function pageserverApi(repository: Repository, { pathname, search }: URL): ProxyTarget {
   const port = repository.readConfig().pageserver.httpPort;
-  return { server: 'pageserver', port, pid: runningPid(repository.pageserverPidFile), path: pathname + search };
+  return {
+    server: 'pageserver',
+    host: repository.connectHost,
+    port,
+    pid: runningPid(repository.pageserverPidFile),
+    path: pathname + search,
+    token: repository.tokensFor('pageserver')(),
+  };
 }
 
 /** Where a WebSocket goes; null if nowhere. */
@@ -155,14 +172,29 @@ function targetOf(repository: Repository, url: URL | null): ProxyTarget | null {
   const { pageserver, safekeepers } = repository.readConfig();
   if (url?.pathname === '/v1/pagestream') {
     const pid = runningPid(repository.pageserverPidFile);
-    return { server: 'pageserver', port: pageserver.pgPort, pid, path: pagestreamPath };
+    const token = repository.tokensFor('pageserver')();
+    return {
+      server: 'pageserver',
+      host: repository.connectHost,
+      port: pageserver.pgPort,
+      pid,
+      path: pagestreamPath,
+      token,
+    };
   }
   const match = /^\/v1\/safekeeper\/(\d{1,9})(\/[a-z]+)$/.exec(url?.pathname ?? '');
   const safekeeper = match && safekeepers.find(({ id }) => id === Number(match[1]));
   const path = Object.values(safekeeperPaths).find((known) => known === match?.[2]);
   if (!safekeeper || !path) return null;
   const pid = runningPid(repository.safekeeperPidFile(safekeeper.id));
-  return { server: `safekeeper ${safekeeper.id}`, port: safekeeper.pgPort, pid, path };
+  return {
+    server: `safekeeper ${safekeeper.id}`,
+    host: repository.connectHost,
+    port: safekeeper.pgPort,
+    pid,
+    path,
+    token: repository.tokensFor('safekeeper')(),
+  };
 }
 
 function refuse(response: ServerResponse, status: number, msg: string): void {

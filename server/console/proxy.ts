@@ -11,14 +11,17 @@ import { request as httpRequest, type IncomingMessage, type OutgoingHttpHeaders,
 import { connect, type Socket } from 'node:net';
 import { pipeline } from 'node:stream/promises';
 import { messageOf } from '../../engine/errors.ts';
-import { localhost } from '../control-plane/repository.ts';
+import { urlHost } from '../net/ws-channel.ts';
 import { forPidHeader } from '../process/http-errors.ts';
 
 /** A server of the repository. */
 export interface ProxyTarget {
   /** For messages: "pageserver". */
   readonly server: string;
+  readonly host: string;
   readonly port: number;
+  /** Goes with the request, instead of what the page sends. */
+  readonly token: string | null;
   /** Null: it does not run. */
   readonly pid: number | null;
   /** What is asked for there, with the query. */
@@ -38,6 +41,7 @@ const notForwarded = new Set([
   'expect',
   'host',
   'origin',
+  'authorization',
   forPidHeader,
 ]);
 const misdirected = 421;
@@ -67,7 +71,7 @@ export async function proxyHttp(
 function ask(
   request: IncomingMessage,
   response: ServerResponse,
-  { port, pid, path }: ProxyTarget,
+  { host, port, pid, path, token }: ProxyTarget,
 ): Promise<IncomingMessage> {
   return new Promise((resolve, reject) => {
     if (pid === null) {
@@ -75,8 +79,13 @@ function ask(
       return;
     }
     // Kept alive until the answer is here: a target that answers before it has read the body would close, and its answer be lost.
-    const headers = { ...endToEnd(request.headers), [forPidHeader]: String(pid), connection: 'keep-alive' };
-    const asked = httpRequest({ host: localhost, port, path, method: request.method, headers, agent: false });
+    const headers = {
+      ...endToEnd(request.headers),
+      [forPidHeader]: String(pid),
+      connection: 'keep-alive',
+      ...(token !== null && { authorization: `Bearer ${token}` }),
+    };
+    const asked = httpRequest({ host, port, path, method: request.method, headers, agent: false });
     asked.once('response', resolve);
     // After the answer has begun: a body that the target did not want to read to its end.
     asked.on('error', reject);
@@ -91,7 +100,7 @@ export function proxyWebSocket(request: IncomingMessage, socket: Socket, head: B
     endSocket(socket, '502 Bad Gateway');
     return;
   }
-  const upstream = connect(target.port, localhost);
+  const upstream = connect(target.port, target.host);
   let connected = false;
   upstream.once('connect', () => {
     connected = true;
@@ -116,11 +125,12 @@ export function endSocket(socket: Socket, status: string): void {
   socket.destroySoon();
 }
 
-function upgradeRequest(request: IncomingMessage, { port, path }: ProxyTarget): string {
-  const lines = [`GET ${path} HTTP/1.1`, `Host: ${localhost}:${port}`];
+function upgradeRequest(request: IncomingMessage, { host, port, path, token }: ProxyTarget): string {
+  const lines = [`GET ${path} HTTP/1.1`, `Host: ${urlHost(host)}:${port}`];
+  if (token !== null) lines.push(`Authorization: Bearer ${token}`);
   for (let i = 0; i < request.rawHeaders.length; i += 2) {
     const name = request.rawHeaders[i]!;
-    if (/^(host|origin)$/i.test(name)) continue;
+    if (/^(host|origin|authorization)$/i.test(name)) continue;
     lines.push(`${name}: ${request.rawHeaders[i + 1]}`);
   }
   return `${lines.join('\r\n')}\r\n\r\n`;

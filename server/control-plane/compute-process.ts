@@ -2,9 +2,11 @@
  * Starting an endpoint's compute process (server/compute/main.ts): tells it where the storage is now, and on which port to listen.
  */
 import { PageliteError } from '../../engine/errors.ts';
+import { tenantId } from '../../engine/model/ids.ts';
+import { removeTokenFile, writeTokenFile } from '../auth/tokens.ts';
 import { startDaemon } from '../process/daemon.ts';
-import { type Endpoint, endpointLogFile, nextPort, writeEndpoint } from './endpoints.ts';
-import { localhost, type Repository } from './repository.ts';
+import { type Endpoint, endpointLogFile, endpointTokenFile, nextPort, writeEndpoint } from './endpoints.ts';
+import type { Repository } from './repository.ts';
 import { isPortTaken, type Say } from './storage-processes.ts';
 
 const entry = new URL('../compute/main.js', import.meta.url);
@@ -20,10 +22,11 @@ export async function startCompute(
   const { pageserver, safekeepers, safekeepersGeneration } = repository.readConfig();
   let config = {
     ...endpoint.config,
-    pageserver: { host: localhost, port: pageserver.pgPort },
-    safekeepers: safekeepers.map(({ id, pgPort }) => ({ id, host: localhost, port: pgPort })),
+    pageserver: { host: repository.connectHost, port: pageserver.pgPort },
+    safekeepers: safekeepers.map(({ id, pgPort }) => ({ id, host: repository.connectHost, port: pgPort })),
     safekeepersGeneration,
   };
+  giveToken(repository, endpoint);
   for (let attempt = 1; ; attempt++) {
     writeEndpoint({ ...endpoint, config });
     try {
@@ -43,6 +46,13 @@ export async function startCompute(
       config = { ...config, pgPort };
     }
   }
+}
+
+/** What a compute may use: its tenant's timelines, and nothing else. */
+function giveToken(repository: Repository, { dir, config }: Endpoint): void {
+  const token = repository.signToken({ scope: 'tenant', tenantId: tenantId(config.tenantId) });
+  if (token === null) removeTokenFile(endpointTokenFile(dir));
+  else writeTokenFile(endpointTokenFile(dir), token);
 }
 
 function withHint(name: string, error: PageliteError): PageliteError {

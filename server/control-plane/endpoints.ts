@@ -11,6 +11,7 @@ import { z } from 'zod';
 import { PageliteError } from '../../engine/errors.ts';
 import { type TenantId, type TenantTimelineId, tenantId, timelineId } from '../../engine/model/ids.ts';
 import { type Lsn, parseLsn } from '../../engine/model/lsn.ts';
+import { checkListenHost, isLoopbackHost } from '../auth/listen-policy.ts';
 import { runningPid } from '../process/pid-file.ts';
 import { findFreePort } from '../process/ports.ts';
 import { localhost, type Repository, writeFileWhole } from './repository.ts';
@@ -29,6 +30,12 @@ const endpointSchema = z.strictObject({
   /** The user chose the port, so it is not moved. */
   pgPortFixed: z.boolean(),
   httpPort: port.nullable(),
+  /** Where its Postgres port listens. */
+  host: z.string().default('127.0.0.1'),
+  /** How clients prove who they are. */
+  auth: z.enum(['trust', 'scram-sha-256']).default('trust'),
+  /** PEM files; null: TLS is not offered. */
+  tls: z.strictObject({ certPath: z.string(), keyPath: z.string(), required: z.boolean() }).nullable().default(null),
   /** Where the storage was when the endpoint was last started. */
   pageserver: z.strictObject({ host: z.string(), port }).nullable(),
   safekeepers: z.array(z.strictObject({ id: z.int().positive(), host: z.string(), port })),
@@ -51,6 +58,9 @@ export interface Endpoint {
 
 export const endpointPidFile = (dir: string): string => join(dir, 'compute.pid');
 export const endpointLogFile = (dir: string): string => join(dir, 'compute.log');
+
+/** Of a repository with access control: the compute's token for pageserver and safekeepers. */
+export const endpointTokenFile = (dir: string): string => join(dir, 'auth_token');
 
 export const timelineIdsOf = (config: EndpointConfig): TenantTimelineId => ({
   tenantId: tenantId(config.tenantId),
@@ -124,6 +134,18 @@ export interface NewEndpoint {
   /** Null: the next free one. */
   readonly pgPort: number | null;
   readonly httpPort: number | null;
+  readonly listening?: Partial<EndpointListening>;
+}
+
+/** How its Postgres port is reached. */
+export type EndpointListening = Pick<EndpointConfig, 'host' | 'auth' | 'tls'>;
+
+/** Of a repository with access control, or on an address that others reach, endpoints ask for passwords. Throws `invalid` for what is not safe. */
+export function listeningOf(repository: Repository, wanted: Partial<EndpointListening>): EndpointListening {
+  const { host = localhost, tls = null } = wanted;
+  const auth = wanted.auth ?? (repository.hasAuth || !isLoopbackHost(host) ? 'scram-sha-256' : 'trust');
+  checkListenHost('endpoint', host, auth !== 'trust', 'Let it ask for passwords: --auth scram-sha-256');
+  return { host, auth, tls };
 }
 
 /** Throws `invalid` if the name is malformed or taken, or another endpoint has the port. */
@@ -139,6 +161,7 @@ export async function createEndpoint(repository: Repository, wanted: NewEndpoint
     pgPort: await choosePort(repository, wanted.pgPort),
     pgPortFixed: wanted.pgPort !== null,
     httpPort: wanted.httpPort,
+    ...listeningOf(repository, wanted.listening ?? {}),
     pageserver: null,
     safekeepers: [],
   };

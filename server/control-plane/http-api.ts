@@ -8,9 +8,12 @@
 import type { z } from 'zod';
 import { type ErrorKind, errorKinds, messageOf, PageliteError } from '../../engine/errors.ts';
 import { HttpImportPeer } from '../../engine/transfer/http-import-peer.ts';
+import type { TokenSource } from '../auth/tokens.ts';
+import { urlHost } from '../net/ws-channel.ts';
+import type { HostPort } from '../pageserver/config.ts';
 import { forPidHeader } from '../process/http-errors.ts';
 import { runningPid } from '../process/pid-file.ts';
-import { localhost, type Repository } from './repository.ts';
+import type { Repository } from './repository.ts';
 
 /** Longer than anything a server waits for by itself. */
 const requestTimeoutMs = 90_000;
@@ -22,15 +25,18 @@ export class HttpApi {
   readonly #base: string;
   readonly #server: string;
   readonly #pidFile: string;
+  readonly #token: TokenSource;
 
-  constructor(server: string, port: number, pidFile: string) {
+  constructor(server: string, address: HostPort, pidFile: string, token: TokenSource) {
     this.#server = server;
     this.#pidFile = pidFile;
-    this.#base = `http://${localhost}:${port}`;
+    this.#token = token;
+    this.#base = `http://${urlHost(address.host)}:${address.port}`;
   }
 
   static ofPageserver(repository: Repository): HttpApi {
-    return new HttpApi('pageserver', repository.readConfig().pageserver.httpPort, repository.pageserverPidFile);
+    const address = { host: repository.connectHost, port: repository.readConfig().pageserver.httpPort };
+    return new HttpApi('pageserver', address, repository.pageserverPidFile, repository.tokensFor('pageserver'));
   }
 
   /** For messages: "pageserver". */
@@ -114,11 +120,17 @@ export class HttpApi {
     const timeout = AbortSignal.timeout(timeoutMs);
     const isBytes = body instanceof Uint8Array;
     const type = isBytes ? 'application/octet-stream' : 'application/json';
+    const token = this.#token();
     try {
       return await fetch(`${this.#base}${path}`, {
         method,
         signal: signal ? AbortSignal.any([signal, timeout]) : timeout,
-        headers: { ...more, [forPidHeader]: String(pid), ...(body !== undefined && { 'content-type': type }) },
+        headers: {
+          ...more,
+          [forPidHeader]: String(pid),
+          ...(token !== null && { authorization: `Bearer ${token}` }),
+          ...(body !== undefined && { 'content-type': type }),
+        },
         ...(body !== undefined && { body: isBytes || typeof body === 'string' ? body : JSON.stringify(body) }),
       });
     } catch (cause) {

@@ -21,9 +21,9 @@ import { runningPid } from '../process/pid-file.ts';
 import { findFreePort } from '../process/ports.ts';
 import { startCompute } from './compute-process.ts';
 import { endpointPidFile, listEndpoints, statusOf } from './endpoints.ts';
-import { HttpApi, longRequestTimeoutMs } from './http-api.ts';
-import { localhost, type NodeConfig, portDefaults, type Repository, type RepositoryConfig } from './repository.ts';
-import { timelinesSchema } from './safekeeper-clients.ts';
+import { type HttpApi, longRequestTimeoutMs } from './http-api.ts';
+import { type NodeConfig, portDefaults, type Repository, type RepositoryConfig } from './repository.ts';
+import { safekeeperApi, timelinesSchema } from './safekeeper-clients.ts';
 import {
   checkNotEmbedded,
   type Say,
@@ -52,8 +52,8 @@ export async function replaceSafekeeper(repository: Repository, lostId: number, 
   await startSafekeeper(repository, joining.id, say);
 
   const answerMin = quorumOf(config.safekeepers.length);
-  const others = left.map((node) => apiOf(repository, node));
-  const newOne = apiOf(repository, joining);
+  const others = left.map((node) => safekeeperApi(repository, node));
+  const newOne = safekeeperApi(repository, joining);
   const timelines = await listTimelines(others, answerMin);
   for (const [i, id] of timelines.entries()) {
     await configure(others, id, mconf, answerMin);
@@ -103,8 +103,12 @@ function prepare(repository: Repository, lostId: number): Promise<Joining> {
     if (config.joiningSafekeeper === undefined) {
       const known = config.safekeepers;
       const given = new Set(known.flatMap(({ pgPort, httpPort }) => [pgPort, httpPort]));
-      const pgPort = await findFreePort(portDefaults.safekeeper, localhost, given);
-      const httpPort = await findFreePort(portDefaults.safekeeperHttp, localhost, new Set([...given, pgPort]));
+      const pgPort = await findFreePort(portDefaults.safekeeper, repository.listenHost, given);
+      const httpPort = await findFreePort(
+        portDefaults.safekeeperHttp,
+        repository.listenHost,
+        new Set([...given, pgPort]),
+      );
       const id = Math.max(...known.map((node) => node.id), config.lastSafekeeperId ?? 0) + 1;
       config.lastSafekeeperId = id;
       // Those that only read need no safekeepers.
@@ -115,10 +119,6 @@ function prepare(repository: Repository, lostId: number): Promise<Joining> {
     await mkdir(repository.safekeeperDir(config.joiningSafekeeper.id), { recursive: true });
     return config.joiningSafekeeper;
   });
-}
-
-function apiOf(repository: Repository, node: NodeConfig): HttpApi {
-  return new HttpApi(`safekeeper ${node.id}`, node.httpPort, repository.safekeeperPidFile(node.id));
 }
 
 /** Of all that answer, which so many must. */

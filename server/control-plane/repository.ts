@@ -7,7 +7,8 @@
  *   pageserver_1/                   what the pageserver keeps of a bucket; pageserver.log, pageserver.pid
  *   safekeepers/sk1/                WAL; safekeeper.log, safekeeper.pid
  *   console/                        console.log, console.pid
- *   endpoints/<name>/               endpoint.json, compute.log, compute.pid
+ *   endpoints/<name>/               endpoint.json, compute.log, compute.pid, auth_token
+ *   auth_private_key.pem            signs tokens, if the repository has access control; auth_public_key.pem: what servers check them with
  *
  * Invariants
  * - `config.json` is replaced whole and synced: a reader sees an old one or the new one
@@ -21,6 +22,8 @@ import { dirname, join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
 import { isPageliteError, PageliteError } from '../../engine/errors.ts';
+import { checkListenHost } from '../auth/listen-policy.ts';
+import { generateKeyFiles, readPrivateKey, signToken, type TokenRequest, type TokenSource } from '../auth/tokens.ts';
 import { formatRemoteStorage, parseRemoteStorage, type RemoteStorage } from '../object-store/remote-storage.ts';
 import { claimPidFile, type PidFile, runningPid } from '../process/pid-file.ts';
 import { findFreePort } from '../process/ports.ts';
@@ -61,6 +64,10 @@ const configSchema = z.strictObject({
   walBackup: z.boolean().optional(),
   /** Absent in repositories from before there was one. */
   console: z.strictObject({ port }).default({ port: 9899 }),
+  /** Keys of the repository, relative to its folder. Absent: everybody on this machine is trusted. */
+  auth: z.strictObject({ privateKeyPath: z.string(), publicKeyPath: z.string() }).optional(),
+  /** Where pageserver and safekeepers listen. Absent: 127.0.0.1. */
+  listenHost: z.string().optional(),
   defaultTenantId: hex32.nullable(),
   branches: z.array(z.strictObject({ name: z.string(), tenantId: hex32, timelineId: hex32 })),
 });
@@ -79,12 +86,18 @@ export interface InitOptions {
   readonly safekeeperCount?: number;
   /** Default: true. Whether safekeepers send their WAL to the remote storage. */
   readonly walBackup?: boolean;
+  /** Makes keys: servers then want tokens. */
+  readonly auth?: boolean;
+  /** Default: 127.0.0.1. Another address than a loopback one needs `auth`. */
+  readonly listenHost?: string;
 }
 
 /** As in neon_local. */
 const localRemoteStorage = 'local_fs_remote_storage/pageserver';
 
 export const localhost = '127.0.0.1';
+/** A token for one request: time for it to arrive. */
+const ownTokenMs = 10 * 60_000;
 /** Neon's ports, and the console's beside its pageserver's. */
 export const portDefaults = {
   pageserver: 64000,
@@ -121,9 +134,11 @@ export class Repository {
       const hint = 'Use it as it is, or remove the folder to start over.';
       throw new PageliteError('invalid', `${dir} is a repository already. ${hint}`, { dir });
     }
+    const { auth = false, listenHost } = options;
+    if (listenHost !== undefined) checkListenHost('storage', listenHost, auth, 'Add --auth');
     await mkdir(dir, { recursive: true });
     const repository = new Repository(dir);
-    const ports = new FreePorts();
+    const ports = new FreePorts(listenHost ?? localhost);
     const config: RepositoryConfig = {
       version: 1,
       pageserver: {
@@ -137,6 +152,8 @@ export class Repository {
       clusterId: newClusterId(),
       ...(options.walBackup === false && { walBackup: false }),
       console: { port: await findFreePort(portDefaults.console) },
+      ...(auth && { auth: { privateKeyPath: 'auth_private_key.pem', publicKeyPath: 'auth_public_key.pem' } }),
+      ...(listenHost !== undefined && { listenHost }),
       defaultTenantId: null,
       branches: [],
     };
@@ -146,6 +163,8 @@ export class Repository {
     await mkdir(join(repository.pageserverDir, 'tenants'), { recursive: true });
     await mkdir(repository.endpointsDir, { recursive: true });
     for (const { id } of config.safekeepers) await mkdir(repository.safekeeperDir(id), { recursive: true });
+    const { auth: keys } = config;
+    if (keys) generateKeyFiles(resolve(dir, keys.privateKeyPath), resolve(dir, keys.publicKeyPath));
     writeFileWhole(repository.configFile, `${JSON.stringify(config, null, 2)}\n`);
     return repository;
   }
@@ -197,6 +216,33 @@ export class Repository {
   }
   get pageserverPidFile(): string {
     return join(this.pageserverDir, 'pageserver.pid');
+  }
+  /** Where servers listen. */
+  get listenHost(): string {
+    return this.readConfig().listenHost ?? localhost;
+  }
+  /** Where they are reached from this machine. */
+  get connectHost(): string {
+    const { listenHost } = this;
+    return listenHost === '0.0.0.0' ? localhost : listenHost === '::' ? '::1' : listenHost;
+  }
+  get hasAuth(): boolean {
+    return this.readConfig().auth !== undefined;
+  }
+  /** What servers check tokens with; null: everybody on this machine is trusted. */
+  get publicKeyPath(): string | null {
+    const { auth } = this.readConfig();
+    return auth ? resolve(this.dir, auth.publicKeyPath) : null;
+  }
+  /** Null without access control: nothing wants a token. */
+  signToken(request: TokenRequest): string | null {
+    const { auth } = this.readConfig();
+    return auth ? signToken(readPrivateKey(resolve(this.dir, auth.privateKeyPath)), request) : null;
+  }
+  /** Tokens of a command or of the console server, each for one connection or request, for everything that such a server has. */
+  tokensFor(server: 'pageserver' | 'safekeeper'): TokenSource {
+    const scope = server === 'pageserver' ? 'pageserverapi' : 'safekeeperdata';
+    return () => this.signToken({ scope, expiresAtMs: Date.now() + ownTokenMs });
   }
   safekeeperPidFile(id: number): string {
     return join(this.safekeeperDir(id), 'safekeeper.pid');
@@ -278,14 +324,19 @@ const newClusterId = (): string => randomBytes(8).toString('hex');
 
 /** Ports that are free now, none of them twice. */
 class FreePorts {
+  readonly #host: string;
   readonly #given = new Set<number>();
+
+  constructor(host: string) {
+    this.#host = host;
+  }
 
   async pair(pg: number, http: number): Promise<{ pgPort: number; httpPort: number }> {
     return { pgPort: await this.#next(pg), httpPort: await this.#next(http) };
   }
 
   async #next(preferred: number): Promise<number> {
-    const port = await findFreePort(preferred, localhost, this.#given);
+    const port = await findFreePort(preferred, this.#host, this.#given);
     this.#given.add(port);
     return port;
   }

@@ -120,6 +120,13 @@ export class SafekeeperClients {
   }
 }
 
+/** Its HTTP API. */
+export function safekeeperApi(repository: Repository, node: NodeConfig): HttpApi {
+  const address = { host: repository.connectHost, port: node.httpPort };
+  const pidFile = repository.safekeeperPidFile(node.id);
+  return new HttpApi(`safekeeper ${node.id}`, address, pidFile, repository.tokensFor('safekeeper'));
+}
+
 class SafekeeperClient {
   readonly api: HttpApi;
   readonly #node: NodeConfig;
@@ -130,7 +137,7 @@ class SafekeeperClient {
     this.#node = node;
     this.#pidFile = repository.safekeeperPidFile(node.id);
     this.#dir = repository.safekeeperDir(node.id);
-    this.api = new HttpApi(`safekeeper ${node.id}`, node.httpPort, this.#pidFile);
+    this.api = safekeeperApi(repository, node);
   }
 
   async status(): Promise<SafekeeperInfo> {

@@ -10,12 +10,13 @@ import type { LayerSummary } from '../../engine/protocol/control-api.ts';
 import { RemotePageService } from '../../engine/remote/remote-page-service.ts';
 import type { Log, PageService } from '../../engine/services.ts';
 import type { HttpImportPeer } from '../../engine/transfer/http-import-peer.ts';
-import { connectWebSocket } from '../net/ws-channel.ts';
+import type { TokenSource } from '../auth/tokens.ts';
+import { connectWebSocket, wsUrl } from '../net/ws-channel.ts';
 import { pagestreamPath } from '../pageserver/pagestream-listener.ts';
 import { nodeClock, nodeRandom } from '../process/node-host.ts';
 import type { TimestampAnswer } from './branch-point.ts';
 import { HttpApi } from './http-api.ts';
-import { localhost, type Repository } from './repository.ts';
+import type { Repository } from './repository.ts';
 import { SafekeeperClients } from './safekeeper-clients.ts';
 import type { CommitHistory, TimelineInfo, TransferStorage } from './storage-api.ts';
 
@@ -63,11 +64,13 @@ const timestampSchema = z.object({ lsn: lsnText, kind: z.enum(['present', 'futur
 /** A repository whose pageserver and safekeepers listen on the ports of its settings. */
 export class HttpStorage implements TransferStorage {
   readonly #api: HttpApi;
-  readonly #pagesPort: number;
+  readonly #pagesUrl: string;
+  readonly #token: TokenSource;
   readonly safekeepers: SafekeeperClients;
 
   constructor(repository: Repository) {
-    this.#pagesPort = repository.readConfig().pageserver.pgPort;
+    this.#pagesUrl = wsUrl(repository.connectHost, repository.readConfig().pageserver.pgPort, pagestreamPath);
+    this.#token = repository.tokensFor('pageserver');
     this.#api = HttpApi.ofPageserver(repository);
     this.safekeepers = new SafekeeperClients(repository);
   }
@@ -81,7 +84,7 @@ export class HttpStorage implements TransferStorage {
     await this.getTimeline(id);
     const pages = new RemotePageService({
       id,
-      connect: () => connectWebSocket(`ws://${localhost}:${this.#pagesPort}${pagestreamPath}`),
+      connect: () => connectWebSocket(this.#pagesUrl, this.#token()),
       clock: nodeClock,
       random: nodeRandom,
       log: quietLog,

@@ -9,6 +9,8 @@
 import { mkdir } from 'node:fs/promises';
 import { isPageliteError, messageOf, PageliteError } from '../../engine/errors.ts';
 import { quorumOf } from '../../engine/model/quorum.ts';
+import { writeTokenFile } from '../auth/tokens.ts';
+import { urlHost } from '../net/ws-channel.ts';
 import { formatRemoteStorage } from '../object-store/remote-storage.ts';
 import { type StopMode, startDaemon, stopDaemon } from '../process/daemon.ts';
 import { runningPid } from '../process/pid-file.ts';
@@ -73,7 +75,7 @@ async function moveSafekeeperPorts(repository: Repository): Promise<void> {
   await repository.update(async ({ safekeepers }) => {
     const given = new Set<number>();
     const move = async (preferred: number): Promise<number> => {
-      const port = await findFreePort(preferred, localhost, given);
+      const port = await findFreePort(preferred, repository.listenHost, given);
       given.add(port);
       return port;
     };
@@ -87,7 +89,7 @@ async function moveSafekeeperPorts(repository: Repository): Promise<void> {
 function peerArgs(repository: Repository, id: number): string[] {
   const peers = repository.readConfig().safekeepers.filter((node) => node.id !== id);
   if (peers.length === 0) return [];
-  return ['--peers', peers.map((node) => `${node.id}=${localhost}:${node.pgPort}`).join(',')];
+  return ['--peers', peers.map((node) => `${node.id}=${urlHost(repository.connectHost)}:${node.pgPort}`).join(',')];
 }
 
 function backupArgs(backup: BackupLocation | null): string[] {
@@ -109,13 +111,18 @@ export async function startPageserver(repository: Repository, say: Say): Promise
     'pageserver',
     (config) => config.pageserver,
     (node) => {
-      say(`Starting pageserver node ${node.id} at '${localhost}:${node.pgPort}' in "${shown(repository.dir)}".`);
-      const safekeepers = repository.readConfig().safekeepers.map(({ id, pgPort }) => `${id}=${localhost}:${pgPort}`);
+      say(
+        `Starting pageserver node ${node.id} at '${repository.listenHost}:${node.pgPort}' in "${shown(repository.dir)}".`,
+      );
+      const safekeepers = repository
+        .readConfig()
+        .safekeepers.map(({ id, pgPort }) => `${id}=${urlHost(repository.connectHost)}:${pgPort}`);
       return startDaemon({
         name: 'pageserver',
         entry: entries.pageserver,
         args: [
-          ...nodeArgs(repository.pageserverDir, node),
+          ...nodeArgs(repository, repository.pageserverDir, node),
+          ...safekeeperTokenArgs(repository, repository.pageserverDir),
           '--safekeepers',
           safekeepers.join(','),
           ...storageArgs(repository),
@@ -138,11 +145,19 @@ export async function startSafekeeper(repository: Repository, id: number, say: S
   const find = (config: ReturnType<Repository['readConfig']>) => safekeeperConfig(config, id);
   const backup = await repository.walBackup();
   const { pid } = await withFreePorts(repository, areSafekeepersKnown(repository), `safekeeper ${id}`, find, (node) => {
-    say(`Starting safekeeper at '${localhost}:${node.pgPort}' in '${shown(repository.safekeeperDir(id))}'.`);
+    say(
+      `Starting safekeeper at '${repository.listenHost}:${node.pgPort}' in '${shown(repository.safekeeperDir(id))}'.`,
+    );
+    const dir = repository.safekeeperDir(id);
     return startDaemon({
       name: `safekeeper ${id}`,
       entry: entries.safekeeper,
-      args: [...nodeArgs(repository.safekeeperDir(id), node), ...peerArgs(repository, id), ...backupArgs(backup)],
+      args: [
+        ...nodeArgs(repository, dir, node),
+        ...safekeeperTokenArgs(repository, dir),
+        ...peerArgs(repository, id),
+        ...backupArgs(backup),
+      ],
       logFile: `${repository.safekeeperDir(id)}/safekeeper.log`,
       onProgress: say,
     });
@@ -233,16 +248,28 @@ function storageArgs(repository: Repository): string[] {
   return ['--remote-storage', formatRemoteStorage(remoteStorage), ...budget];
 }
 
-function nodeArgs(dir: string, node: NodeConfig): string[] {
+/** A server's own token for safekeepers, in a file: arguments and environments are for others to see. */
+function safekeeperTokenArgs(repository: Repository, dir: string): string[] {
+  const token = repository.signToken({ scope: 'safekeeperdata' });
+  if (token === null) return [];
+  const path = `${dir}/auth_token`;
+  writeTokenFile(path, token);
+  return ['--auth-token-path', path];
+}
+
+function nodeArgs(repository: Repository, dir: string, node: NodeConfig): string[] {
+  const { publicKeyPath } = repository;
+  const host = urlHost(repository.listenHost);
   return [
     '-D',
     dir,
     '--id',
     String(node.id),
     '--listen-pg',
-    `${localhost}:${node.pgPort}`,
+    `${host}:${node.pgPort}`,
     '--listen-http',
-    `${localhost}:${node.httpPort}`,
+    `${host}:${node.httpPort}`,
+    ...(publicKeyPath === null ? [] : ['--auth-validation-public-key-path', publicKeyPath]),
   ];
 }
 
@@ -262,8 +289,9 @@ async function withFreePorts<T>(
     const node = await repository.update(async (config) => {
       const wanted = find(config);
       if (!isKnown) {
-        wanted.pgPort = await findFreePort(wanted.pgPort);
-        wanted.httpPort = await findFreePort(wanted.httpPort, localhost, new Set([wanted.pgPort]));
+        const { listenHost = localhost } = config;
+        wanted.pgPort = await findFreePort(wanted.pgPort, listenHost);
+        wanted.httpPort = await findFreePort(wanted.httpPort, listenHost, new Set([wanted.pgPort]));
       }
       return wanted;
     });

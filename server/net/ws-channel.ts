@@ -14,7 +14,14 @@
 import type { IncomingMessage } from 'node:http';
 import type { Duplex } from 'node:stream';
 import { type RawData, WebSocket, WebSocketServer } from 'ws';
-import { type ErrorKind, errorKinds, isPageliteError, messageOf, PageliteError } from '../../engine/errors.ts';
+import {
+  accessRefused,
+  type ErrorKind,
+  errorKinds,
+  isPageliteError,
+  messageOf,
+  PageliteError,
+} from '../../engine/errors.ts';
 import { channelMessageBytesMax } from '../../engine/limits.ts';
 import type { Channel } from '../../engine/services.ts';
 
@@ -28,9 +35,21 @@ const connectTimeoutMs = 10_000;
 /** After this time without a byte from the peer it is pinged; after as much again it is given up. Long enough for a busy event loop. */
 const pingAfterMs = 15_000;
 
-/** Connects to `url` (ws://...). Messages sent before it is open wait for that. */
-export function connectWebSocket(url: string): Channel {
+/** `host` may be an IPv6 address. */
+export function wsUrl(host: string, port: number, path: string): string {
+  return `ws://${urlHost(host)}:${port}${path}`;
+}
+
+/** As it stands in an URL. */
+export const urlHost = (host: string): string => (host.includes(':') ? `[${host}]` : host);
+
+/** Of an answer that refuses the handshake. */
+const refusalBytesMax = 4096;
+
+/** Connects to `url` (ws://...). Messages sent before it is open wait for that. A refused token ends it as `invalid`, with the server's reason. */
+export function connectWebSocket(url: string, token: string | null = null): Channel {
   const socket = new WebSocket(url, {
+    ...(token !== null && { headers: { authorization: `Bearer ${token}` } }),
     perMessageDeflate: false,
     maxPayload: channelMessageBytesMax,
     handshakeTimeout: connectTimeoutMs,
@@ -92,6 +111,7 @@ class WebSocketChannel implements Channel {
     socket.on('pong', () => this.#hear());
     socket.on('ping', () => this.#hear());
     socket.on('message', (data, isBinary) => this.#receive(data, isBinary));
+    socket.on('unexpected-response', (_request, response) => void this.#refused(response));
     // `close` follows every `error`.
     socket.on('error', (error) => {
       this.#failure ??= errorOfSocket(error);
@@ -149,6 +169,12 @@ class WebSocketChannel implements Channel {
     this.#unopened = null;
     this.#unopenedBytes = 0;
     for (const message of waiting) this.#socket.send(message, { binary: true }, ignoreSendError);
+  }
+
+  async #refused(response: IncomingMessage): Promise<void> {
+    const text = await readStart(response).catch(() => '');
+    this.#failure ??= errorOfAnswer(response.statusCode ?? 0, text);
+    this.#socket.terminate();
   }
 
   #hear(): void {
@@ -214,6 +240,32 @@ class WebSocketChannel implements Channel {
     this.#closeHandler = undefined;
     handler(this.#ended.error);
   }
+}
+
+async function readStart(response: IncomingMessage): Promise<string> {
+  const parts: Buffer[] = [];
+  let size = 0;
+  for await (const part of response as AsyncIterable<Buffer>) {
+    parts.push(part);
+    size += part.length;
+    if (size >= refusalBytesMax) break;
+  }
+  return Buffer.concat(parts).subarray(0, refusalBytesMax).toString();
+}
+
+/** Why there is no WebSocket: the server's own reason where it is about who asks, as nobody gains by asking again. */
+function errorOfAnswer(status: number, text: string): PageliteError {
+  if (status !== 401 && status !== 403) {
+    return new PageliteError('unavailable', `connection failed: the server answered ${status}`, { status });
+  }
+  let msg: unknown;
+  try {
+    msg = (JSON.parse(text) as { msg?: unknown }).msg;
+  } catch {
+    // Another kind of server: its status says enough.
+  }
+  const why = typeof msg === 'string' ? msg : `the server answered ${status}`;
+  return new PageliteError('invalid', `access refused: ${why}`, { ...accessRefused, status });
 }
 
 /** What could not be sent is told by the close event; a callback keeps `ws` from throwing it. */

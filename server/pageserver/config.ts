@@ -4,6 +4,7 @@
  *   -D DIR  --id 1  --listen-pg 127.0.0.1:64000  --listen-http 127.0.0.1:9898  --safekeepers 1=127.0.0.1:5454,2=127.0.0.1:5455
  *
  *   --remote-storage s3://bucket/prefix|file:///path   --disk-budget 10GB
+ *   --auth-validation-public-key-path FILE|FOLDER      --auth-token-path FILE
  *
  * `listen-pg` is Neon's name for the port that computes read pages from. Port 0 lets the system choose.
  */
@@ -33,6 +34,10 @@ export interface PageserverConfig {
   readonly safekeepers: readonly SafekeeperAddress[];
   /** Where its truth is; null: in `dir`. */
   readonly remoteStorage: RemoteStorage | null;
+  /** Keys that tokens are checked with: a PEM file or a folder of them. Absent: everybody is trusted. */
+  readonly publicKeyPath?: string;
+  /** Holds the token for the safekeepers. */
+  readonly tokenPath?: string;
   /** Bytes of `dir` for what is kept of a bucket. */
   readonly diskBudgetBytes: number;
 }
@@ -52,6 +57,7 @@ export function parsePageserverArgs(args: readonly string[]): PageserverConfig {
     http: parseHostPort(flags['listen-http'] ?? `${hostDefault}:${httpPortDefault}`, '--listen-http'),
     safekeepers: parseSafekeepers(flags.safekeepers ?? ''),
     remoteStorage: flags['remote-storage'] === undefined ? null : parseRemoteStorage(flags['remote-storage']),
+    ...accessPaths(flags),
     diskBudgetBytes: parseBytes(flags['disk-budget'] ?? String(diskBudgetBytes), '--disk-budget'),
   };
 }
@@ -68,12 +74,19 @@ function readFlags(args: readonly string[]) {
         safekeepers: { type: 'string' },
         'remote-storage': { type: 'string' },
         'disk-budget': { type: 'string' },
+        'auth-validation-public-key-path': { type: 'string' },
+        'auth-token-path': { type: 'string' },
       },
     });
     return values;
   } catch (error) {
     throw new PageliteError('invalid', messageOf(error));
   }
+}
+
+function accessPaths(flags: ReturnType<typeof readFlags>): Pick<PageserverConfig, 'publicKeyPath' | 'tokenPath'> {
+  const { 'auth-validation-public-key-path': keys, 'auth-token-path': token } = flags;
+  return { ...(keys && { publicKeyPath: resolve(keys) }), ...(token && { tokenPath: resolve(token) }) };
 }
 
 function parseBytes(text: string, flag: string): number {
@@ -87,12 +100,12 @@ function parseNodeId(text: string, flag: string): NodeId {
   return nodeId(Number(text));
 }
 
-/** `host:port`, or a port alone on the loopback address. */
+/** `host:port`, or a port alone on the loopback address. An IPv6 address stands in brackets. */
 export function parseHostPort(text: string, flag: string): HostPort {
   const match = /^(?:(.*):)?(\d{1,5})$/.exec(text);
   const port = Number(match?.[2]);
   if (!match || port > 65535) throw new PageliteError('invalid', `${flag}: "${text}" is not host:port`);
-  return { host: match[1] || hostDefault, port };
+  return { host: (match[1] || hostDefault).replace(/^\[(.*)\]$/, '$1'), port };
 }
 
 /** `id=host:port`, separated by commas. Empty: timelines receive no WAL. */

@@ -11,6 +11,8 @@
 import { Hono } from 'hono';
 import type { NodeId } from '../../engine/model/ids.ts';
 import type { Log, Random } from '../../engine/services.ts';
+import type { Access } from '../auth/access.ts';
+import { httpGuard } from '../auth/http-guard.ts';
 import { answerError, answerNotFound, refuseMisdirected } from '../process/http-errors.ts';
 import { mountRoutes, type Route } from '../process/http-routes.ts';
 import type { Metrics } from '../process/metrics.ts';
@@ -32,6 +34,8 @@ export interface PageserverHttpOptions {
   readonly metrics: Metrics;
   readonly random: Random;
   readonly log: Log;
+  /** Default: everybody is trusted. */
+  readonly access?: Access | null;
 }
 
 export function pageserverHttpApi(options: PageserverHttpOptions): Hono {
@@ -41,11 +45,20 @@ export function pageserverHttpApi(options: PageserverHttpOptions): Hono {
   api.notFound(answerNotFound);
   api.use(logRequests(log));
   api.use(refuseMisdirected);
-  mountRoutes(api, pageserverRoutes(options));
+  const routes = pageserverRoutes(options);
+  const openPaths = routes.filter(({ isOpen }) => isOpen).map(({ path }) => path);
+  const { authenticate, authorize } = httpGuard(options.access ?? null, openPaths);
+  api.use(authenticate);
+  mountRoutes(api, routes, authorize);
   return api;
 }
 
-export function pageserverRoutes({ nodeId, pageserver, metrics, random }: PageserverHttpOptions): Route[] {
+export function pageserverRoutes({
+  nodeId,
+  pageserver,
+  metrics,
+  random,
+}: Omit<PageserverHttpOptions, 'access' | 'log'>): Route[] {
   const routes: Route[] = [
     ...processRoutes(nodeId, metrics, () => describePageserverApi(routes)),
     ...tenantRoutes(pageserver, random),

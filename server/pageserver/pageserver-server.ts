@@ -8,6 +8,9 @@
  */
 import type { Log, ObjectStore } from '../../engine/services.ts';
 import type { Pageserver, PageserverLimits } from '../../engine/timeline/pageserver.ts';
+import { accessOf } from '../auth/access.ts';
+import { checkListenHost, storageWayOut } from '../auth/listen-policy.ts';
+import { tokenFile } from '../auth/tokens.ts';
 import { nodeRandom } from '../process/node-host.ts';
 import { loadPGliteArtefacts } from '../process/pglite-artefacts.ts';
 import { connectSafekeeper } from '../safekeeper/connect.ts';
@@ -33,7 +36,13 @@ export interface PageserverServer {
 }
 
 export async function startPageserver(options: PageserverServerOptions): Promise<PageserverServer> {
-  const wal = options.safekeepers.map(connectSafekeeper);
+  const access = accessOf('pageserver', options.publicKeyPath ?? null, options.log);
+  // Before anything is opened.
+  for (const { host } of [options.listen, options.http]) {
+    checkListenHost('pageserver', host, access !== null, storageWayOut);
+  }
+  const token = tokenFile(options.tokenPath ?? null);
+  const wal = options.safekeepers.map((address) => connectSafekeeper(address, token));
   const redoCounters = new RedoCounters();
   const pageserver = await openPageserver({
     ...options,
@@ -43,7 +52,7 @@ export async function startPageserver(options: PageserverServerOptions): Promise
     compactionThread: true,
   });
   try {
-    const served = await servePageserver({ ...options, pageserver, random: nodeRandom, redoCounters });
+    const served = await servePageserver({ ...options, access, pageserver, random: nodeRandom, redoCounters });
     return {
       ports: served.ports,
       pageserver,

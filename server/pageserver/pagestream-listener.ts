@@ -3,6 +3,8 @@
  */
 import { createServer, type Server } from 'node:http';
 import { PageliteError } from '../../engine/errors.ts';
+import type { Access } from '../auth/access.ts';
+import { admitUpgrade } from '../auth/upgrade-guard.ts';
 import { WebSocketAcceptor } from '../net/ws-channel.ts';
 import { listen } from '../process/ports.ts';
 import { type PagestreamHost, servePagestream } from './pagestream-handler.ts';
@@ -24,6 +26,7 @@ export async function listenPagestream(
   host: PagestreamHost,
   address: string,
   port: number,
+  access: Access | null = null,
 ): Promise<PagestreamListener> {
   const acceptor = new WebSocketAcceptor();
   const server = createServer((_request, response) => {
@@ -40,11 +43,17 @@ export async function listenPagestream(
       return;
     }
     const peer = `${request.socket.remoteAddress}:${request.socket.remotePort}`;
-    acceptor.upgrade(request, socket, head, (channel) => {
-      connectionCount++;
-      acceptedCount++;
-      socket.once('close', () => connectionCount--);
-      servePagestream(channel, host, peer);
+    admitUpgrade(access, request, socket, host.log, (authorize) => {
+      const open: PagestreamHost['open'] = (id) => {
+        authorize(id.tenantId);
+        return host.open(id);
+      };
+      acceptor.upgrade(request, socket, head, (channel) => {
+        connectionCount++;
+        acceptedCount++;
+        socket.once('close', () => connectionCount--);
+        servePagestream(channel, { ...host, open }, peer);
+      });
     });
   });
   const bound = await listen(server, address, port);

@@ -6,6 +6,8 @@ import { createServer } from 'node:http';
 import { getRequestListener } from '@hono/node-server';
 import type { NodeId } from '../../engine/model/ids.ts';
 import type { Log, Random } from '../../engine/services.ts';
+import type { Access } from '../auth/access.ts';
+import { checkListenHost, storageWayOut } from '../auth/listen-policy.ts';
 import { addProcessMetrics, Metrics } from '../process/metrics.ts';
 import { listen } from '../process/ports.ts';
 import { Turns } from '../process/turns.ts';
@@ -23,6 +25,8 @@ export interface ServeOptions {
   readonly http: HostPort;
   readonly random: Random;
   readonly log: Log;
+  /** Default: everybody is trusted, and the addresses must be loopback ones. */
+  readonly access?: Access | null;
   /** What the pageserver's WAL redo counts. */
   readonly redoCounters?: RedoCounters;
 }
@@ -36,7 +40,10 @@ export interface PageserverPorts {
 export async function servePageserver(
   options: ServeOptions,
 ): Promise<{ readonly ports: PageserverPorts; readonly metrics: Metrics; close(): Promise<void> }> {
-  const { pageserver, nodeId, random, log } = options;
+  const { pageserver, nodeId, random, log, access = null } = options;
+  for (const { host } of [options.listen, options.http]) {
+    checkListenHost('pageserver', host, access !== null, storageWayOut);
+  }
   const metrics = new Metrics();
   addProcessMetrics(metrics);
   const counted = new PageserverMetrics(metrics, pageserver, options.redoCounters ?? null);
@@ -53,6 +60,7 @@ export async function servePageserver(
     },
     options.listen.host,
     options.listen.port,
+    access,
   );
   metrics.gauge('pageserver_connections', 'Open pagestream connections', () => pagestream.connectionCount);
   const kind = { pageserver_connection_kind: 'pagestream' };
@@ -63,7 +71,7 @@ export async function servePageserver(
     [kind, pagestream.acceptedCount - pagestream.connectionCount],
   ]);
 
-  const api = pageserverHttpApi({ nodeId, pageserver, metrics, random, log });
+  const api = pageserverHttpApi({ nodeId, pageserver, metrics, random, log, access });
   const http = createServer(getRequestListener(api.fetch));
   const closeHttp = () =>
     new Promise<void>((resolve) => {

@@ -50,7 +50,8 @@ export async function startDaemon(options: DaemonOptions): Promise<StartedDaemon
     child = spawn(process.execPath, [fileURLToPath(options.entry), ...options.args], {
       detached: true,
       stdio: ['ignore', log, log, 'ipc'],
-      env: { ...process.env, ...options.env },
+      // A password that the command was given is not for its processes.
+      env: { ...process.env, PAGELITE_PASSWORD: undefined, ...options.env },
     });
   } finally {
     closeSync(log);

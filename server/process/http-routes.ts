@@ -18,11 +18,13 @@
  * Invariants
  * - a handler sees parameters, query and body that fit; anything else is 400 and names every problem (http-errors.ts)
  * - no body is longer than the route's `bodyBytesMax`: 413
+ * - nothing is handled before `authorize` has let it pass, and no body is read before that unless the route says `tenantOf`
  */
-import type { Context, Hono, MiddlewareHandler } from 'hono';
+import type { Context, Hono } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
 import type { ContentfulStatusCode } from 'hono/utils/http-status';
 import { z } from 'zod';
+import type { TenantId } from '../../engine/model/ids.ts';
 import { readBody, readQuery } from './http-errors.ts';
 
 export type Method = 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
@@ -32,6 +34,9 @@ export interface PathParameter<T> {
   readonly schema: z.ZodType;
   parse(text: string): T;
 }
+
+/** Throws a refusal unless the request may do what concerns `tenant`, or, for null, the server as a whole. */
+export type Authorize = (c: Context, tenant: TenantId | null) => void;
 
 export interface JsonAnswer<S extends z.ZodType> {
   readonly kind: 'json';
@@ -98,11 +103,13 @@ export interface RouteDescription {
   readonly answer: Answer;
   /** Errors that are this route's own, beside those that follow from its parts (openapi.ts). */
   readonly errors?: Readonly<Record<number, string>>;
+  /** Needs no token where the server wants them. */
+  readonly isOpen?: boolean;
 }
 
 export interface Route extends RouteDescription {
   readonly parameters: Readonly<Record<string, z.ZodType>>;
-  serve(c: Context): Promise<Response>;
+  serve(c: Context, authorize: Authorize): Promise<Response>;
 }
 
 export interface RouteSpec<P extends ParameterTypes, Path extends string, Q, B, A extends Answer>
@@ -111,6 +118,8 @@ export interface RouteSpec<P extends ParameterTypes, Path extends string, Q, B, 
   readonly query?: Q & z.ZodObject;
   readonly body?: B & z.ZodType;
   readonly answer: A;
+  /** Whose the request is, where its body says so. Default: the path's `{tenant_id}`; without one it is about the whole server. */
+  tenantOf?(body: z.output<B>): TenantId;
   handle(
     input: {
       readonly params: ValuesOf<P, NamesIn<Path>>;
@@ -128,16 +137,13 @@ export function routesWith<P extends ParameterTypes>(known: P) {
   ): Route => {
     const names = namesIn(spec.path);
     const parameters = Object.fromEntries(names.map((name) => [name, parameterOf(known, name, spec.path).schema]));
-    const serve = async (c: Context): Promise<Response> => {
+    const serve = async (c: Context, authorize: Authorize): Promise<Response> => {
       const params = Object.fromEntries(names.map((name) => [name, known[name]!.parse(c.req.param(name) ?? '')]));
-      const answer = await spec.handle(
-        {
-          params: params as ValuesOf<P, NamesIn<Path>>,
-          query: (spec.query ? readQuery(c, spec.query) : {}) as z.output<Q>,
-          body: (spec.body ? await readBody(c, spec.body) : {}) as z.output<B>,
-        },
-        c,
-      );
+      if (!spec.tenantOf) authorize(c, (params.tenant_id as TenantId | undefined) ?? null);
+      const query = (spec.query ? readQuery(c, spec.query) : {}) as z.output<Q>;
+      const body = (spec.body ? await readBody(c, spec.body) : {}) as z.output<B>;
+      if (spec.tenantOf) authorize(c, spec.tenantOf(body));
+      const answer = await spec.handle({ params: params as ValuesOf<P, NamesIn<Path>>, query, body }, c);
       if (answer instanceof Response) return answer;
       return c.json(answer as object, spec.answer.status as ContentfulStatusCode);
     };
@@ -148,10 +154,10 @@ export function routesWith<P extends ParameterTypes>(known: P) {
 /** No request without a bound of its own is longer. */
 export const bodyBytesMaxDefault = 64 * 1024;
 
-export function mountRoutes(api: Hono, routes: readonly Route[], ...before: MiddlewareHandler[]): void {
+export function mountRoutes(api: Hono, routes: readonly Route[], authorize: Authorize): void {
   for (const { method, path, bodyBytesMax = bodyBytesMaxDefault, serve } of routes) {
     const limit = bodyLimit({ maxSize: bodyBytesMax, onError: tooLarge });
-    api.on([method], [honoPath(path)], ...before, limit, serve);
+    api.on([method], [honoPath(path)], limit, (c) => serve(c, authorize));
   }
 }
 

@@ -2,7 +2,7 @@
  * The OpenAPI 3.1 description of an API, made of its routes (http-routes.ts). OpenAPI 3.1 speaks JSON Schema 2020-12, which zod writes.
  *
  * Every route has, beside its own errors, those that follow from its parts: 400 if something of a request is checked, 404 if its path names
- * something, 413 if it takes a body, and what any request may meet: 421, 500, 503.
+ * something, 413 if it takes a body, 401 and 403 unless it is open, and what any request may meet: 421, 500, 503.
  *
  * Invariants
  * - schemas with an id stand once, under `components`; two different ones of the same id are a bug
@@ -27,7 +27,11 @@ export interface OpenApi {
   readonly openapi: string;
   readonly info: Json;
   readonly paths: Record<string, Record<string, Json>>;
-  readonly components: { readonly schemas: Record<string, Json>; readonly responses: Record<string, Json> };
+  readonly components: {
+    readonly schemas: Record<string, Json>;
+    readonly responses: Record<string, Json>;
+    readonly securitySchemes: Record<string, Json>;
+  };
 }
 
 export const errorBody = z
@@ -44,12 +48,23 @@ export const errorBody = z
   .meta({ id: 'Error' });
 
 const commonErrors: Readonly<Record<number, string>> = {
+  401: 'The server wants tokens, and the request has none that holds',
+  403: 'The token opens something else',
   400: 'Something in the request does not fit. The message names every problem',
   404: 'What the path names does not exist',
   413: 'The body is too large',
   421: 'The request names another process than this one (x-pagelite-pid)',
   500: 'Stored bytes are damaged, or a bug',
   503: 'Not now: try again',
+};
+
+const bearer = 'bearer';
+const bearerScheme = {
+  type: 'http',
+  scheme: 'bearer',
+  bearerFormat: 'JWT',
+  description:
+    'Signed with EdDSA; claims scope (pageserverapi, or tenant with tenant_id), exp. A server without public keys wants none',
 };
 
 export function describeApi(info: ApiInfo, routes: readonly Route[]): OpenApi {
@@ -79,7 +94,7 @@ export function describeApi(info: ApiInfo, routes: readonly Route[]): OpenApi {
       license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
     },
     paths,
-    components: { schemas: schemas.all, responses },
+    components: { schemas: schemas.all, responses, securitySchemes: { [bearer]: bearerScheme } },
   };
 }
 
@@ -94,6 +109,8 @@ function describeRoute(route: Route, schemas: Components, errorContent: Json): J
     tags: [tagOf(path)],
     ...(parameters.length > 0 && { parameters }),
     ...(body !== null && { requestBody: body }),
+    // Or none: a server without public keys trusts everybody.
+    ...(!route.isOpen && { security: [{ [bearer]: [] }, {}] }),
     responses: { ...answers(route, schemas), ...errors(route, errorContent) },
   };
 }
@@ -169,6 +186,7 @@ function errors(route: Route, content: Json): Json {
   const statuses: number[] = [421, 500, 503];
   const takesBody = route.body !== undefined || route.bytes !== undefined;
   const names = Object.keys(route.parameters).length > 0;
+  if (!route.isOpen) statuses.push(401, 403);
   if (takesBody) statuses.push(413);
   if (names) statuses.push(404);
   if (takesBody || names || route.query !== undefined) statuses.push(400);

@@ -3,6 +3,7 @@
  *
  *   -D DIR  --id 1  --listen-pg 127.0.0.1:5454  --listen-http 127.0.0.1:7676
  *   --peers 2=10.0.0.2:5454,3=10.0.0.3:5454  --remote-storage s3://bucket/prefix  --cluster-id 0123456789abcdef
+ *   --auth-validation-public-key-path FILE|FOLDER  --auth-token-path FILE
  *
  * `listen-pg` is Neon's name for the port that WAL passes through. Port 0 lets the system choose. All safekeepers that are peers have the same cluster id,
  * which their WAL in the remote storage is filed under.
@@ -24,6 +25,10 @@ export interface SafekeeperConfig {
   readonly peers: readonly SafekeeperAddress[];
   /** Where WAL is sent; null: nowhere. */
   readonly backup: BackupLocation | null;
+  /** Keys that tokens are checked with: a PEM file or a folder of them. Absent: everybody is trusted. */
+  readonly publicKeyPath?: string;
+  /** Its own token for its peers, in a file. Absent: they want none. */
+  readonly tokenPath?: string;
 }
 
 export function parseSafekeeperArgs(args: readonly string[]): SafekeeperConfig {
@@ -32,6 +37,7 @@ export function parseSafekeeperArgs(args: readonly string[]): SafekeeperConfig {
     throw new PageliteError('invalid', '-D DIR is missing: where the safekeeper keeps its files');
   }
   const id = flags.id ?? '1';
+  const keys = flags['auth-validation-public-key-path'];
   if (!/^\d+$/.test(id)) throw new PageliteError('invalid', `--id: "${id}" is not a node id`);
   return {
     dir: resolve(flags.dir),
@@ -40,6 +46,8 @@ export function parseSafekeeperArgs(args: readonly string[]): SafekeeperConfig {
     http: parseHostPort(flags['listen-http'] ?? String(safekeeperHttpPortDefault), '--listen-http'),
     peers: parsePeers(flags.peers ?? '', Number(id)),
     backup: parseBackup(flags['remote-storage'], flags['cluster-id']),
+    ...(keys && { publicKeyPath: resolve(keys) }),
+    ...(flags['auth-token-path'] && { tokenPath: resolve(flags['auth-token-path']) }),
   };
 }
 
@@ -74,6 +82,8 @@ function readFlags(args: readonly string[]) {
         peers: { type: 'string' },
         'remote-storage': { type: 'string' },
         'cluster-id': { type: 'string' },
+        'auth-validation-public-key-path': { type: 'string' },
+        'auth-token-path': { type: 'string' },
       },
     });
     return values;

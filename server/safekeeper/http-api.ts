@@ -1,5 +1,6 @@
 /**
  * The safekeeper's HTTP API, shaped like Neon's (safekeeper/src/http/routes.rs): for the CLI and operators. WAL does not pass here.
+ * With access control a token of scope `safekeeperdata` opens all of it, one of scope `tenant` its tenant's timelines.
  *
  *   GET    /v1/status                       {id}
  *   GET    /v1/tenant/timeline              [{tenant_id, timeline_id}]
@@ -18,6 +19,8 @@ import { formatLsn } from '../../engine/model/lsn.ts';
 import type { Safekeeper } from '../../engine/safekeeper/safekeeper.ts';
 import type { SafekeeperUpkeep } from '../../engine/safekeeper/upkeep.ts';
 import type { Log } from '../../engine/services.ts';
+import type { Access } from '../auth/access.ts';
+import { httpGuard } from '../auth/http-guard.ts';
 import { answerError, answerNotFound, readBody, refuseMisdirected } from '../process/http-errors.ts';
 import type { Metrics } from '../process/metrics.ts';
 import type { DiskSafekeeperStorage } from './disk-segments.ts';
@@ -28,7 +31,12 @@ export interface SafekeeperHttpOptions {
   readonly metrics: Metrics;
   readonly log: Log;
   readonly upkeep?: SafekeeperUpkeep;
+  /** Null: everybody is trusted. */
+  readonly access: Access | null;
 }
+
+/** As in Neon. */
+const openPaths = ['/v1/status', '/metrics'];
 
 const confSchema = z
   .object({ generation: z.int().positive(), members: z.array(z.object({ id: z.int().positive() })).min(1) })
@@ -51,18 +59,22 @@ const confJson = ({ generation, members }: SafekeeperConfiguration) => ({
   members: members.map((id) => ({ id })),
 });
 
-export function safekeeperHttpApi({ safekeeper, storage, metrics, log, upkeep }: SafekeeperHttpOptions): Hono {
+export function safekeeperHttpApi({ safekeeper, storage, metrics, log, upkeep, access }: SafekeeperHttpOptions): Hono {
   const api = new Hono();
   api.onError((error, c) => answerError(c, error, log));
   api.notFound(answerNotFound);
   api.use(refuseMisdirected);
+  const { authenticate, authorize } = httpGuard(access, openPaths);
+  api.use(authenticate);
   api.get('/v1/status', (c) => c.json({ id: safekeeper.nodeId }));
   api.get('/v1/tenant/timeline', async (c) => {
+    authorize(c, null);
     const timelines = await safekeeper.listTimelines();
     return c.json(timelines.map((id) => ({ tenant_id: id.tenantId, timeline_id: id.timelineId })));
   });
   api.get('/v1/tenant/:tenant/timeline/:timeline', async (c) => {
     const id = { tenantId: tenantId(c.req.param('tenant')), timelineId: timelineId(c.req.param('timeline')) };
+    authorize(c, id.tenantId);
     const status = await safekeeper.getStatus(id);
     if (status === null) {
       throw new PageliteError('notFound', `timeline ${id.tenantId}/${id.timelineId} is not on this safekeeper`, {
@@ -88,6 +100,7 @@ export function safekeeperHttpApi({ safekeeper, storage, metrics, log, upkeep }:
   });
   api.put('/v1/tenant/:tenant/timeline/:timeline/membership', async (c) => {
     const id = { tenantId: tenantId(c.req.param('tenant')), timelineId: timelineId(c.req.param('timeline')) };
+    authorize(c, null);
     const { mconf } = await readBody(c, membershipSchema);
     const timeline = await safekeeper.configure(id, mconf);
     return c.json({
@@ -97,6 +110,7 @@ export function safekeeperHttpApi({ safekeeper, storage, metrics, log, upkeep }:
     });
   });
   api.post('/v1/pull_timeline', async (c) => {
+    authorize(c, null);
     if (upkeep === undefined) throw new PageliteError('invalid', 'this safekeeper has no peers');
     const { tenant_id, timeline_id, mconf, answers } = await readBody(c, pullSchema);
     const id = { tenantId: tenantId(tenant_id), timelineId: timelineId(timeline_id) };
@@ -105,6 +119,7 @@ export function safekeeperHttpApi({ safekeeper, storage, metrics, log, upkeep }:
   });
   api.delete('/v1/tenant/:tenant/timeline/:timeline', async (c) => {
     const id = { tenantId: tenantId(c.req.param('tenant')), timelineId: timelineId(c.req.param('timeline')) };
+    authorize(c, id.tenantId);
     await safekeeper.deleteTimeline(id, () => storage.removeTimeline(id));
     await upkeep?.forget(id);
     return c.json({});

@@ -7,6 +7,7 @@
 import { mkdirSync } from 'node:fs';
 import { pino } from 'pino';
 import { messageOf } from '../../engine/errors.ts';
+import { tokenFile } from '../auth/tokens.ts';
 import { createLog } from '../process/node-host.ts';
 import { runProcess } from '../process/run-process.ts';
 import { parseSafekeeperArgs, type SafekeeperConfig } from './config.ts';
@@ -24,6 +25,6 @@ try {
 }
 
 await runProcess('safekeeper', config.dir, log, async () => {
-  const server = await startSafekeeper({ ...config, log });
+  const server = await startSafekeeper({ ...config, token: tokenFile(config.tokenPath ?? null), log });
   return { info: { listen: server.ports.listen, http: server.ports.http }, close: () => server.close() };
 });

@@ -9,12 +9,16 @@ import { createServer, type Server } from 'node:http';
 import { getRequestListener } from '@hono/node-server';
 import { PageliteError } from '../../engine/errors.ts';
 import type { NodeId } from '../../engine/model/ids.ts';
-import { serveWalStream } from '../../engine/remote/wal-stream-handler.ts';
+import { serveWalStream, type WalReadable } from '../../engine/remote/wal-stream-handler.ts';
 import { Safekeeper } from '../../engine/safekeeper/safekeeper.ts';
 import type { SafekeeperTimeline } from '../../engine/safekeeper/timeline.ts';
 import { SafekeeperUpkeep } from '../../engine/safekeeper/upkeep.ts';
 import type { BackupTarget } from '../../engine/safekeeper/wal-backup.ts';
 import type { Channel, Log } from '../../engine/services.ts';
+import { type Access, accessOf } from '../auth/access.ts';
+import { checkListenHost, storageWayOut } from '../auth/listen-policy.ts';
+import { noToken, type TokenSource } from '../auth/tokens.ts';
+import { type AuthorizeTenant, admitUpgrade } from '../auth/upgrade-guard.ts';
 import { WebSocketAcceptor } from '../net/ws-channel.ts';
 import { openRemoteStorage, type RemoteStorage } from '../object-store/remote-storage.ts';
 import type { SafekeeperAddress } from '../pageserver/config.ts';
@@ -37,6 +41,8 @@ export interface SafekeeperPortsOptions {
   readonly log: Log;
   /** Closed before the safekeeper. */
   readonly upkeep?: SafekeeperUpkeep;
+  /** Default: everybody is trusted, and the addresses must be loopback ones. */
+  readonly access?: Access | null;
 }
 
 /** See BackupTarget. */
@@ -45,12 +51,16 @@ export interface BackupLocation {
   readonly cluster: string;
 }
 
-export interface SafekeeperServerOptions extends SafekeeperPortsOptions {
+export interface SafekeeperServerOptions extends Omit<SafekeeperPortsOptions, 'access'> {
+  /** Keys that tokens are checked with; absent: everybody is trusted. */
+  readonly publicKeyPath?: string;
   /** Holds the timelines: `<dir>/<tenant>/<timeline>/`. */
   readonly dir: string;
   readonly nodeId: NodeId;
   /** The other safekeepers of the same timelines. */
   readonly peers?: readonly SafekeeperAddress[];
+  /** For their APIs. */
+  readonly token?: TokenSource;
   /** Where WAL is sent; absent or null: nowhere. */
   readonly backup?: BackupLocation | null;
 }
@@ -61,17 +71,18 @@ export interface SafekeeperServer {
 }
 
 export async function startSafekeeper(options: SafekeeperServerOptions): Promise<SafekeeperServer> {
-  const { dir, nodeId, log, peers = [], backup = null } = options;
+  const { dir, nodeId, log, peers = [], backup = null, token = noToken } = options;
+  const access = accessOf('safekeeper', options.publicKeyPath ?? null, log);
   const storage = new DiskSafekeeperStorage(dir);
   const safekeeper = new Safekeeper({ nodeId, storage, log });
   const upkeep = new SafekeeperUpkeep({
     safekeeper,
-    peers: peers.map(connectSafekeeper),
+    peers: peers.map((address) => connectSafekeeper(address, token)),
     backup: backup === null ? null : () => openBackup(backup),
     clock: nodeClock,
     log,
   });
-  const server = await serveSafekeeper(safekeeper, storage, { ...options, upkeep });
+  const server = await serveSafekeeper(safekeeper, storage, { ...options, access, upkeep });
   upkeep.start();
   return server;
 }
@@ -87,16 +98,26 @@ export async function serveSafekeeper(
   storage: DiskSafekeeperStorage,
   options: SafekeeperPortsOptions,
 ): Promise<SafekeeperServer> {
-  const { log, upkeep } = options;
+  const { log, upkeep, access = null } = options;
+  for (const { host } of [options.listen, options.http]) {
+    checkListenHost('safekeeper', host, access !== null, storageWayOut);
+  }
   const acceptor = new WebSocketAcceptor();
-  const wal = walServer(acceptor, {
-    [safekeeperPaths.proposer]: (channel) => safekeeper.acceptProposer(channel),
-    [safekeeperPaths.wal]: (channel) => serveWalStream(channel, safekeeper),
+  const wal = walServer(acceptor, access, log, {
+    [safekeeperPaths.proposer]: (channel, authorize) =>
+      safekeeper.acceptProposer(channel, null, ({ tenantId }) => authorize(tenantId)),
+    [safekeeperPaths.wal]: (channel, authorize) => serveWalStream(channel, readable(safekeeper, authorize)),
   });
   const http = createServer(
     getRequestListener(
-      safekeeperHttpApi({ safekeeper, storage, metrics: metricsOf(safekeeper, upkeep), log, ...(upkeep && { upkeep }) })
-        .fetch,
+      safekeeperHttpApi({
+        safekeeper,
+        storage,
+        metrics: metricsOf(safekeeper, upkeep),
+        log,
+        access,
+        ...(upkeep && { upkeep }),
+      }).fetch,
     ),
   );
   const closePorts = async (beforeConnections: () => Promise<void>) => {
@@ -123,7 +144,14 @@ export async function serveSafekeeper(
   }
 }
 
-function walServer(acceptor: WebSocketAcceptor, endpoints: Record<string, (channel: Channel) => void>): Server {
+type WalEndpoint = (channel: Channel, authorize: AuthorizeTenant) => void;
+
+function walServer(
+  acceptor: WebSocketAcceptor,
+  access: Access | null,
+  log: Log,
+  endpoints: Record<string, WalEndpoint>,
+): Server {
   const server = createServer((_request, response) => {
     const paths = Object.keys(endpoints).join(' and ');
     response.writeHead(426, { connection: 'Upgrade', upgrade: 'websocket', 'content-type': 'text/plain' });
@@ -133,10 +161,38 @@ function walServer(acceptor: WebSocketAcceptor, endpoints: Record<string, (chann
     // Until the handshake is done errors of the socket are ours.
     socket.on('error', () => socket.destroy());
     const accept = endpoints[request.url ?? ''];
-    if (accept) acceptor.upgrade(request, socket, head, accept);
-    else socket.end('HTTP/1.1 404 Not Found\r\nconnection: close\r\n\r\n');
+    if (!accept) {
+      socket.end('HTTP/1.1 404 Not Found\r\nconnection: close\r\n\r\n');
+      return;
+    }
+    admitUpgrade(access, request, socket, log, (authorize) =>
+      acceptor.upgrade(request, socket, head, (channel) => accept(channel, authorize)),
+    );
   });
   return server;
+}
+
+/** What a WAL reader may see of it. */
+function readable(safekeeper: Safekeeper, authorize: AuthorizeTenant): WalReadable {
+  return {
+    readWal(id, ...rest) {
+      authorize(id.tenantId);
+      return safekeeper.readWal(id, ...rest);
+    },
+    async getStatus(id) {
+      authorize(id.tenantId);
+      return safekeeper.getStatus(id);
+    },
+    // What is of all tenants, or removes WAL, is for servers.
+    async reportConsistent(id, lsn) {
+      authorize(null);
+      return safekeeper.reportConsistent(id, lsn);
+    },
+    async describeTimelines() {
+      authorize(null);
+      return safekeeper.describeTimelines();
+    },
+  };
 }
 
 function closeServer(server: Server): Promise<void> {

@@ -6,13 +6,14 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, readFileSync } from 'node:fs';
 import { createServer } from 'node:net';
+import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { Pagelite } from 'pagelite';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { listen } from '../../server/process/ports.ts';
-import { cliEntry, RepositoryRig } from '../support/repository-rig.ts';
+import { cliEntry, RepositoryRig, runProgram } from '../support/repository-rig.ts';
 
 let rig: RepositoryRig;
 /** Its repository is made with three safekeepers. */
@@ -69,6 +70,37 @@ class Dev {
 }
 
 describe('pagelite dev', () => {
+  it('honours access control: its ports want tokens, its Postgres wants passwords, commands work beside it', async () => {
+    const guarded = new RepositoryRig();
+    try {
+      await guarded.ok('init', '--auth');
+      guarded.putTemplate();
+      const dev = new Dev([], guarded);
+      await dev.ready();
+      await expect.poll(() => dev.lines.join('\n')).toContain('The console is at');
+      expect(dev.lines.join('\n')).toContain('pagelite endpoint set-password main');
+      const { pageserver, safekeepers } = JSON.parse(readFileSync(join(guarded.dir, 'config.json'), 'utf8'));
+      for (const [port, path] of [
+        [pageserver.httpPort, '/v1/tenant'],
+        [safekeepers[0].httpPort, '/v1/tenant/timeline'],
+      ]) {
+        expect((await fetch(`http://127.0.0.1:${port}${path}`)).status).toBe(401);
+      }
+      expect(await guarded.ok('timeline', 'list')).toContain('main');
+      await expect(guarded.sql('main', 'select 1')).rejects.toThrow(/password/);
+      const { code } = await runProgram(
+        process.execPath,
+        [cliEntry, 'endpoint', 'set-password', 'main'],
+        guarded.cwd,
+        'x\n',
+      );
+      expect(code).toBe(0);
+      expect(await dev.end('SIGINT')).toBe(0);
+    } finally {
+      await guarded.close();
+    }
+  });
+
   it('makes a repository, serves main, and ends with Ctrl-C', async () => {
     const dev = new Dev();
     const port = await dev.ready();

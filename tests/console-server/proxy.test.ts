@@ -44,7 +44,14 @@ async function serve(listener?: RequestListener): Promise<{ server: Server; port
 
 /** A proxy to `port`; its own port. */
 async function proxyTo(port: number, pid: number | null = 1, path?: string): Promise<number> {
-  const target = (url: string): ProxyTarget => ({ server: 'pageserver', port, pid, path: path ?? url });
+  const target = (url: string): ProxyTarget => ({
+    server: 'pageserver',
+    host: '127.0.0.1',
+    port,
+    pid,
+    path: path ?? url,
+    token: null,
+  });
   const front = await serve((asked, response) => {
     void proxyHttp(asked, response, target(asked.url!), { 'x-extra': 'yes' });
   });

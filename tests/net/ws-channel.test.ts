@@ -49,6 +49,30 @@ function collect(channel: Channel, count: number): Promise<Uint8Array[]> {
   });
 }
 
+it('a handshake that is refused ends it with the reason, as final only if it is about who asks', async () => {
+  server.removeAllListeners('upgrade');
+  const answers: [status: number, body: string, kind: string, says: string][] = [
+    [401, '{"msg":"there is no token"}', 'invalid', 'access refused: there is no token'],
+    [403, 'not JSON', 'invalid', 'access refused: the server answered 403'],
+    [401, 'x'.repeat(1_000_000), 'invalid', 'access refused'],
+    [404, '', 'unavailable', 'the server answered 404'],
+    [503, '{"msg":"there is no token"}', 'unavailable', 'the server answered 503'],
+  ];
+  const seen: (string | undefined)[] = [];
+  server.on('upgrade', (request, socket) => {
+    socket.on('error', () => {});
+    seen.push(request.headers.authorization);
+    const [status, body] = answers[seen.length - 1]!;
+    socket.end(`HTTP/1.1 ${status} No\r\nconnection: close\r\ncontent-length: ${body.length}\r\n\r\n${body}`);
+  });
+  for (const [, , kind, says] of answers) {
+    const client = connectWebSocket(url, 'secret');
+    client.send(new Uint8Array(10));
+    expect(await closed(client)).toMatchObject({ kind, message: expect.stringContaining(says) });
+  }
+  expect(seen).toEqual(answers.map(() => 'Bearer secret'));
+});
+
 it('delivers whole messages in order, also those sent before it is open or before a handler is there', async () => {
   const client = connectWebSocket(url);
   const sizes = [0, 1, 70_000, 3, 1_000_000];

@@ -17,7 +17,7 @@ it('has defaults', () => {
 
 it('reads every flag', () => {
   const args =
-    '-D /data --id 7 --listen-pg 0.0.0.0:1 --listen-http 2 --safekeepers 1=a:5454,2=b:5455 --remote-storage s3://my-bucket/a/b --disk-budget 3MB'.split(
+    '-D /data --id 7 --listen-pg 0.0.0.0:1 --listen-http 2 --safekeepers 1=a:5454,2=b:5455 --remote-storage s3://my-bucket/a/b --disk-budget 3MB --auth-validation-public-key-path /keys --auth-token-path /token'.split(
       ' ',
     );
   expect(parsePageserverArgs(args)).toEqual({
@@ -31,7 +31,13 @@ it('reads every flag', () => {
     ],
     remoteStorage: { kind: 's3', location: { bucket: 'my-bucket', prefix: 'a/b/' } },
     diskBudgetBytes: 3 * 1024 * 1024,
+    publicKeyPath: '/keys',
+    tokenPath: '/token',
   });
+});
+
+it('an IPv6 address stands in brackets', () => {
+  expect(parsePageserverArgs(['-D', '/d', '--listen-pg', '[::1]:5']).listen).toEqual({ host: '::1', port: 5 });
 });
 
 it.each([

@@ -105,6 +105,20 @@ test('the temporary schema and its ON COMMIT actions', async () => {
   expect(isListOf(actions, (first) => memory()[first >> 2] === rows[0]!.t)).toBe(true);
 });
 
+test('the role that has logged in: SET SESSION AUTHORIZATION asks for its rights', async () => {
+  await pglite.exec('create role visitor; create role another');
+  const { rows } = await pglite.query<{ oid: number }>("select oid::int from pg_roles where rolname = 'visitor'");
+  const before = readWord(module, layout.authenticatedUser);
+  const superuser = await pglite.query<{ oid: number }>('select oid::int from pg_roles where rolname = session_user');
+  expect(before).toBe(superuser.rows[0]!.oid);
+  await pglite.exec('set session authorization another; set session authorization visitor');
+  memory()[layout.authenticatedUser >> 2] = rows[0]!.oid;
+  await expect(pglite.exec('set session authorization another')).rejects.toMatchObject({ code: '42501' });
+  await pglite.exec('set session authorization visitor');
+  memory()[layout.authenticatedUser >> 2] = before;
+  await pglite.exec('set session authorization postgres');
+});
+
 test('the flags of the search path', async () => {
   await pglite.exec('select * from pg_class limit 1');
   const flags = () => [module.HEAPU8[layout.baseSearchPathStale], module.HEAPU8[layout.searchPathCacheValid]];

@@ -245,6 +245,74 @@ test('roles and session authorization', async () => {
   expect((await errorOf(connectClient(endpoint, { user: 'nobody' }))).code).toBe('28000');
 });
 
+test('a role becomes no other one, by no way', async () => {
+  const admin = await client();
+  await admin.query('create role visitor login; create role member login; create role team; grant team to member');
+  const visitor = await client({ user: 'visitor' });
+  for (const text of [
+    'set session authorization postgres',
+    "set local session authorization 'postgres'",
+    'set role team',
+  ]) {
+    expect((await errorOf(visitor.query(text))).code).toBe('42501');
+  }
+  const setConfig = "select set_config('session_authorization', 'postgres', false)";
+  expect((await errorOf(visitor.query(setConfig))).code).toBe('42501');
+  // Turns of a superuser between give it nothing.
+  await admin.query('set role team');
+  expect((await errorOf(visitor.query('set session authorization postgres'))).code).toBe('42501');
+  expect(await value(admin, 'select current_user::text')).toBe('team');
+  await admin.query('reset role; set session authorization member; set session authorization default');
+  expect((await errorOf(visitor.query('set role postgres'))).code).toBe('42501');
+  await visitor.query('set session authorization default; set session authorization visitor; reset role');
+  await visitor.query('discard all');
+  expect(await value(visitor, "select session_user || ' ' || current_user")).toBe('visitor visitor');
+  // Nor does its startup packet.
+  for (const setting of [
+    'role=postgres',
+    'session_authorization=postgres',
+    'Session_Authorization=postgres',
+    'log_statement=all',
+  ]) {
+    const refused = await errorOf(connectClient(endpoint, { user: 'visitor', options: `-c ${setting}` }));
+    expect([setting, refused.code]).toEqual([setting, '42501']);
+  }
+  const member = await client({ user: 'member', options: '-c role=team' });
+  for (const other of [admin, visitor, admin]) {
+    await other.query('select 1');
+    expect(await value(member, "select session_user || ' ' || current_user")).toBe('member team');
+  }
+  await admin.query('set role visitor');
+  expect(await value(member, 'select current_user::text')).toBe('team');
+  expect(await value(admin, 'select current_user::text')).toBe('visitor');
+});
+
+test('whose search_path stands first is not who decides about logins', async () => {
+  const admin = await client();
+  await admin.query('create role mallory login; create role locked; create schema evil authorization mallory');
+  const mallory = await client({ user: 'mallory' });
+  await mallory.query(`create function evil.always(name, name) returns boolean language sql as 'select true';
+    create operator evil.= (leftarg = name, rightarg = name, function = evil.always);
+    set search_path = evil, pg_catalog`);
+  expect((await errorOf(connectClient(endpoint, { user: 'nobody' }))).message).toContain('does not exist');
+  expect((await errorOf(connectClient(endpoint, { user: 'locked' }))).code).toBe('28000');
+  expect(await value(await client({ user: 'mallory' }), 'select current_user::text')).toBe('mallory');
+});
+
+test('temporary tables of a role that is no superuser', async () => {
+  const admin = await client();
+  await admin.query('create role temporary login');
+  const restarts = endpoint.stats().restarts;
+  const own = await client({ user: 'temporary' });
+  await own.query('create temp table t(a int); insert into t values (1)');
+  expect(await value(admin, 'select 1')).toBe(1);
+  expect(await value(own, 'select a from t')).toBe(1);
+  await own.end();
+  clients.splice(clients.indexOf(own), 1);
+  expect(await value(admin, "select to_regclass('pg_temp.t')")).toBe(null);
+  expect(endpoint.stats().restarts).toBe(restarts);
+});
+
 test('another database is refused with a way out', async () => {
   const a = await client();
   await a.query('create database other');

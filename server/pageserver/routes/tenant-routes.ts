@@ -87,6 +87,7 @@ export function tenantRoutes(pageserver: PageserverApi, random: Random): Route[]
       operation: 'setTenantConfig',
       summary: 'Replaces the settings of a tenant',
       body: z.looseObject({ tenant_id: idText }),
+      tenantOf: ({ tenant_id }) => tenantId(tenant_id),
       answer: json(nothing, 'They hold'),
       handle: async ({ body: { tenant_id: tenant, ...settings } }) => {
         await pageserver.setTenantConfig(tenantId(tenant), parseTenantConfig(settings));
@@ -99,6 +100,7 @@ export function tenantRoutes(pageserver: PageserverApi, random: Random): Route[]
       operation: 'patchTenantConfig',
       summary: 'Changes some settings of a tenant; null: as if it were not set',
       body: z.looseObject({ tenant_id: idText }),
+      tenantOf: ({ tenant_id }) => tenantId(tenant_id),
       answer: json(nothing, 'They hold'),
       handle: async ({ body: { tenant_id: text, ...settings } }) => {
         const tenant = tenantId(text);
