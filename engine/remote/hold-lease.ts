@@ -1,8 +1,8 @@
 /**
  * Keeps an LSN of a timeline readable for as long as somebody reads there: asks for a lease (PageService.leaseLsn) and asks again in time.
  *
- * Held by read-only endpoints. A pageserver that is away for a while costs nothing: after a start it collects no garbage until every lease that it
- * may have given before has been asked for again.
+ * Held by read-only endpoints. A pageserver that is away for a while costs nothing: leases are stored (timeline/lsn-leases.ts), and those that it finds
+ * at its start last for as long as it takes to ask for them again.
  */
 import { messageOf } from '../errors.ts';
 import { leaseRetryPauseMs } from '../limits.ts';

@@ -330,7 +330,7 @@ export class Pageserver {
   async findLsnByTimestamp(id: TenantTimelineId, timestampMs: number): Promise<TimestampLsn> {
     const { timeline, pages } = this.#running(id);
     const { gcCutoffLsn: start, lastRecordLsn: end } = timeline;
-    return pages.holding(start, () => findLsnByTimestamp((lsn) => pages.readerAt(lsn), start, end, timestampMs));
+    return pages.holdingFrom(start, () => findLsnByTimestamp((lsn) => pages.readerAt(lsn), start, end, timestampMs));
   }
 
   /**
@@ -344,7 +344,7 @@ export class Pageserver {
       throw new PageliteError('invalid', `timeline ${id.timelineId} has ${range}, not ${formatLsn(lsn)}`, { ...id });
     }
     if (lsn < timeline.gcCutoffLsn) throw collected(timeline, lsn);
-    return pages.holding(lsn, () => timestampOfLsn(pages.readerAt(lsn)));
+    return pages.holdingFrom(lsn, () => timestampOfLsn(pages.readerAt(lsn)));
   }
 
   /** Some commits of the timeline itself, up to `until` or all that is ingested, spread over time (commit-history.ts). */
@@ -353,7 +353,7 @@ export class Pageserver {
     const { gcCutoffLsn: start, lastRecordLsn } = timeline;
     const end = Math.max(start, Math.min(until ?? lastRecordLsn, lastRecordLsn)) as Lsn;
     const readerAt = (lsn: Lsn) => pages.readerAt(lsn);
-    return pages.holding(start, async () => {
+    return pages.holdingFrom(start, async () => {
       const startMs = await timestampOfLsn(readerAt(start));
       const endMs = await timestampOfLsn(readerAt(end));
       const commits = await spreadCommits(clogCommits(timeline, readerAt), start, end, startMs, countMax);
@@ -409,7 +409,7 @@ export class Pageserver {
 
   /** Removes what a timeline no longer has to keep. */
   async collectGarbage(id: TenantTimelineId): Promise<GcResult> {
-    return this.#tenant(id.tenantId).collectGarbage(id.timelineId, true);
+    return this.#tenant(id.tenantId).collectGarbage(id.timelineId);
   }
 
   /**
