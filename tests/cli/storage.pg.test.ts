@@ -4,7 +4,7 @@
  * Must hold: what the commands say is so afterwards for who reads the data; a read-only endpoint at an old LSN keeps its history; an empty disk costs
  * nothing; refusals name the way out.
  */
-import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { RepositoryRig } from '../support/repository-rig.ts';
@@ -152,12 +152,13 @@ describe('rest and attachment', () => {
     expect(await rig.refused('scrub', '--delete-garbage')).toMatch(/Stop it first: pagelite stop/);
   });
 
-  it('a deleted tenant leaves nothing in the store', async () => {
+  it('a deleted tenant leaves nothing in the store but the note that it was', async () => {
     const [{ tenantId }] = JSON.parse(await rig.ok('tenant', 'list', '--json')) as [{ tenantId: string }];
     await rig.ok('endpoint', 'stop', 'main');
     expect(await rig.refused('tenant', 'delete', '--tenant-id', tenantId)).toMatch(/--yes/);
     await rig.ok('tenant', 'delete', '--tenant-id', tenantId, '--yes');
-    // Not even the folder.
-    expect(existsSync(storageDir())).toBe(false);
+    expect(readdirSync(storageDir(), { recursive: true })).toEqual([tenantId, `${tenantId}/deleted.json`]);
+    expect(await rig.refused('tenant', 'create', '--tenant-id', tenantId)).toMatch(/was deleted. .*choose another id/);
+    expect(await rig.ok('scrub')).toMatch(/ 0 tenants,[^]*\n0 missing or damaged; garbage: 0 objects/);
   });
 });
