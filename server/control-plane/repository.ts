@@ -141,6 +141,11 @@ export class Repository {
     if (!text.includes('://')) return { kind: 'folder', path: resolve(this.dir, text) };
     return parseRemoteStorage(text);
   }
+  /** Where the truth is may be empty: it is a folder of the repository, in which no tenant has come to be yet. Any other was made by `pagelite init`. */
+  get mayCreateStorage(): boolean {
+    const { branches, defaultTenantId, pageserver } = this.readConfig();
+    return branches.length === 0 && defaultTenantId === null && pageserver.remoteStorage?.includes('://') === false;
+  }
   get endpointsDir(): string {
     return join(this.dir, 'endpoints');
   }

@@ -185,11 +185,12 @@ export function checkNotEmbedded(repository: Repository): void {
 }
 
 function storageArgs(repository: Repository): string[] {
-  const { remoteStorage } = repository;
+  const { remoteStorage, mayCreateStorage } = repository;
   if (remoteStorage === null) return [];
   const { diskBudgetBytes } = repository.readConfig().pageserver;
   const budget = diskBudgetBytes === undefined ? [] : ['--disk-budget', String(diskBudgetBytes)];
-  return ['--remote-storage', formatRemoteStorage(remoteStorage), ...budget];
+  const mayCreate = mayCreateStorage ? ['--new-remote-storage'] : [];
+  return ['--remote-storage', formatRemoteStorage(remoteStorage), ...mayCreate, ...budget];
 }
 
 function nodeArgs(dir: string, node: NodeConfig): string[] {
