@@ -177,6 +177,8 @@ export const diskBudgetBytes = 10 * 1024 * 1024 * 1024;
 /** Pause of a WAL receiver when a safekeeper does not have its timeline yet or is away: doubled up to the maximum, cut short when a read waits. */
 export const walReceiverPauseMinMs = 20;
 export const walReceiverPauseMaxMs = 1_000;
+/** Pause after a failure to tell safekeepers what is stored. */
+export const consistencyReportPauseMs = 5_000;
 /** A WAL stream that is silent for this long is compared with what the other safekeepers have. */
 export const walReceiverSilenceMs = 2_000;
 

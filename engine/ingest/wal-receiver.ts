@@ -43,6 +43,8 @@ export interface WalReceiverParts {
   afterBatch(): Promise<void> | undefined;
   /** Every whole record below `lsn` is ingested. */
   onFed(lsn: Lsn): void;
+  /** A safekeeper is followed now. */
+  onFollow?(): void;
 }
 
 export class WalReceiver {
@@ -149,6 +151,7 @@ export class WalReceiver {
       prevLsn: target.prevRecordLsn,
       systemIdentifier: target.systemIdentifier,
     });
+    this.#parts.onFollow?.();
     log.debug('following WAL', { ...target.id, nodeId: service.nodeId, lsn: formatLsn(startLsn) });
     const chunks = service.readWal(target.id, startLsn, stream.signal)[Symbol.asyncIterator]();
     try {

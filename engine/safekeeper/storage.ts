@@ -67,6 +67,10 @@ export class MemorySafekeeperStorage implements SafekeeperStorage {
     return storage;
   }
 
+  async removeTimeline(id: TenantTimelineId): Promise<void> {
+    this.#timelines.delete(keyOf(id));
+  }
+
   async listTimelines(): Promise<readonly TenantTimelineId[]> {
     return [...this.#timelines.values()].map(({ id }) => id);
   }

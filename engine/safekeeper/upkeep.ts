@@ -13,19 +13,19 @@ import { backupRetryPauseMs, safekeeperPeerTimeoutMs, safekeeperUpkeepPauseMs } 
 import type { NodeId, TenantTimelineId } from '../model/ids.ts';
 import { formatLsn } from '../model/lsn.ts';
 import { quorumOf } from '../model/quorum.ts';
-import type { Clock, Log, ObjectStore, PeerTimelineInfo, SafekeeperPeer } from '../services.ts';
+import type { Clock, Log, PeerTimelineInfo, SafekeeperPeer } from '../services.ts';
 import { chooseDonor, recoverFrom } from './peer-recovery.ts';
 import type { Safekeeper } from './safekeeper.ts';
 import type { SafekeeperTimeline } from './timeline.ts';
-import { chooseSender, WalBackup } from './wal-backup.ts';
-import { removalHorizon, removeWal } from './wal-removal.ts';
+import { type BackupTarget, chooseSender, deleteBackup, WalBackup } from './wal-backup.ts';
+import { removeWal } from './wal-removal.ts';
 
 export interface UpkeepOptions {
   readonly safekeeper: Safekeeper;
   /** The other safekeepers. */
   readonly peers: readonly SafekeeperPeer[];
-  /** Where WAL is sent; null: nowhere. */
-  readonly backup: ObjectStore | null;
+  /** Opens what WAL is sent to, when it is first needed and again after a failure; null: it is sent nowhere. */
+  readonly backup: (() => Promise<BackupTarget>) | null;
   readonly clock: Clock;
   readonly log: Log;
 }
@@ -52,6 +52,7 @@ export class SafekeeperUpkeep {
   readonly #backups = new Map<SafekeeperTimeline, WalBackup>();
   readonly #backupPauseUntilMs = new Map<string, number>();
   readonly #away = new Set<NodeId>();
+  #target: Promise<BackupTarget> | null = null;
 
   constructor(options: UpkeepOptions) {
     this.#options = options;
@@ -77,6 +78,14 @@ export class SafekeeperUpkeep {
     timer.abort();
   }
 
+  /** A timeline was deleted here: what was sent of it goes, too. */
+  async forget(id: TenantTimelineId): Promise<void> {
+    const { backup } = this.#options;
+    if (backup === null) return;
+    await this.#jobs.get(backupJob(id));
+    await deleteBackup(await backup(), id);
+  }
+
   async #run(): Promise<void> {
     const { clock, log } = this.#options;
     const { signal } = this.#abort;
@@ -85,10 +94,16 @@ export class SafekeeperUpkeep {
         await this.round();
       } catch (error) {
         if (!isPageliteError(error)) throw error;
-        if (!signal.aborted) log.warn('a round of upkeep failed', { error: error.message });
+        // `closed`: the safekeeper is, and this follows.
+        if (!signal.aborted && error.kind !== 'closed') log.warn('a round of upkeep failed', { error: error.message });
       }
       await clock.sleep(safekeeperUpkeepPauseMs, signal).catch(() => {});
     }
+  }
+
+  /** What goes on beside the rounds has ended. */
+  async idle(): Promise<void> {
+    while (this.#jobs.size > 0) await Promise.all(this.#jobs.values());
   }
 
   /** Once for every timeline. Resolves when what is quick is done. */
@@ -128,16 +143,13 @@ export class SafekeeperUpkeep {
     }
     this.#recover(timeline, known);
     this.#backUp(timeline, known);
-    await removeWal(
-      timeline,
-      removalHorizon({
-        commitLsn: timeline.commitLsn,
-        remoteConsistentLsn: timeline.remoteConsistentLsn,
-        backupLsn: this.#options.backup === null ? null : timeline.backupLsn,
-        peerFlushLsns: known.map(({ info }) => info.flushLsn),
-        slowestReaderLsn: timeline.slowestReaderLsn,
-      }),
-    );
+    await removeWal(timeline, {
+      commitLsn: timeline.commitLsn,
+      remoteConsistentLsn: timeline.remoteConsistentLsn,
+      backupLsn: this.#options.backup === null ? null : timeline.backupLsn,
+      peerFlushLsns: known.map(({ info }) => info.flushLsn),
+      slowestReaderLsn: timeline.slowestReaderLsn,
+    });
   }
 
   #recover(timeline: SafekeeperTimeline, known: readonly Known[]): void {
@@ -174,10 +186,11 @@ export class SafekeeperUpkeep {
     }
     const key = keyOf(timeline.id);
     if ((this.#backupPauseUntilMs.get(key) ?? 0) > clock.now()) return;
-    this.#job(`back up ${key}`, async () => {
-      const sender = this.#backups.get(timeline) ?? new WalBackup(backup, timeline);
-      this.#backups.set(timeline, sender);
+    this.#job(backupJob(timeline.id), async () => {
       try {
+        this.#target ??= backup();
+        const sender = this.#backups.get(timeline) ?? new WalBackup(await this.#target, timeline);
+        this.#backups.set(timeline, sender);
         this.counters.backedUpSegments += await sender.send(clock.now());
         this.#backupPauseUntilMs.delete(key);
       } catch (error) {
@@ -186,6 +199,7 @@ export class SafekeeperUpkeep {
         this.#backupPauseUntilMs.set(key, clock.now() + backupRetryPauseMs);
         // What is there is looked up again.
         this.#backups.delete(timeline);
+        this.#target = null;
         log.warn('WAL cannot be sent to the object store', { ...timeline.id, error: error.message });
       }
     });
@@ -233,5 +247,7 @@ export class SafekeeperUpkeep {
     this.#options.log.info('a safekeeper is away', { node: peer.nodeId, error: reason });
   }
 }
+
+const backupJob = (id: TenantTimelineId): string => `back up ${keyOf(id)}`;
 
 const keyOf = ({ tenantId, timelineId }: TenantTimelineId): string => `${tenantId}/${timelineId}`;

@@ -2,8 +2,11 @@
  * WAL in the object store (beside W3 of the write path): full segments as soon as they are committed, and the committed beginning of the last one when
  * nothing new comes. Called by safekeeper/upkeep.ts on the one safekeeper that does it for a timeline; read by safekeeper/wal-restore.ts.
  *
- *   wal/<tenant>/<timeline>/000000010000000000000003                            16 MB
- *   wal/<tenant>/<timeline>/000000010000000000000004.0000000004123458.partial   up to that LSN, without the zeros behind it
+ *   wal/<tenant>/<timeline>/<log>/000000010000000000000003                            16 MB
+ *   wal/<tenant>/<timeline>/<log>/000000010000000000000004.0000000004123458.partial   up to that LSN, without the zeros behind it
+ *
+ * `<log>` is `<LSN at which the log begins, 16 hex digits>-<id of the safekeepers' cluster>`: a tenant that is attached elsewhere gets other safekeepers there,
+ * whose WAL need not be that of these from some LSN on. Before the log's beginning its first segment holds zeros.
  *
  * Invariants
  * - only committed WAL is sent, after each of its records has been checked
@@ -20,8 +23,25 @@ import { RecordScan } from '../wal/record-scan.ts';
 import { parseSegmentFileName, segmentFileName, segmentStart } from '../wal/wal-page.ts';
 import type { SafekeeperTimeline } from './timeline.ts';
 
-/** Everything of a timeline's WAL in the object store. */
+/** All logs of a timeline in the object store. */
 export const walBackupFolder = ({ tenantId, timelineId }: TenantTimelineId): string => `wal/${tenantId}/${timelineId}/`;
+
+/** One of them. */
+export const walLogFolder = (id: TenantTimelineId, startLsn: Lsn, cluster: string): string =>
+  `${walBackupFolder(id)}${startLsn.toString(16).padStart(16, '0')}-${cluster}/`;
+
+/** Of a folder's name: the log that is in it; null if it is none. */
+export function parseLogFolder(name: string): { readonly startLsn: Lsn; readonly cluster: string } | null {
+  const match = /^([0-9a-f]{16})-([0-9a-f]{16})$/.exec(name);
+  return match === null ? null : { startLsn: Number.parseInt(match[1]!, 16) as Lsn, cluster: match[2]! };
+}
+
+/** Where a safekeeper sends WAL. */
+export interface BackupTarget {
+  readonly store: ObjectStore;
+  /** 16 hex digits, the same for all safekeepers that have a log in common. */
+  readonly cluster: string;
+}
 
 export interface BackupObject {
   readonly key: string;
@@ -45,9 +65,6 @@ export function parseBackupKey(key: string): BackupObject | null {
   return endLsn > startLsn && endLsn < full ? { key, startLsn, endLsn, isPartial: true } : null;
 }
 
-const partialKey = (id: TenantTimelineId, start: Lsn, end: Lsn): string =>
-  `${walBackupFolder(id)}${segmentFileName(start)}.${end.toString(16).padStart(16, '0')}.partial`;
-
 /** The one safekeeper that sends a timeline's WAL: of those that have about all that is committed, by chance, but the same for everybody who knows the same. */
 export function chooseSender(
   id: TenantTimelineId,
@@ -61,10 +78,20 @@ export function chooseSender(
   return must(able[Number.parseInt(id.timelineId.slice(-6), 16) % able.length]);
 }
 
+/** Removes what safekeepers of this cluster have sent of a timeline that is deleted. */
+export async function deleteBackup({ store, cluster }: BackupTarget, id: TenantTimelineId): Promise<void> {
+  const folder = walBackupFolder(id);
+  for (const name of await store.listFolders(folder)) {
+    if (parseLogFolder(name)?.cluster !== cluster) continue;
+    for (const { key } of await store.list(`${folder}${name}/`)) await store.delete(key);
+  }
+}
+
 /** Sends one timeline's WAL. Kept while this safekeeper is the sender: it remembers what is there. */
 export class WalBackup {
   readonly #store: ObjectStore;
   readonly #timeline: SafekeeperTimeline;
+  readonly #folder: string;
   #doneLsn: Lsn | null = null;
   #partials: BackupObject[] = [];
   #seenCommitLsn = 0;
@@ -72,15 +99,16 @@ export class WalBackup {
   #quietSinceMs = 0;
   #partialSinceMs: number | null = null;
 
-  constructor(store: ObjectStore, timeline: SafekeeperTimeline) {
+  /** The timeline has WAL. */
+  constructor({ store, cluster }: BackupTarget, timeline: SafekeeperTimeline) {
     this.#store = store;
     this.#timeline = timeline;
+    this.#folder = walLogFolder(timeline.id, timeline.control.termHistory[0]!.lsn, cluster);
   }
 
   /** Sends what there is to send now. `isLast`: also what would otherwise wait for a while. Returns how many objects were sent. */
   async send(nowMs: number, isLast = false): Promise<number> {
     const timeline = this.#timeline;
-    if (timeline.startLsn === 0) return 0;
     this.#doneLsn ??= await this.#findDone();
     let sentCount = 0;
     for (;;) {
@@ -88,7 +116,7 @@ export class WalBackup {
       const end = (start + walSegmentSize) as Lsn;
       if (end > timeline.commitLsn) break;
       const bytes = await readChecked(timeline, start, end);
-      await this.#store.put(`${walBackupFolder(timeline.id)}${segmentFileName(start)}`, bytes);
+      await this.#store.put(this.#folder + segmentFileName(start), bytes);
       sentCount++;
       this.#doneLsn = end;
       timeline.learnBackup(end);
@@ -119,7 +147,7 @@ export class WalBackup {
     this.#partialSinceMs = null;
     const isThere = this.#partials.some(({ endLsn }) => endLsn >= commitLsn);
     if (commitLsn === start || isThere || start < must(this.#doneLsn) - walSegmentSize) return 0;
-    const key = partialKey(timeline.id, start, commitLsn);
+    const key = `${this.#folder}${segmentFileName(start)}.${commitLsn.toString(16).padStart(16, '0')}.partial`;
     await this.#store.put(key, await readChecked(timeline, start, commitLsn));
     await this.#dropPartials(commitLsn);
     this.#partials.push({ key, startLsn: start, endLsn: commitLsn, isPartial: true });
@@ -135,7 +163,7 @@ export class WalBackup {
   /** Where the full segments end that are in the store, or where WAL begins that can still be sent. */
   async #findDone(): Promise<Lsn> {
     const timeline = this.#timeline;
-    const objects = await listBackup(this.#store, timeline.id);
+    const objects = await listBackup(this.#store, this.#folder);
     this.#partials = objects.filter(({ isPartial }) => isPartial);
     const full = objects.filter(({ isPartial }) => !isPartial);
     const begins = timeline.control.termHistory[0]!.lsn;
@@ -148,9 +176,9 @@ export class WalBackup {
   }
 }
 
-/** In the order of the WAL. */
-export async function listBackup(store: ObjectStore, id: TenantTimelineId): Promise<readonly BackupObject[]> {
-  const objects = await store.list(walBackupFolder(id));
+/** What is in a log's folder, in the order of the WAL. */
+export async function listBackup(store: ObjectStore, folder: string): Promise<readonly BackupObject[]> {
+  const objects = await store.list(folder);
   return objects
     .map(({ key }) => parseBackupKey(key))
     .filter((object) => object !== null)

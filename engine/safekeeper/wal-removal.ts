@@ -3,7 +3,6 @@
  *
  * Source: Neon's safekeeper/src/timeline_manager.rs and remove_wal.rs.
  */
-import { walSegmentSize } from '../limits.ts';
 import type { Lsn } from '../model/lsn.ts';
 import { segmentStart } from '../wal/wal-page.ts';
 import type { SafekeeperTimeline } from './timeline.ts';
@@ -20,24 +19,18 @@ export interface WalConsumers {
   readonly slowestReaderLsn: Lsn | null;
 }
 
-/** Everything below is with everybody who may ask for it. */
-export function removalHorizon(consumers: WalConsumers): Lsn {
-  const { commitLsn, remoteConsistentLsn, backupLsn, peerFlushLsns, slowestReaderLsn } = consumers;
-  return Math.min(
-    commitLsn,
-    remoteConsistentLsn,
-    backupLsn ?? commitLsn,
-    slowestReaderLsn ?? commitLsn,
-    ...peerFlushLsns,
-  ) as Lsn;
+/** What nobody asks this safekeeper for any more; where that is the end of a record, WAL may begin there. */
+export function removalHorizon(consumers: Omit<WalConsumers, 'backupLsn'>): Lsn {
+  const { commitLsn, remoteConsistentLsn, peerFlushLsns, slowestReaderLsn } = consumers;
+  return Math.min(commitLsn, remoteConsistentLsn, slowestReaderLsn ?? commitLsn, ...peerFlushLsns) as Lsn;
 }
 
-/** Removes the segments that lie wholly below the horizon. */
-export async function removeWal(timeline: SafekeeperTimeline, horizon: Lsn): Promise<void> {
-  const segment = segmentStart(horizon);
+/** Removes the segments that nobody needs. */
+export async function removeWal(timeline: SafekeeperTimeline, consumers: WalConsumers): Promise<void> {
+  const horizon = removalHorizon(consumers);
+  const segment = segmentStart(Math.min(horizon, consumers.backupLsn ?? horizon));
   if (timeline.startLsn === 0 || segment <= timeline.startLsn || !timeline.wal.hasSegmentBelow(segment)) return;
+  // What is left begins with the end of a record, which is of no use without its beginning.
   const boundary = await timeline.wal.firstBoundary(segment);
-  // A record that is longer than what is left of the segment: later.
-  if (boundary > horizon || boundary - segment > walSegmentSize) return;
-  await timeline.trim(boundary);
+  if (boundary <= horizon) await timeline.trim(boundary);
 }

@@ -16,6 +16,7 @@ import { formatKey, type Key } from '../model/key.ts';
 import type { Lsn } from '../model/lsn.ts';
 import type { Clock, LayerStaging, Log, ObjectStore, Random, WalRedo, WalService } from '../services.ts';
 import { Compaction, type CompactionForce, type CompactionLimits } from './compaction.ts';
+import { ConsistencyReport } from './consistency-report.ts';
 import { writeInheritedPages } from './detach-ancestor.ts';
 import { Flusher, type FlushLimits } from './flush.ts';
 import { collectGarbage, type GcResult } from './garbage-collection.ts';
@@ -72,6 +73,7 @@ export class RunningTimeline {
   readonly #id: TenantTimelineId;
   readonly #flusher: Flusher;
   readonly #receiver: WalReceiver;
+  readonly #consistency: ConsistencyReport;
   readonly #abort = new AbortController();
   readonly #chainBudget: WorkBudget;
   readonly #fed: LsnWaiters;
@@ -114,10 +116,22 @@ export class RunningTimeline {
       index,
       signal,
       readersGone: () => timeline.readers.gone(),
-      onStored: () => this.#takeLeftovers(),
+      onStored: () => {
+        this.#takeLeftovers();
+        this.#consistency.tell();
+      },
       onFailure: (error) => timeline.stop(error),
     });
     const { uploads } = this;
+    this.#consistency = new ConsistencyReport({
+      id,
+      services: shared.wal,
+      attachment: shared.attachment,
+      storedLsn: () => uploads.storedPart.diskConsistentLsn,
+      clock,
+      log,
+      signal,
+    });
     const openLayer = (entry: LayerEntry) => layerFileOf(id, entry, shared);
     const parts = { timeline, uploads, clock, log, limits, yieldTurn, openLayer, signal };
     const checkpointDistance = () => shared.config().checkpoint_distance;
@@ -148,6 +162,7 @@ export class RunningTimeline {
       yieldTurn,
       afterBatch: () => this.afterBatch(),
       onFed: (lsn) => this.#onFed(lsn),
+      onFollow: () => this.#consistency.tell({ again: true }),
     });
     timeline.onWait = () => this.#receiver.hurry();
     timeline.onStop = (error) => this.#fed.fail(error);

@@ -221,9 +221,9 @@ class DevServer {
       });
       served.push({ name: 'pageserver', close: () => pages.close() });
       try {
-        for (const [i, { safekeeper, storage }] of safekeepers.entries()) {
+        for (const [i, { safekeeper, storage, upkeep }] of safekeepers.entries()) {
           const node = config.safekeepers[i]!;
-          const wal = await serveSafekeeper(safekeeper, storage, { log, ...addresses(node) });
+          const wal = await serveSafekeeper(safekeeper, storage, { log, upkeep, ...addresses(node) });
           served.unshift({ name: `safekeeper ${node.id}`, close: () => wal.close() });
         }
       } catch (error) {

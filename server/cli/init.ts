@@ -41,6 +41,7 @@ export function addInitCommand(program: Command, context: CliContext): void {
       'how many safekeepers hold the WAL, 1 to 9 (default: 1)',
       safekeeperCountArgument,
     )
+    .option('--disable-wal-backup', 'do not keep the WAL in the remote storage, for `pagelite timeline recover`')
     .option('--pageserver-id <id>', 'its id among those that have the storage in common', nodeIdArgument)
     .addHelpText('after', help)
     .action(async (options: InitCommandOptions) => {
@@ -51,6 +52,7 @@ export function addInitCommand(program: Command, context: CliContext): void {
       const repository = await Repository.init(context.repositoryDir, {
         pageserverId: options.pageserverId ?? (isShared ? randomInt(2, nodeIdLimit) : 1),
         safekeeperCount: numSafekeepers,
+        walBackup: options.disableWalBackup !== true,
         ...(remoteStorage && { remoteStorage }),
         ...(diskBudget !== undefined && { diskBudgetBytes: diskBudget }),
       });
@@ -67,6 +69,7 @@ interface InitCommandOptions {
   readonly diskBudget?: number;
   readonly pageserverId?: number;
   readonly numSafekeepers?: number;
+  readonly disableWalBackup?: boolean;
 }
 
 function toleranceOf(count: number): string {

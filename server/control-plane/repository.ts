@@ -14,15 +14,22 @@
  * - it is changed only under `cli.pid`, on what was read under it (`Repository.update`), so two commands at once lose nothing
  * - what it holds is names and ports; branches, their ancestors and LSNs are the pageserver's to know
  */
+import { randomBytes } from 'node:crypto';
 import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { mkdir, stat } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
 import { isPageliteError, PageliteError } from '../../engine/errors.ts';
-import { formatRemoteStorage, parseRemoteStorage, type RemoteStorage } from '../object-store/remote-storage.ts';
+import {
+  formatRemoteStorage,
+  openRemoteStorage,
+  parseRemoteStorage,
+  type RemoteStorage,
+} from '../object-store/remote-storage.ts';
 import { claimPidFile, type PidFile, runningPid } from '../process/pid-file.ts';
 import { findFreePort } from '../process/ports.ts';
+import type { BackupLocation } from '../safekeeper/safekeeper-server.ts';
 
 const hex32 = z.string().regex(/^[0-9a-f]{32}$/, 'expected 32 hex digits');
 const port = z.int().min(1).max(65535);
@@ -37,6 +44,13 @@ const configSchema = z.strictObject({
     diskBudgetBytes: z.int().min(0).optional(),
   }),
   safekeepers: z.array(z.strictObject(nodePorts)).min(1),
+  /** What the safekeepers' WAL in the remote storage is filed under, 16 hex digits. Given to old repositories when they are first asked for it. */
+  clusterId: z
+    .string()
+    .regex(/^[0-9a-f]{16}$/, 'expected 16 hex digits')
+    .optional(),
+  /** False: WAL is not sent to the remote storage. */
+  walBackup: z.boolean().optional(),
   /** Absent in repositories from before there was one. */
   console: z.strictObject({ port }).default({ port: 9899 }),
   defaultTenantId: hex32.nullable(),
@@ -55,6 +69,8 @@ export interface InitOptions {
   readonly diskBudgetBytes?: number;
   /** Default: 1. A commit waits for more than half of them. */
   readonly safekeeperCount?: number;
+  /** Default: true. Whether safekeepers send their WAL to the remote storage. */
+  readonly walBackup?: boolean;
 }
 
 /** As in neon_local. */
@@ -109,6 +125,8 @@ export class Repository {
         ...(options.diskBudgetBytes !== undefined && { diskBudgetBytes: options.diskBudgetBytes }),
       },
       safekeepers: [],
+      clusterId: newClusterId(),
+      ...(options.walBackup === false && { walBackup: false }),
       console: { port: await findFreePort(portDefaults.console) },
       defaultTenantId: null,
       branches: [],
@@ -118,6 +136,8 @@ export class Repository {
     }
     await mkdir(join(repository.pageserverDir, 'tenants'), { recursive: true });
     await mkdir(repository.endpointsDir, { recursive: true });
+    const own = { kind: 'folder', path: join(dir, localRemoteStorage) } as const;
+    if (options.remoteStorage === undefined) await openRemoteStorage(own, { mayCreate: true });
     for (const { id } of config.safekeepers) await mkdir(repository.safekeeperDir(id), { recursive: true });
     writeFileWhole(repository.configFile, `${JSON.stringify(config, null, 2)}\n`);
     return repository;
@@ -141,11 +161,22 @@ export class Repository {
     if (!text.includes('://')) return { kind: 'folder', path: resolve(this.dir, text) };
     return parseRemoteStorage(text);
   }
-  /** Where the truth is may be empty: it is a folder of the repository, in which no tenant has come to be yet. Any other was made by `pagelite init`. */
+  /** Where the truth is may be empty, and nothing is lost: a folder of the repository, in which no tenant has come to be. `pagelite init` makes all others. */
   get mayCreateStorage(): boolean {
     const { branches, defaultTenantId, pageserver } = this.readConfig();
     return branches.length === 0 && defaultTenantId === null && pageserver.remoteStorage?.includes('://') === false;
   }
+  /** Where safekeepers send their WAL; null: nowhere. */
+  async walBackup(): Promise<BackupLocation | null> {
+    const { remoteStorage } = this;
+    if (remoteStorage === null || this.readConfig().walBackup === false) return null;
+    const cluster = await this.update((config) => {
+      config.clusterId ??= newClusterId();
+      return config.clusterId;
+    });
+    return { remoteStorage, cluster };
+  }
+
   get endpointsDir(): string {
     return join(this.dir, 'endpoints');
   }
@@ -240,6 +271,8 @@ function parseConfig(text: string, file: string): RepositoryConfig {
   const problems = parsed.error.issues.map(({ path, message }) => `${path.join('.')}: ${message}`).join('; ');
   throw new PageliteError('corrupt', `${file} does not hold settings of a repository: ${problems}`, { file });
 }
+
+const newClusterId = (): string => randomBytes(8).toString('hex');
 
 /** Ports that are free now, none of them twice. */
 class FreePorts {

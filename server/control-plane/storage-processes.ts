@@ -13,6 +13,7 @@ import { formatRemoteStorage } from '../object-store/remote-storage.ts';
 import { type StopMode, startDaemon, stopDaemon } from '../process/daemon.ts';
 import { runningPid } from '../process/pid-file.ts';
 import { findFreePort } from '../process/ports.ts';
+import type { BackupLocation } from '../safekeeper/safekeeper-server.ts';
 import { listEndpoints, statusOf } from './endpoints.ts';
 import { localhost, type NodeConfig, type Repository } from './repository.ts';
 
@@ -36,6 +37,7 @@ export async function startStorage(repository: Repository, say: Say): Promise<vo
 
 /** One that does not start is told of, and does not keep the others from being a quorum. */
 async function startSafekeepers(repository: Repository, say: Say): Promise<void> {
+  await moveSafekeeperPorts(repository);
   const { safekeepers } = repository.readConfig();
   const failures: unknown[] = [];
   for (const { id } of safekeepers) {
@@ -53,6 +55,44 @@ async function startSafekeepers(repository: Repository, say: Say): Promise<void>
     throw new PageliteError('unavailable', `${text}. What the others need is in the lines above`);
   }
   say(`${startedCount} of ${safekeepers.length} safekeepers are a quorum: going on with them`);
+}
+
+/** Somebody who runs knows their ports. */
+function areSafekeepersKnown(repository: Repository): boolean {
+  const { safekeepers } = repository.readConfig();
+  return (
+    hasRunningEndpoints(repository) ||
+    runningPid(repository.pageserverPidFile) !== null ||
+    safekeepers.some(({ id }) => runningPid(repository.safekeeperPidFile(id)) !== null)
+  );
+}
+
+/** All at once, before the first of them starts: they know each other. */
+async function moveSafekeeperPorts(repository: Repository): Promise<void> {
+  if (areSafekeepersKnown(repository)) return;
+  await repository.update(async ({ safekeepers }) => {
+    const given = new Set<number>();
+    const move = async (preferred: number): Promise<number> => {
+      const port = await findFreePort(preferred, localhost, given);
+      given.add(port);
+      return port;
+    };
+    for (const node of safekeepers) {
+      node.pgPort = await move(node.pgPort);
+      node.httpPort = await move(node.httpPort);
+    }
+  });
+}
+
+function peerArgs(repository: Repository, id: number): string[] {
+  const peers = repository.readConfig().safekeepers.filter((node) => node.id !== id);
+  if (peers.length === 0) return [];
+  return ['--peers', peers.map((node) => `${node.id}=${localhost}:${node.pgPort}`).join(',')];
+}
+
+function backupArgs(backup: BackupLocation | null): string[] {
+  if (backup === null) return [];
+  return ['--remote-storage', formatRemoteStorage(backup.remoteStorage), '--cluster-id', backup.cluster];
 }
 
 export async function startPageserver(repository: Repository, say: Say): Promise<void> {
@@ -95,14 +135,14 @@ export async function startSafekeeper(repository: Repository, id: number, say: S
     say(`safekeeper ${id} is already running, pid: ${running}`);
     return;
   }
-  const isKnown = hasRunningEndpoints(repository) || runningPid(repository.pageserverPidFile) !== null;
   const find = (config: ReturnType<Repository['readConfig']>) => safekeeperConfig(config, id);
-  const { pid } = await withFreePorts(repository, isKnown, `safekeeper ${id}`, find, (node) => {
+  const backup = await repository.walBackup();
+  const { pid } = await withFreePorts(repository, areSafekeepersKnown(repository), `safekeeper ${id}`, find, (node) => {
     say(`Starting safekeeper at '${localhost}:${node.pgPort}' in '${shown(repository.safekeeperDir(id))}'.`);
     return startDaemon({
       name: `safekeeper ${id}`,
       entry: entries.safekeeper,
-      args: nodeArgs(repository.safekeeperDir(id), node),
+      args: [...nodeArgs(repository.safekeeperDir(id), node), ...peerArgs(repository, id), ...backupArgs(backup)],
       logFile: `${repository.safekeeperDir(id)}/safekeeper.log`,
       onProgress: say,
     });

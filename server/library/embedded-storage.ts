@@ -13,6 +13,7 @@ import { isPageliteError, PageliteError } from '../../engine/errors.ts';
 import { nodeId, type TenantId, type TenantTimelineId, type TimelineId } from '../../engine/model/ids.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
 import { Safekeeper } from '../../engine/safekeeper/safekeeper.ts';
+import { SafekeeperUpkeep } from '../../engine/safekeeper/upkeep.ts';
 import type { Log, PageService, TimelineStatus, WalService } from '../../engine/services.ts';
 import type { IndexPart } from '../../engine/timeline/index-part.ts';
 import type { Pageserver } from '../../engine/timeline/pageserver.ts';
@@ -21,9 +22,11 @@ import type { Repository } from '../control-plane/repository.ts';
 import type { CommitHistory, ImportReceiver, TimelineInfo, TransferStorage } from '../control-plane/storage-api.ts';
 import { RedoCounters } from '../pageserver/metered-redo.ts';
 import { openPageserver } from '../pageserver/open-pageserver.ts';
+import { nodeClock } from '../process/node-host.ts';
 import type { PGliteArtefacts } from '../process/pglite-artefacts.ts';
 import { claimPidFile, type PidFile } from '../process/pid-file.ts';
 import { DiskSafekeeperStorage } from '../safekeeper/disk-segments.ts';
+import { openBackup } from '../safekeeper/safekeeper-server.ts';
 
 export interface EmbeddedStorageOptions {
   readonly repository: Repository;
@@ -38,6 +41,7 @@ export interface EmbeddedStorageOptions {
 export interface EmbeddedSafekeeper {
   readonly safekeeper: Safekeeper;
   readonly storage: DiskSafekeeperStorage;
+  readonly upkeep: SafekeeperUpkeep;
 }
 
 export class EmbeddedStorage implements TransferStorage {
@@ -65,12 +69,22 @@ export class EmbeddedStorage implements TransferStorage {
     const ids = repository.readConfig().safekeepers.map(({ id }) => id);
     await mkdir(repository.pageserverDir, { recursive: true });
     for (const id of ids) await mkdir(repository.safekeeperDir(id), { recursive: true });
+    const backup = await repository.walBackup();
     const locks = claimAll(repository, ids);
     // Several synchronise side by side only where none holds up the thread.
     const syncInThread = ids.length === 1 && (options.syncInThread ?? false);
-    const safekeepers = ids.map((id) => {
+    const bare = ids.map((id) => {
       const storage = new DiskSafekeeperStorage(repository.safekeeperDir(id), { syncInThread });
       return { safekeeper: new Safekeeper({ nodeId: nodeId(id), storage, log }), storage };
+    });
+    const safekeepers = bare.map(({ safekeeper, storage }) => {
+      const peers = bare.map((other) => other.safekeeper).filter((other) => other !== safekeeper);
+      const openTarget = backup === null ? null : () => openBackup(backup);
+      return {
+        safekeeper,
+        storage,
+        upkeep: new SafekeeperUpkeep({ safekeeper, peers, backup: openTarget, clock: nodeClock, log }),
+      };
     });
     try {
       const dir = repository.pageserverDir;
@@ -88,6 +102,7 @@ export class EmbeddedStorage implements TransferStorage {
         redoCounters,
         ...(progress && { progress }),
       });
+      for (const { upkeep } of safekeepers) upkeep.start();
       return new EmbeddedStorage(pageserver, safekeepers, redoCounters, locks);
     } catch (error) {
       for (const { safekeeper } of safekeepers) await safekeeper.close();
@@ -99,6 +114,7 @@ export class EmbeddedStorage implements TransferStorage {
   async close(): Promise<void> {
     try {
       await this.pageserver.close();
+      for (const { upkeep } of this.safekeepers) await upkeep.close();
       for (const { safekeeper } of this.safekeepers) await safekeeper.close();
     } finally {
       for (const lock of this.#locks) lock.release();
@@ -175,8 +191,9 @@ export class EmbeddedStorage implements TransferStorage {
     await this.pageserver.deleteTimeline(id).catch((error: unknown) => {
       if (!isPageliteError(error, 'notFound')) throw error;
     });
-    for (const { safekeeper, storage } of this.safekeepers) {
+    for (const { safekeeper, storage, upkeep } of this.safekeepers) {
       await safekeeper.deleteTimeline(id, () => storage.removeTimeline(id));
+      await upkeep.forget(id);
     }
   }
 

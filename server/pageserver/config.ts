@@ -100,8 +100,7 @@ export function parseHostPort(text: string, flag: string): HostPort {
 }
 
 /** `id=host:port`, separated by commas. Empty: timelines receive no WAL. */
-function parseSafekeepers(text: string): SafekeeperAddress[] {
-  const flag = '--safekeepers';
+export function parseSafekeepers(text: string, flag = '--safekeepers'): SafekeeperAddress[] {
   const addresses = text
     .split(',')
     .filter((part) => part.trim() !== '')

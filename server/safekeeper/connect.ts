@@ -1,7 +1,6 @@
 /** A safekeeper process as a WalService: WebSockets to its two endpoints (W2 and W4 of the write path). */
 import type { NodeId } from '../../engine/model/ids.ts';
 import { RemoteWalService } from '../../engine/remote/remote-wal-service.ts';
-import type { WalService } from '../../engine/services.ts';
 import { connectWebSocket } from '../net/ws-channel.ts';
 
 /** Paths of the WebSocket URLs: `ws://host:5454/proposer` and `ws://host:5454/wal`. */
@@ -11,7 +10,7 @@ export function connectSafekeeper(address: {
   readonly id: NodeId;
   readonly host: string;
   readonly port: number;
-}): WalService {
+}): RemoteWalService {
   const { id, host, port } = address;
   return new RemoteWalService({
     nodeId: id,

@@ -4,7 +4,7 @@
  *   GET    /v1/status                       {id}
  *   GET    /v1/tenant/timeline              [{tenant_id, timeline_id}]
  *   GET    /v1/tenant/:t/timeline/:tl       term, term history, LSNs; 404 if it is not here, 500 naming the file if it is damaged
- *   DELETE /v1/tenant/:t/timeline/:tl       its WAL goes, and its proposers end; {} also if it is not here
+ *   DELETE /v1/tenant/:t/timeline/:tl       its WAL goes, here and in the object store, and its proposers end; {} also if it is not here
  *   GET    /metrics                         Prometheus text
  */
 import { Hono } from 'hono';
@@ -12,6 +12,7 @@ import { PageliteError } from '../../engine/errors.ts';
 import { tenantId, timelineId } from '../../engine/model/ids.ts';
 import { formatLsn } from '../../engine/model/lsn.ts';
 import type { Safekeeper } from '../../engine/safekeeper/safekeeper.ts';
+import type { SafekeeperUpkeep } from '../../engine/safekeeper/upkeep.ts';
 import type { Log } from '../../engine/services.ts';
 import { answerError, answerNotFound, refuseMisdirected } from '../process/http-errors.ts';
 import type { Metrics } from '../process/metrics.ts';
@@ -22,9 +23,10 @@ export interface SafekeeperHttpOptions {
   readonly storage: DiskSafekeeperStorage;
   readonly metrics: Metrics;
   readonly log: Log;
+  readonly upkeep?: SafekeeperUpkeep;
 }
 
-export function safekeeperHttpApi({ safekeeper, storage, metrics, log }: SafekeeperHttpOptions): Hono {
+export function safekeeperHttpApi({ safekeeper, storage, metrics, log, upkeep }: SafekeeperHttpOptions): Hono {
   const api = new Hono();
   api.onError((error, c) => answerError(c, error, log));
   api.notFound(answerNotFound);
@@ -50,15 +52,18 @@ export function safekeeperHttpApi({ safekeeper, storage, metrics, log }: Safekee
         epoch: status.termHistory.at(-1)?.[0] ?? 0,
         term_history: status.termHistory.map(([term, lsn]) => ({ term, lsn: formatLsn(lsn) })),
       },
-      timeline_start_lsn: formatLsn(status.startLsn),
+      timeline_start_lsn: formatLsn(status.termHistory[0]?.[1] ?? status.startLsn),
       local_start_lsn: formatLsn(status.startLsn),
       flush_lsn: formatLsn(status.flushLsn),
       commit_lsn: formatLsn(status.commitLsn),
+      backup_lsn: formatLsn(status.backupLsn),
+      remote_consistent_lsn: formatLsn(status.remoteConsistentLsn),
     });
   });
   api.delete('/v1/tenant/:tenant/timeline/:timeline', async (c) => {
     const id = { tenantId: tenantId(c.req.param('tenant')), timelineId: timelineId(c.req.param('timeline')) };
     await safekeeper.deleteTimeline(id, () => storage.removeTimeline(id));
+    await upkeep?.forget(id);
     return c.json({});
   });
   api.get('/metrics', (c) => c.text(metrics.text(), 200, { 'content-type': 'text/plain; version=0.0.4' }));

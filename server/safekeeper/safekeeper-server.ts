@@ -12,14 +12,21 @@ import type { NodeId } from '../../engine/model/ids.ts';
 import { serveWalStream } from '../../engine/remote/wal-stream-handler.ts';
 import { Safekeeper } from '../../engine/safekeeper/safekeeper.ts';
 import type { SafekeeperTimeline } from '../../engine/safekeeper/timeline.ts';
+import { SafekeeperUpkeep } from '../../engine/safekeeper/upkeep.ts';
+import type { BackupTarget } from '../../engine/safekeeper/wal-backup.ts';
 import type { Channel, Log } from '../../engine/services.ts';
 import { WebSocketAcceptor } from '../net/ws-channel.ts';
+import { openRemoteStorage, type RemoteStorage } from '../object-store/remote-storage.ts';
+import type { SafekeeperAddress } from '../pageserver/config.ts';
 import { addProcessMetrics, type Labels, Metrics } from '../process/metrics.ts';
+import { nodeClock } from '../process/node-host.ts';
 import { listen } from '../process/ports.ts';
-import { safekeeperPaths } from './connect.ts';
+import { connectSafekeeper, safekeeperPaths } from './connect.ts';
 import { DiskSafekeeperStorage } from './disk-segments.ts';
 import { safekeeperHttpApi } from './http-api.ts';
 
+/** Stopping waits so long for the end of the WAL to be in the object store. */
+const lastBackupMaxMs = 3_000;
 export const safekeeperPortDefault = 5454;
 export const safekeeperHttpPortDefault = 7676;
 
@@ -28,12 +35,24 @@ export interface SafekeeperPortsOptions {
   readonly listen: { readonly host: string; readonly port: number };
   readonly http: { readonly host: string; readonly port: number };
   readonly log: Log;
+  /** Closed before the safekeeper. */
+  readonly upkeep?: SafekeeperUpkeep;
+}
+
+/** See BackupTarget. */
+export interface BackupLocation {
+  readonly remoteStorage: RemoteStorage;
+  readonly cluster: string;
 }
 
 export interface SafekeeperServerOptions extends SafekeeperPortsOptions {
   /** Holds the timelines: `<dir>/<tenant>/<timeline>/`. */
   readonly dir: string;
   readonly nodeId: NodeId;
+  /** The other safekeepers of the same timelines. */
+  readonly peers?: readonly SafekeeperAddress[];
+  /** Where WAL is sent; absent or null: nowhere. */
+  readonly backup?: BackupLocation | null;
 }
 
 export interface SafekeeperServer {
@@ -42,9 +61,24 @@ export interface SafekeeperServer {
 }
 
 export async function startSafekeeper(options: SafekeeperServerOptions): Promise<SafekeeperServer> {
-  const { dir, nodeId, log } = options;
+  const { dir, nodeId, log, peers = [], backup = null } = options;
   const storage = new DiskSafekeeperStorage(dir);
-  return serveSafekeeper(new Safekeeper({ nodeId, storage, log }), storage, options);
+  const safekeeper = new Safekeeper({ nodeId, storage, log });
+  const upkeep = new SafekeeperUpkeep({
+    safekeeper,
+    peers: peers.map(connectSafekeeper),
+    backup: backup === null ? null : () => openBackup(backup),
+    clock: nodeClock,
+    log,
+  });
+  const server = await serveSafekeeper(safekeeper, storage, { ...options, upkeep });
+  upkeep.start();
+  return server;
+}
+
+/** Throws `unavailable`, saying what is wrong. */
+export async function openBackup({ remoteStorage, cluster }: BackupLocation): Promise<BackupTarget> {
+  return { store: await openRemoteStorage(remoteStorage, { mayCreate: false }), cluster };
 }
 
 /** Puts a safekeeper behind its ports; it is closed with them. If a port is taken it stays as it is. */
@@ -53,14 +87,17 @@ export async function serveSafekeeper(
   storage: DiskSafekeeperStorage,
   options: SafekeeperPortsOptions,
 ): Promise<SafekeeperServer> {
-  const { log } = options;
+  const { log, upkeep } = options;
   const acceptor = new WebSocketAcceptor();
   const wal = walServer(acceptor, {
     [safekeeperPaths.proposer]: (channel) => safekeeper.acceptProposer(channel),
     [safekeeperPaths.wal]: (channel) => serveWalStream(channel, safekeeper),
   });
   const http = createServer(
-    getRequestListener(safekeeperHttpApi({ safekeeper, storage, metrics: metricsOf(safekeeper), log }).fetch),
+    getRequestListener(
+      safekeeperHttpApi({ safekeeper, storage, metrics: metricsOf(safekeeper, upkeep), log, ...(upkeep && { upkeep }) })
+        .fetch,
+    ),
   );
   const closePorts = async (beforeConnections: () => Promise<void>) => {
     const closed = [closeServer(wal), closeServer(http)];
@@ -75,7 +112,11 @@ export async function serveSafekeeper(
       http: await listen(http, options.http.host, options.http.port),
     };
     // First the timelines: their connections are told why.
-    return { ports, close: () => closePorts(() => safekeeper.close()) };
+    const closeSafekeeper = async () => {
+      await upkeep?.close(lastBackupMaxMs);
+      await safekeeper.close();
+    };
+    return { ports, close: () => closePorts(closeSafekeeper) };
   } catch (error) {
     await closePorts(async () => {});
     throw error;
@@ -106,7 +147,7 @@ function closeServer(server: Server): Promise<void> {
   });
 }
 
-function metricsOf(safekeeper: Safekeeper): Metrics {
+function metricsOf(safekeeper: Safekeeper, upkeep?: SafekeeperUpkeep): Metrics {
   const metrics = new Metrics();
   addProcessMetrics(metrics);
   const each = (name: string, help: string, read: (timeline: SafekeeperTimeline) => number) =>
@@ -119,8 +160,24 @@ function metricsOf(safekeeper: Safekeeper): Metrics {
   each('safekeeper_term', 'Current term', (timeline) => timeline.term);
   each('safekeeper_flush_lsn', 'End of the WAL that is durable', (timeline) => timeline.flushLsn);
   each('safekeeper_commit_lsn', 'End of the WAL that a quorum has', (timeline) => timeline.commitLsn);
+  each('safekeeper_local_start_lsn', 'Beginning of the WAL that is held', (timeline) => timeline.startLsn);
+  each('safekeeper_backup_lsn', 'End of the WAL that is in the object store', (timeline) => timeline.backupLsn);
+  each(
+    'safekeeper_remote_consistent_lsn',
+    'End of the WAL that the pageserver needs no more',
+    (timeline) => timeline.remoteConsistentLsn,
+  );
   each('safekeeper_write_wal_bytes_total', 'WAL received', (timeline) => timeline.metrics.appendedBytes);
   each('safekeeper_flush_wal_total', 'fdatasync calls', (timeline) => timeline.metrics.flushes);
   each('safekeeper_append_requests_total', 'Append requests', (timeline) => timeline.metrics.flushedAppends);
+  if (upkeep === undefined) return metrics;
+  const { counters } = upkeep;
+  metrics.readCounter(
+    'safekeeper_backed_up_segments_total',
+    'WAL segments sent to the object store',
+    () => counters.backedUpSegments,
+  );
+  metrics.readCounter('safekeeper_backup_errors_total', 'Attempts at that that failed', () => counters.backupErrors);
+  metrics.readCounter('safekeeper_recoveries_total', 'Times it caught up from a peer', () => counters.recoveries);
   return metrics;
 }

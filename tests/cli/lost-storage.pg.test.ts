@@ -63,7 +63,7 @@ it('from before it said so by itself is known by its tenants', async () => {
   await rig.ok('stop');
   rmSync(join(bucket, 'storage.json'));
   await rig.ok('start');
-  expect(readdirSync(bucket).sort()).toEqual(['storage.json', 'tenants']);
+  expect(readdirSync(bucket)).toContain('storage.json');
   await rig.ok('endpoint', 'start', 'main');
   expect(await count()).toBe(2000);
 }, 240_000);
@@ -73,7 +73,7 @@ it('in the repository itself is made at the first start, and not again', async (
   try {
     await own.start();
     const folder = join(own.dir, 'local_fs_remote_storage');
-    expect(readdirSync(join(folder, 'pageserver')).sort()).toEqual(['storage.json', 'tenants']);
+    expect(readdirSync(join(folder, 'pageserver'))).toContain('storage.json');
     await own.ok('stop');
     rmSync(folder, { recursive: true });
     expect(await own.refused('start')).toMatch(/is no storage of branches/);

@@ -141,8 +141,8 @@ export const brokenVariants: readonly BrokenVariant[] = [
     edits: [
       {
         file: removal,
-        find: '    remoteConsistentLsn,\n    backupLsn ?? commitLsn,\n',
-        replace: '    commitLsn,\n    commitLsn,\n',
+        find: 'Math.min(horizon, consumers.backupLsn ?? horizon)',
+        replace: 'horizon',
       },
     ],
   },

@@ -11,7 +11,7 @@ import { RemoteWalService } from '../../engine/remote/remote-wal-service.ts';
 import { serveWalStream } from '../../engine/remote/wal-stream-handler.ts';
 import { Safekeeper } from '../../engine/safekeeper/safekeeper.ts';
 import { SafekeeperUpkeep } from '../../engine/safekeeper/upkeep.ts';
-import { listBackup } from '../../engine/safekeeper/wal-backup.ts';
+import { listBackup, walLogFolder } from '../../engine/safekeeper/wal-backup.ts';
 import type { Log, SafekeeperPeer, WalService } from '../../engine/services.ts';
 import { MemoryObjectStore } from '../../engine/stores/memory.ts';
 import { Checkers } from './checkers.ts';
@@ -25,6 +25,8 @@ export const simTimeline: TenantTimelineId = {
   tenantId: tenantId('11'.repeat(16)),
   timelineId: timelineId('22'.repeat(16)),
 };
+
+const simCluster = '33'.repeat(8);
 
 export class SimNode {
   readonly id: NodeId;
@@ -103,7 +105,7 @@ export class ConsensusCluster {
     node.upkeep = new SafekeeperUpkeep({
       safekeeper,
       peers: this.servicesFor(node.name).filter(({ nodeId }) => nodeId !== node.id),
-      backup: this.store,
+      backup: async () => ({ store: this.store, cluster: simCluster }),
       clock: this.world,
       log: this.log,
     });
@@ -171,7 +173,10 @@ export class ConsensusCluster {
   async #readAll(service: WalService, endLsn: Lsn): Promise<Uint8Array> {
     const out = new Uint8Array(endLsn - simStartLsn);
     const startLsn = (await service.getStatus(simTimeline))?.startLsn ?? simStartLsn;
-    for (const { key, startLsn: from } of await listBackup(this.store, simTimeline)) {
+    for (const { key, startLsn: from } of await listBackup(
+      this.store,
+      walLogFolder(simTimeline, simStartLsn, simCluster),
+    )) {
       const bytes = (await this.store.get(key))!.bytes.subarray(Math.max(0, simStartLsn - from), startLsn - from);
       out.set(bytes, Math.max(from, simStartLsn) - simStartLsn);
     }
