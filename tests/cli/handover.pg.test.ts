@@ -104,7 +104,7 @@ it('taken over without a detach, it is usable as far as it is stored, and a warn
 it('deleted by the one, it stays deleted whatever the other does', async () => {
   await here.ok('start');
   await here.ok('tenant', 'attach', '--tenant-id', tenant);
-  await here.ok('endpoint', 'start', 'main');
+  await here.run('endpoint', 'start', 'main');
   await here.sql('main', "insert into t values (1, 'of an owner')");
   await there.ok('tenant', 'attach', '--tenant-id', tenant);
   await there.ok('tenant', 'delete', '--tenant-id', tenant, '--yes');
