@@ -4,7 +4,7 @@
  *
  * Called by whatever makes or drops layers (flush, compaction, garbage collection, imports). `part` is the index as this process has it; the store
  * follows. Several changes that come while the store is busy are stored as one. Where layers are staged on a local disk (LayerStaging), changes count
- * here before they are in the store; otherwise the caller waits for `change`.
+ * here before they are in the store; otherwise the caller waits for `change`. Leases are stored between, with the index as the store has it.
  *
  * Invariants:
  * - an index in the store names only objects that are in the store
