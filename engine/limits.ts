@@ -163,6 +163,8 @@ export const gcPeriodMs = 60 * 60 * 1000;
 export const pitrIntervalMs = 7 * 24 * 60 * 60 * 1000;
 /** How long an LSN that was asked for stays readable (Neon's lsn_lease_length); whoever holds a lease renews it twice in that time. */
 export const lsnLeaseLengthMs = 10 * 60 * 1000;
+/** However short leases are (0: none are given), their holders ask no more often than this. */
+export const leaseRenewPauseMinMs = 100;
 /** Before a lease that could not be renewed is asked for again. */
 export const leaseRetryPauseMs = 5_000;
 /** Requests to an S3 server: how long until it is connected, and until it answers or sends more. */

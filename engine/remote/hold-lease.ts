@@ -1,11 +1,11 @@
 /**
  * Keeps an LSN of a timeline readable for as long as somebody reads there: asks for a lease (PageService.leaseLsn) and asks again in time.
  *
- * Held by read-only endpoints. A pageserver that is away for a while costs nothing: after a start it collects no garbage until every lease that it
- * may have given before has been asked for again.
+ * Held by read-only endpoints. A pageserver that is away for a while costs nothing: leases are stored (timeline/lsn-leases.ts), and those that it finds
+ * at its start last for as long as it takes to ask for them again.
  */
 import { messageOf } from '../errors.ts';
-import { leaseRetryPauseMs } from '../limits.ts';
+import { leaseRenewPauseMinMs, leaseRetryPauseMs } from '../limits.ts';
 import { formatLsn, type Lsn } from '../model/lsn.ts';
 import type { Clock, Log, PageService } from '../services.ts';
 
@@ -25,12 +25,11 @@ async function renew(
   validForMs: number,
   { clock, log, signal }: { readonly clock: Clock; readonly log: Log; readonly signal: AbortSignal },
 ): Promise<void> {
-  // Twice before it ends, so that one lost request does not matter.
-  let pauseMs = validForMs / 3;
+  let pauseMs = renewAfterMs(validForMs);
   while (!signal.aborted) {
     try {
       await clock.sleep(pauseMs, signal);
-      pauseMs = (await service.leaseLsn(lsn, signal)).validForMs / 3;
+      pauseMs = renewAfterMs((await service.leaseLsn(lsn, signal)).validForMs);
     } catch (error) {
       if (signal.aborted) return;
       log.warn('a lease is not renewed', { ...service.id, lsn: formatLsn(lsn), error: messageOf(error) });
@@ -38,3 +37,6 @@ async function renew(
     }
   }
 }
+
+/** Twice before it ends, so that one lost request does not matter. */
+const renewAfterMs = (validForMs: number): number => Math.max(leaseRenewPauseMinMs, validForMs / 3);

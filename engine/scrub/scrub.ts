@@ -23,7 +23,7 @@ import {
   tenantFolder,
   timelineFolder,
 } from '../timeline/index-part.ts';
-import { newestClaim, parseClaimName } from '../timeline/tenant-claims.ts';
+import { deletedFile, newestClaim, parseClaimName } from '../timeline/tenant-claims.ts';
 import { loadTenantConfig } from '../timeline/tenant-config.ts';
 import { importFileName } from '../transfer/import-record.ts';
 import { transferFileName } from '../transfer/transfer-record.ts';
@@ -93,6 +93,7 @@ class Scrub {
     const objects = new Map((await store.list(folder)).map(({ key, size }) => [key, size]));
     if (objects.size === 0)
       throw new PageliteError('notFound', `there is no tenant ${id} in the store`, { tenantId: id });
+    if (objects.has(folder + deletedFile)) return this.#deletedTenant(folder, objects);
     this.#counts.tenants++;
     const owner = await this.#checkTenant(id, objects);
     const timelines = new Map<string, string[]>();
@@ -115,11 +116,18 @@ class Scrub {
     }
   }
 
+  /** What is there beside the note of its deletion is what the deletion has not come to, or what a stale owner has stored since. */
+  #deletedTenant(folder: string, objects: ReadonlyMap<string, number>): void {
+    for (const [key, size] of objects) {
+      if (key !== folder + deletedFile) this.#garbage.push({ key, size, ownerNodeId: null });
+    }
+  }
+
   /** Returns the node that owns it. */
   async #checkTenant(id: TenantId, objects: ReadonlyMap<string, number>): Promise<number | null> {
     const { store } = this.#options;
     const folder = tenantFolder(id);
-    const known = ['tenant.json', 'config.json', 'deleted.json'];
+    const known = ['tenant.json', 'config.json'];
     const marker = await store.get(`${folder}tenant.json`);
     if (marker === null) this.#problem(`${folder}tenant.json`, 'is missing');
     else if (decodeChecked(marker.bytes) === null) this.#problem(`${folder}tenant.json`, 'is damaged: wrong checksum');

@@ -3,13 +3,15 @@
  * attached (tenant-claims.ts), written by its owner only and replaced whole. The newest one is the timeline's: a layer counts from the moment the
  * index that names it is stored, and a file that it does not name is waste.
  *
- *   tenants/<tenant>/timelines/<timeline>/index_part.json-0000000a      {"version":2, ...}\n<CRC32C of the first line, 8 hex digits>\n
+ *   tenants/<tenant>/timelines/<timeline>/index_part.json-0000000a      {"version":3, ...}\n<CRC32C of the first line, 8 hex digits>\n
  *   tenants/<tenant>/timelines/<timeline>/index_part.json               the same in generation 0: a store that nobody else has
  *
  * Invariants
  * - layers first, index second, deletes last
  * - every value with an LSN of at most `diskConsistentLsn` is in the layers (or the ancestor); `prevRecordLsn` is the record that ends there
  * - an index names layers of its own generation and of earlier ones
+ * - of an LSN that it has a lease of, nothing was removed; a lease is in the store before anybody is told that it was given
+ * - `gcCutoffLsn` is at most `diskConsistentLsn`: whoever has only the store reads from the cutoff on
  */
 import { crc32c } from '../crc32c.ts';
 import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
@@ -19,7 +21,7 @@ import { formatLsn, type Lsn, parseLsn } from '../model/lsn.ts';
 import { formatTimestamp, parseTimestamp } from '../model/timestamp.ts';
 import type { ObjectStore } from '../services.ts';
 
-export const indexVersion = 2;
+export const indexVersion = 3;
 export const indexFileName = 'index_part.json';
 
 /** A layer as the index names it. */
@@ -36,6 +38,13 @@ export interface LayerEntry {
   readonly isComplete: boolean;
 }
 
+/** An LSN that somebody was promised (lsn-leases.ts). */
+export interface StoredLease {
+  readonly lsn: Lsn;
+  /** Milliseconds since the Unix epoch: not before this. */
+  readonly validUntilMs: number;
+}
+
 export interface IndexPart {
   readonly systemIdentifier: bigint;
   readonly startLsn: Lsn;
@@ -49,6 +58,8 @@ export interface IndexPart {
   readonly gcCutoffLsn: Lsn;
   /** Milliseconds since the Unix epoch; null: not archived. */
   readonly archivedAtMs: number | null;
+  /** By LSN. */
+  readonly leases: readonly StoredLease[];
   readonly layers: readonly LayerEntry[];
 }
 
@@ -70,6 +81,7 @@ export function newIndexPart(start: {
     compactedLsn: lsn,
     gcCutoffLsn: lsn,
     archivedAtMs: null,
+    leases: [],
     layers,
   };
 }
@@ -101,6 +113,10 @@ export function encodeIndexPart(index: IndexPart): Uint8Array {
     compacted_lsn: formatLsn(index.compactedLsn),
     gc_cutoff_lsn: formatLsn(index.gcCutoffLsn),
     archived_at: index.archivedAtMs === null ? null : formatTimestamp(index.archivedAtMs),
+    leases: index.leases.map(({ lsn, validUntilMs }) => ({
+      lsn: formatLsn(lsn),
+      valid_until: formatTimestamp(validUntilMs),
+    })),
     layers: index.layers.map(({ name, size, generation, isComplete }) => ({
       name,
       size,
@@ -111,7 +127,7 @@ export function encodeIndexPart(index: IndexPart): Uint8Array {
   return encodeChecked(line);
 }
 
-/** Reads versions 1 and 2. Throws `corrupt`, naming the file. */
+/** Reads versions 1 to 3. Throws `corrupt`, naming the file. */
 export function decodeIndexPart(bytes: Uint8Array, file: string): IndexPart {
   const bad = (reason: string, cause?: unknown) =>
     new PageliteError('corrupt', `index ${file} is damaged: ${reason}`, { file }, { cause });
@@ -119,10 +135,13 @@ export function decodeIndexPart(bytes: Uint8Array, file: string): IndexPart {
   if (line === null) throw bad('wrong checksum');
   try {
     const json = JSON.parse(line);
-    if (json.version !== 1 && json.version !== indexVersion) {
+    if (![1, 2, indexVersion].includes(json.version)) {
       throw bad(`version ${json.version}, this program reads ${indexVersion}`);
     }
     const startLsn = parseLsn(json.start_lsn);
+    const diskConsistentLsn = parseLsn(json.disk_consistent_lsn);
+    // Programs before version 3 could store a cutoff that only their memory had reached. What is below it and in layers was kept up to their end.
+    const gcCutoffLsn = json.version === 1 ? startLsn : parseLsn(json.gc_cutoff_lsn);
     const layers = (json.layers as unknown[]).map((layer) => decodeLayer(layer, json.version, startLsn, bad));
     return {
       systemIdentifier: BigInt(json.system_identifier),
@@ -131,17 +150,23 @@ export function decodeIndexPart(bytes: Uint8Array, file: string): IndexPart {
         json.ancestor_timeline_id === null
           ? null
           : { timelineId: timelineId(json.ancestor_timeline_id), lsn: parseLsn(json.ancestor_lsn) },
-      diskConsistentLsn: parseLsn(json.disk_consistent_lsn),
+      diskConsistentLsn,
       prevRecordLsn: parseLsn(json.prev_record_lsn),
       compactedLsn: json.version === 1 ? startLsn : parseLsn(json.compacted_lsn),
-      gcCutoffLsn: json.version === 1 ? startLsn : parseLsn(json.gc_cutoff_lsn),
+      gcCutoffLsn: Math.min(gcCutoffLsn, diskConsistentLsn) as Lsn,
       archivedAtMs: json.archived_at == null ? null : parseTimestamp(json.archived_at),
+      leases: json.version < 3 ? [] : (json.leases as unknown[]).map(decodeLease),
       layers,
     };
   } catch (error) {
     if (isPageliteError(error, 'corrupt')) throw error;
     throw bad(messageOf(error), error);
   }
+}
+
+function decodeLease(json: unknown): StoredLease {
+  const { lsn, valid_until: until } = json as Record<string, string>;
+  return { lsn: parseLsn(lsn!), validUntilMs: parseTimestamp(until!) };
 }
 
 function decodeLayer(
@@ -183,6 +208,8 @@ export class StoredIndex {
   #part: IndexPart;
   /** The object of this generation is there. */
   #isOwn: boolean;
+  /** What was put as the first object of this generation, and nobody knows whether it is there: the answer was lost. */
+  readonly #attempts: Uint8Array[] = [];
 
   private constructor(store: ObjectStore, id: TenantTimelineId, generation: number, part: IndexPart, isOwn: boolean) {
     this.#store = store;
@@ -238,13 +265,14 @@ export class StoredIndex {
     return this.#part;
   }
 
-  /** Replaces the index. Throws `unavailable`; `fenced` if somebody else writes in this generation. */
+  /** Replaces the index, one put after another. Throws `unavailable`; `fenced` if somebody else writes in this generation. */
   async put(part: IndexPart): Promise<void> {
     const bytes = encodeIndexPart(part);
     if (this.#isOwn) {
       await this.#store.put(this.key, bytes);
     } else {
       try {
+        this.#attempts.push(bytes);
         await this.#putFirst(bytes);
       } catch (error) {
         if (!isPageliteError(error, 'invalid')) throw error;
@@ -252,6 +280,7 @@ export class StoredIndex {
         throw new PageliteError('fenced', message, { ...this.id, file: this.key }, { cause: error });
       }
       this.#isOwn = true;
+      this.#attempts.length = 0;
     }
     this.#part = part;
   }
@@ -263,7 +292,10 @@ export class StoredIndex {
       if (!isPageliteError(error, 'invalid')) throw error;
       // An earlier attempt whose answer was lost may have stored exactly this.
       const found = await this.#store.get(this.key);
-      if (found === null || !sameBytes(found.bytes, bytes)) throw error;
+      if (found !== null && sameBytes(found.bytes, bytes)) return;
+      // Or something that was to be stored before.
+      if (found === null || !this.#attempts.some((attempt) => sameBytes(attempt, found.bytes))) throw error;
+      await this.#store.put(this.key, bytes);
     }
   }
 }

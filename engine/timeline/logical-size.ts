@@ -30,7 +30,8 @@ export interface LogicalSizeParts {
   readonly timeline: Timeline;
   readonly clock: Clock;
   readonly yieldTurn: YieldTurn;
-  readerAt(lsn: Lsn): ValueReader;
+  /** Values as of an LSN that is ingested; garbage collection leaves them there while `work` runs. */
+  reading<T>(lsn: Lsn, work: (reader: ValueReader) => Promise<T>): Promise<T>;
 }
 
 export class LogicalSize {
@@ -72,9 +73,9 @@ export class LogicalSize {
   }
 
   async #count(): Promise<void> {
-    const { timeline, readerAt, yieldTurn } = this.#parts;
+    const { timeline, yieldTurn } = this.#parts;
     const { lastRecordLsn, blocksAdded } = timeline;
-    const blocks = await countBlocks(readerAt(lastRecordLsn), yieldTurn);
+    const blocks = await this.#parts.reading(lastRecordLsn, (reader) => countBlocks(reader, yieldTurn));
     this.#blocksAtStart = blocks - blocksAdded;
   }
 }

@@ -54,7 +54,14 @@ import type { YieldTurn } from './reconstruct.ts';
 import type { Retention } from './retention.ts';
 import type { RunningTimeline, SharedParts, TimelineLimits } from './running-timeline.ts';
 import { Tenant, type TenantParts } from './tenant.ts';
-import { claimTenant, newestClaim, parseClaimName, TenantAttachment } from './tenant-claims.ts';
+import {
+  claimTenant,
+  deletedFile,
+  isTenantDeleted,
+  newestClaim,
+  parseClaimName,
+  TenantAttachment,
+} from './tenant-claims.ts';
 import { loadTenantConfig, type TenantConfig, tenantConfigDefaults } from './tenant-config.ts';
 import { collected } from './timeline-page-service.ts';
 import type { UploadStatus } from './upload-queue.ts';
@@ -128,8 +135,6 @@ type TenantSlot =
   | { readonly kind: 'busy' };
 
 const tenantFile = 'tenant.json';
-/** Its deletion has begun and is gone on with at the next start. */
-const deletedFile = 'deleted.json';
 const tenantVersion = 1;
 const idPattern = /^[0-9a-f]{32}$/;
 /** Tenants that are attached at the same time. */
@@ -189,10 +194,14 @@ export class Pageserver {
 
   // Tenants
 
-  /** Throws `invalid` if it exists. */
+  /** Throws `invalid` if it exists, or did before it was deleted. */
   async createTenant(id: TenantId): Promise<void> {
     this.#checkOpen();
     await this.#whileBusy(id, async () => {
+      if (await isTenantDeleted(this.#options.store, id)) {
+        const hint = 'An owner of before may still be at work: choose another id';
+        throw new PageliteError('invalid', `tenant ${id} was deleted. ${hint}`, { tenantId: id });
+      }
       const content = encodeChecked(JSON.stringify({ version: tenantVersion }));
       await this.#options.store.put(tenantFolder(id) + tenantFile, content, { ifAbsent: true });
       return Tenant.empty(id, await this.#claim(id));
@@ -221,7 +230,8 @@ export class Pageserver {
     this.#checkOpen();
     const slot = this.#tenants.get(id);
     if (slot?.kind === 'attached' && (await isCurrent(slot.tenant))) return;
-    if ((await this.#options.store.head(tenantFolder(id) + tenantFile)) === null) throw noTenant(id);
+    const { store } = this.#options;
+    if (!(await isTenant(store, id)) || (await isTenantDeleted(store, id))) throw noTenant(id);
     if (slot?.kind === 'attached') await slot.tenant.close();
     if (slot?.kind !== 'busy') this.#tenants.delete(id);
     await this.#whileBusy(id, async () => Tenant.load(id, await this.#claim(id)));
@@ -330,7 +340,7 @@ export class Pageserver {
   async findLsnByTimestamp(id: TenantTimelineId, timestampMs: number): Promise<TimestampLsn> {
     const { timeline, pages } = this.#running(id);
     const { gcCutoffLsn: start, lastRecordLsn: end } = timeline;
-    return pages.holding(start, () => findLsnByTimestamp((lsn) => pages.readerAt(lsn), start, end, timestampMs));
+    return pages.holdingFrom(start, () => findLsnByTimestamp((lsn) => pages.readerAt(lsn), start, end, timestampMs));
   }
 
   /**
@@ -344,7 +354,7 @@ export class Pageserver {
       throw new PageliteError('invalid', `timeline ${id.timelineId} has ${range}, not ${formatLsn(lsn)}`, { ...id });
     }
     if (lsn < timeline.gcCutoffLsn) throw collected(timeline, lsn);
-    return pages.holding(lsn, () => timestampOfLsn(pages.readerAt(lsn)));
+    return pages.holdingFrom(lsn, () => timestampOfLsn(pages.readerAt(lsn)));
   }
 
   /** Some commits of the timeline itself, up to `until` or all that is ingested, spread over time (commit-history.ts). */
@@ -353,7 +363,7 @@ export class Pageserver {
     const { gcCutoffLsn: start, lastRecordLsn } = timeline;
     const end = Math.max(start, Math.min(until ?? lastRecordLsn, lastRecordLsn)) as Lsn;
     const readerAt = (lsn: Lsn) => pages.readerAt(lsn);
-    return pages.holding(start, async () => {
+    return pages.holdingFrom(start, async () => {
       const startMs = await timestampOfLsn(readerAt(start));
       const endMs = await timestampOfLsn(readerAt(end));
       const commits = await spreadCommits(clogCommits(timeline, readerAt), start, end, startMs, countMax);
@@ -409,7 +419,7 @@ export class Pageserver {
 
   /** Removes what a timeline no longer has to keep. */
   async collectGarbage(id: TenantTimelineId): Promise<GcResult> {
-    return this.#tenant(id.tenantId).collectGarbage(id.timelineId, true);
+    return this.#tenant(id.tenantId).collectGarbage(id.timelineId);
   }
 
   /**
@@ -553,7 +563,11 @@ export class Pageserver {
         // Another pageserver's, or nobody's until it is attached again.
         if (claim !== null && claim.nodeId !== nodeId) return;
       }
-      if ((await store.head(tenantFolder(id) + deletedFile)) !== null) return await this.#finishDeletion(id);
+      if (await isTenantDeleted(store, id)) return await this.#finishDeletion(id);
+      if (!(await isTenant(store, id))) {
+        log.warn('objects of a tenant without tenant.json are in the store', { tenantId: id });
+        return;
+      }
       const tenant = await Tenant.load(id, await this.#claim(id));
       this.#tenants.set(id, { kind: 'attached', tenant });
     } catch (error) {
@@ -573,13 +587,14 @@ export class Pageserver {
     return { shared, template, imports: this.imports, openRemote, defaults, overrides };
   }
 
-  /** The note that it was deleted goes last: while it is there, whoever finds it goes on. */
+  /** The note that it was deleted stays, and whoever finds it goes on. Where nobody else can have had the tenant, it goes last. */
   async #finishDeletion(id: TenantId): Promise<void> {
-    const { store } = this.#options;
+    const { store, nodeId } = this.#options;
     const folder = tenantFolder(id);
+    const stays = (file: string) => file === deletedFile && nodeId !== null;
     const rank = (file: string) => (file === deletedFile ? 2 : parseClaimName(file) === null ? 0 : 1);
-    const keys = (await store.list(folder)).map(({ key }) => ({ key, rank: rank(key.slice(folder.length)) }));
-    for (const { key } of keys.sort((a, b) => a.rank - b.rank)) await store.delete(key);
+    const files = (await store.list(folder)).map(({ key }) => key.slice(folder.length)).filter((file) => !stays(file));
+    for (const file of files.sort((a, b) => rank(a) - rank(b))) await store.delete(folder + file);
   }
 
   async #whileBusy(id: TenantId, make: () => Promise<Tenant>): Promise<void> {
@@ -626,6 +641,9 @@ export class Pageserver {
     return this.#tenant(id.tenantId).running(id.timelineId);
   }
 }
+
+const isTenant = async (store: ObjectStore, id: TenantId): Promise<boolean> =>
+  (await store.head(tenantFolder(id) + tenantFile)) !== null;
 
 async function isCurrent(tenant: Tenant): Promise<boolean> {
   return tenant.attachment.check().then(

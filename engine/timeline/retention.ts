@@ -1,8 +1,8 @@
 /**
  * What of a timeline's history must stay, and why.
  *
- * Kept is everything from the cutoff on, which is the older of two points: `pitr_interval` ago, and `gc_horizon` bytes of WAL ago; and before it
- * single points: where branches begin, what somebody holds a lease of, what is being read at this moment. Which layers that needs is
+ * Kept is everything from the cutoff on, which is the oldest of three points: `pitr_interval` ago, `gc_horizon` bytes of WAL ago, and the end of what is
+ * in the object store; and before it single points: where branches begin, what somebody holds a lease of, what is being read at this moment. Which layers that needs is
  * compaction/plan.ts's to say; removing the others is garbage-collection.ts's.
  *
  * Invariant: a cutoff only rises; once it is said, nothing before it but the points can be read, branched from or leased.
@@ -38,6 +38,8 @@ export interface RetentionInputs {
   readonly nowMs: number;
   readonly branchPoints: readonly { readonly lsn: Lsn; readonly timelineId: string }[];
   readonly leases: readonly LsnLease[];
+  /** Up to where the object store has everything. */
+  readonly storedLsn: Lsn;
 }
 
 /** What is to be kept now. Reads the timeline's clog to find the time's LSN. */
@@ -45,7 +47,8 @@ export async function findRetention(inputs: RetentionInputs): Promise<Retention>
   const { timeline, config, branchPoints, leases, pages } = inputs;
   const spaceCutoffLsn = clamp(timeline, timeline.lastRecordLsn - config.gc_horizon);
   const timeCutoffLsn = await findTimeCutoff(inputs);
-  const cutoffLsn = Math.max(timeline.gcCutoffLsn, Math.min(spaceCutoffLsn, timeCutoffLsn ?? spaceCutoffLsn)) as Lsn;
+  const wanted = Math.min(spaceCutoffLsn, timeCutoffLsn ?? spaceCutoffLsn, inputs.storedLsn);
+  const cutoffLsn = Math.max(timeline.gcCutoffLsn, wanted) as Lsn;
   const points: RetainedPoint[] = [
     ...branchPoints.map((point) => ({ reason: 'branch' as const, ...point })),
     ...leases.map((lease) => ({ reason: 'lease' as const, ...lease })),
@@ -57,7 +60,7 @@ export async function findRetention(inputs: RetentionInputs): Promise<Retention>
 async function findTimeCutoff({ timeline, pages, config, nowMs }: RetentionInputs): Promise<Lsn | null> {
   if (config.pitr_interval === 0) return null;
   const { gcCutoffLsn: start, lastRecordLsn: end } = timeline;
-  return pages.holding(start, async () => {
+  return pages.holdingFrom(start, async () => {
     const found = await findLsnByTimestamp((lsn) => pages.readerAt(lsn), start, end, nowMs - config.pitr_interval);
     return found.lsn;
   });

@@ -66,7 +66,7 @@ export class RunningTimeline {
   readonly pages: TimelinePageService;
   readonly index: StoredIndex;
   readonly uploads: UploadQueue;
-  readonly leases = new LsnLeases();
+  readonly leases: LsnLeases;
   readonly compaction: Compaction;
   logicalSize: LogicalSize;
   readonly #shared: SharedParts;
@@ -107,6 +107,7 @@ export class RunningTimeline {
     this.#fedLsn = index.part.diskConsistentLsn;
     this.#lastFlushMs = shared.clock.now();
     this.#lastCompactionMs = this.#lastFlushMs;
+    this.leases = new LsnLeases(index.part.leases, this.#lastFlushMs, shared.config().lsn_lease_length);
     const { clock, log, limits, yieldTurn } = shared;
     const { timeline } = this;
     const { signal } = this.#abort;
@@ -149,11 +150,7 @@ export class RunningTimeline {
       remoteConsistentLsn: () => uploads.storedPart.diskConsistentLsn,
       // Of the branch point all is the ancestor's, which keeps it.
       isLeased: (lsn) => this.leases.has(lsn, clock.now()) || (this.#isDetaching && lsn === timeline.startLsn),
-      lease: (lsn) => {
-        const lengthMs = shared.config().lsn_lease_length;
-        this.leases.grant(lsn, clock.now(), lengthMs);
-        return lengthMs;
-      },
+      lease: (lsn) => this.#lease(lsn),
     });
     this.logicalSize = this.#newLogicalSize();
     this.#receiver = new WalReceiver({
@@ -323,10 +320,18 @@ export class RunningTimeline {
     return null;
   }
 
-  /** See garbage-collection.ts. */
-  collectGarbage(cutoffLsn: Lsn, points: () => readonly Lsn[]): Promise<GcResult> {
+  /** See garbage-collection.ts. What is leased or being read stays, beside `branchPoints`. */
+  collectGarbage(cutoffLsn: Lsn, branchPoints: () => readonly Lsn[]): Promise<GcResult> {
     this.#checkOpen();
-    return this.compaction.exclusive(() => collectGarbage(this.timeline, this.uploads, cutoffLsn, points()));
+    const { clock } = this.#shared;
+    // What comes up to the last moment counts: nothing is awaited between this look and the change.
+    return this.compaction.exclusive(() =>
+      collectGarbage(this.timeline, this.uploads, {
+        cutoffLsn: Math.min(cutoffLsn, this.pages.floorLsn) as Lsn,
+        leases: this.leases.active(clock.now()).map(({ lsn }) => lsn),
+        points: [...branchPoints(), ...this.pages.lsnsRead()],
+      }),
+    );
   }
 
   /** Makes a branch independent of its ancestor. Nothing happens to a timeline that has none. */
@@ -401,8 +406,23 @@ export class RunningTimeline {
       timeline: this.timeline,
       clock,
       yieldTurn,
-      readerAt: (lsn) => this.pages.readerAt(lsn),
+      reading: (lsn, work) => this.pages.holdingFrom(lsn, () => work(this.pages.readerAt(lsn))),
     });
+  }
+
+  /** For how long it holds, in milliseconds: it is stored then. */
+  async #lease(lsn: Lsn): Promise<number> {
+    const { clock, config } = this.#shared;
+    const { lsn_lease_length: lengthMs } = config();
+    const nowMs = clock.now();
+    const { validUntilMs } = this.leases.grant(lsn, nowMs, lengthMs);
+    // From here on garbage collection sees it.
+    const { leases: stored } = this.uploads.storedPart;
+    const isStored = stored.some((one) => one.lsn === lsn && one.validUntilMs >= validUntilMs);
+    if (!isStored && lengthMs > 0) {
+      await this.uploads.storeLeases(this.leases.toStore(this.uploads.part.leases, nowMs, lengthMs));
+    }
+    return Math.max(0, nowMs + lengthMs - clock.now());
   }
 
   #checkOpen(): void {

@@ -3,6 +3,7 @@
  * generation of it by creating an object that nobody has created before.
  *
  *   tenants/<tenant>/generation-0000000a      {"version":1,"generation":10,"node_id":1}\n<CRC32C>\n
+ *   tenants/<tenant>/deleted.json             {"version":1}\n<CRC32C>\n
  *
  * The newest claim is the owner's; without a node (`node_id` null) the tenant is detached. What a pageserver writes, it writes under names with
  * its generation (layers, index), so one that was replaced without noticing overwrites nothing. What it deletes, it deletes after a look at the claims
@@ -11,7 +12,10 @@
  * Why that holds: an owner stores an index that no longer names a layer, looks at the claims, and deletes the layer. A newer owner claims first and
  * reads the index second. If the look saw no newer claim, the newer owner reads the index that was stored before it.
  *
- * A host whose store nobody else can reach (a tab that holds a lock) has generation 0 and makes no claims.
+ * A tenant that was deleted stays so: claims, and with them everything else of it, are gone but for the note of its deletion, and its id is not used again. An
+ * owner of before finds that its claim is gone, and is fenced; what it has stored until then is waste.
+ *
+ * A host whose store nobody else can reach (a tab that holds a lock) has generation 0 and makes no claims, and keeps no such notes.
  * Source: Neon's generation numbers (docs/rfcs/025-generation-numbers.md), with claims where Neon has a control plane.
  */
 import { isPageliteError, PageliteError } from '../errors.ts';
@@ -25,6 +29,13 @@ const claimPattern = /^generation-([0-9a-f]{8})$/;
 const generationMax = 0xffffffff;
 /** Others that claim at the same moment: each attempt sees a higher one. */
 const claimAttemptsMax = 20;
+
+/** Of a tenant's folder: its deletion has begun, or is done and nothing else is there. */
+export const deletedFile = 'deleted.json';
+
+export async function isTenantDeleted(store: ObjectStore, tenant: TenantId): Promise<boolean> {
+  return (await store.head(tenantFolder(tenant) + deletedFile)) !== null;
+}
 
 export interface TenantClaim {
   readonly generation: number;
@@ -53,7 +64,7 @@ export async function newestClaim(store: ObjectStore, tenant: TenantId): Promise
   }
 }
 
-/** Claims the tenant for a node, or (null) for nobody. Removes older claims. */
+/** Claims the tenant for a node, or (null) for nobody. Removes older claims. Throws `notFound` if the tenant is deleted. */
 export async function claimTenant(store: ObjectStore, tenant: TenantId, node: NodeId | null): Promise<number> {
   for (let attempt = 0; attempt < claimAttemptsMax; attempt++) {
     const before = await claims(store, tenant);
@@ -67,6 +78,11 @@ export async function claimTenant(store: ObjectStore, tenant: TenantId, node: No
     } catch (error) {
       if (isPageliteError(error, 'invalid')) continue;
       throw error;
+    }
+    // Whoever deletes a tenant notes it first and looks for claims second: one of the two sees the other.
+    if (await isTenantDeleted(store, tenant)) {
+      await store.delete(claimKey(tenant, generation));
+      throw new PageliteError('notFound', `tenant ${tenant} was deleted`, { tenantId: tenant });
     }
     for (const old of before) await store.delete(claimKey(tenant, old));
     return generation;
@@ -89,18 +105,26 @@ export class TenantAttachment {
     this.generation = generation;
   }
 
-  /** Throws `fenced` if somebody has attached the tenant since. */
+  /** Throws `fenced` if somebody has attached or deleted the tenant since: if its claim is not there, or not the newest. */
   async check(): Promise<void> {
     if (this.generation === 0) return;
     const newest = await newestGeneration(this.#store, this.tenantId);
-    if (newest <= this.generation) return;
-    const claim = await newestClaim(this.#store, this.tenantId);
-    const who = claim?.nodeId == null ? 'was detached' : `was attached to pageserver ${claim.nodeId}`;
+    if (newest === this.generation) return;
     throw new PageliteError(
       'fenced',
-      `tenant ${this.tenantId} ${who} (generation ${newest}); here it was attached with generation ${this.generation}`,
+      `tenant ${this.tenantId} ${await this.#fate(newest)}; here it was attached with generation ${this.generation}`,
       { tenantId: this.tenantId, generation: this.generation, newestGeneration: newest },
     );
+  }
+
+  async #fate(newest: number): Promise<string> {
+    if (newest > this.generation) {
+      const claim = await newestClaim(this.#store, this.tenantId);
+      const who = claim?.nodeId == null ? 'was detached' : `was attached to pageserver ${claim.nodeId}`;
+      return `${who} (generation ${newest})`;
+    }
+    if (await isTenantDeleted(this.#store, this.tenantId)) return 'was deleted';
+    return 'is not claimed any more: its objects are gone from the store';
   }
 }
 

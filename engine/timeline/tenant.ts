@@ -85,7 +85,6 @@ export class Tenant {
   readonly #parts: TenantParts;
   readonly #shared: SharedParts;
   readonly #timelines = new Map<TimelineId, Slot>();
-  readonly #attachedAtMs: number;
   #overrides: Partial<TenantConfig>;
   #config: TenantConfig;
   readonly #abort = new AbortController();
@@ -99,8 +98,7 @@ export class Tenant {
     this.#config = { ...parts.defaults, ...parts.overrides };
     this.#parts = parts;
     this.#shared = { ...parts.shared, config: () => this.#config };
-    this.#attachedAtMs = parts.shared.clock.now();
-    this.#collectedAtMs = this.#attachedAtMs;
+    this.#collectedAtMs = parts.shared.clock.now();
   }
 
   /** Loads every timeline's index and follows its WAL. A damaged index costs that timeline. */
@@ -573,16 +571,23 @@ export class Tenant {
     for (const timeline of this.listTimelines()) {
       if (this.#closed) return;
       if (this.find(timeline) === null) continue;
-      const { cutoffLsn, layersRemoved, bytesRemoved, skipped: reason } = await this.collectGarbage(timeline);
-      if (reason !== null) log.debug('garbage collection skipped', { ...this.#idOf(timeline), reason });
-      if (cutoffLsn === null || layersRemoved === 0) continue;
-      log.info('collected garbage', {
-        ...this.#idOf(timeline),
-        cutoffLsn: formatLsn(cutoffLsn),
-        layersRemoved,
-        bytesRemoved,
-      });
+      try {
+        this.#tellCollected(timeline, await this.collectGarbage(timeline));
+      } catch (error) {
+        // One that is damaged, or is being closed, keeps what it has; the others do not wait for it.
+        if (!this.#closed) {
+          log.error('garbage collection failed', { ...this.#idOf(timeline), error: messageOf(error) });
+        }
+      }
     }
+  }
+
+  #tellCollected(timeline: TimelineId, { cutoffLsn, layersRemoved, bytesRemoved, skipped: reason }: GcResult): void {
+    const { log } = this.#shared;
+    if (reason !== null) log.debug('garbage collection skipped', { ...this.#idOf(timeline), reason });
+    if (cutoffLsn === null || layersRemoved === 0) return;
+    const removed = { cutoffLsn: formatLsn(cutoffLsn), layersRemoved, bytesRemoved };
+    log.info('collected garbage', { ...this.#idOf(timeline), ...removed });
   }
 
   // Retention
@@ -598,28 +603,17 @@ export class Tenant {
       nowMs,
       branchPoints: this.#branchPoints(timeline),
       leases: running.leases.active(nowMs),
+      storedLsn: running.uploads.storedPart.diskConsistentLsn,
     });
   }
 
-  /**
-   * Removes what a timeline no longer has to keep. Right after the tenant was attached nothing is removed, as leases of before may hold, but if
-   * `isForced`; and nothing while a timeline cannot be opened, which may be a branch of this one.
-   */
-  async collectGarbage(timeline: TimelineId, isForced = false): Promise<GcResult> {
+  /** Removes what a timeline no longer has to keep. Nothing is removed while a timeline cannot be opened, which may be a branch of this one. */
+  async collectGarbage(timeline: TimelineId): Promise<GcResult> {
     const broken = [...this.#timelines].find(([, { kind }]) => kind === 'broken');
     if (broken !== undefined) return skipped(`timeline ${broken[0]} cannot be opened, and may be a branch of it`);
-    const { clock } = this.#shared;
-    if (!isForced && clock.now() < this.#attachedAtMs + this.#config.lsn_lease_length) {
-      return skipped('leases that were given before the start may hold still');
-    }
     const { cutoffLsn } = await this.retention(timeline);
     const running = this.running(timeline);
-    // What comes up to the last moment counts: nothing is awaited between this look and the change.
-    return running.collectGarbage(cutoffLsn, () => [
-      ...this.#branchPoints(timeline).map(({ lsn }) => lsn),
-      ...running.leases.active(clock.now()).map(({ lsn }) => lsn),
-      ...running.pages.lsnsRead(),
-    ]);
+    return running.collectGarbage(cutoffLsn, () => this.#branchPoints(timeline).map(({ lsn }) => lsn));
   }
 
   #branchPoints(ancestor: TimelineId): { lsn: Lsn; timelineId: TimelineId }[] {

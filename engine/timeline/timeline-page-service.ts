@@ -12,7 +12,7 @@ import type { ValueChain } from '../layers/value-chain.ts';
 import { keysPerRequestMax, pageSize, pagesPerRequestMax } from '../limits.ts';
 import type { TenantTimelineId } from '../model/ids.ts';
 import { type Key, type KeyPrefix, relPrefix, sizeBlock } from '../model/key.ts';
-import { formatLsn, invalidLsn, type Lsn } from '../model/lsn.ts';
+import { formatLsn, invalidLsn, type Lsn, maxLsn } from '../model/lsn.ts';
 import type { BlockNumber, RelTag } from '../model/rel.ts';
 import type { Basebackup, Clock, PageService, ReadLsn, TimelineStatus, ValueReader } from '../services.ts';
 import { recordEnd } from '../wal/wal-page.ts';
@@ -32,8 +32,8 @@ export interface PageServiceHooks {
   remoteConsistentLsn(): Lsn;
   /** Whether an LSN before the cutoff of garbage collection is kept all the same. */
   isLeased(lsn: Lsn): boolean;
-  /** How long `lsn` is kept from now on, in milliseconds. */
-  lease(lsn: Lsn): number;
+  /** How long `lsn` is kept from now on, in milliseconds, whatever happens to this process. Garbage collection sees it at once. */
+  lease(lsn: Lsn): Promise<number>;
   readonly clock: Clock;
   readonly slowReads: SlowReads;
 }
@@ -44,7 +44,9 @@ export class TimelinePageService implements PageService {
   readonly #hooks: PageServiceHooks;
   readonly #budget: WorkBudget;
   /** LSNs of requests under way, with how many there are of each. */
-  readonly #running = new Map<Lsn, number>();
+  readonly #running = new LsnCounts();
+  /** From where on everything is being read, likewise. */
+  readonly #floors = new LsnCounts();
   #reading = 0;
 
   constructor(timeline: Timeline, hooks: PageServiceHooks) {
@@ -61,28 +63,33 @@ export class TimelinePageService implements PageService {
 
   /** Where requests under way read. */
   lsnsRead(): Lsn[] {
-    return [...this.#running.keys()];
+    return this.#running.lsns();
   }
 
-  /** While `work` runs, `lsn` and everything after it is kept. */
-  async holding<T>(lsn: Lsn, work: () => Promise<T>): Promise<T> {
-    this.#enter(lsn);
+  /** The cutoff of garbage collection may not rise above this now. */
+  get floorLsn(): Lsn {
+    return this.#floors.lsns().reduce((a, b) => (a < b ? a : b), maxLsn);
+  }
+
+  /** While `work` runs, `lsn`, which is there now, and everything after it is kept. */
+  async holdingFrom<T>(lsn: Lsn, work: () => Promise<T>): Promise<T> {
+    this.#floors.add(lsn);
+    this.#reading++;
     try {
       return await work();
     } finally {
-      this.#leave(lsn);
+      this.#floors.remove(lsn);
+      this.#reading--;
     }
   }
 
   #enter(lsn: Lsn): void {
-    this.#running.set(lsn, (this.#running.get(lsn) ?? 0) + 1);
+    this.#running.add(lsn);
     this.#reading++;
   }
 
   #leave(lsn: Lsn): void {
-    const count = this.#running.get(lsn)! - 1;
-    if (count === 0) this.#running.delete(lsn);
-    else this.#running.set(lsn, count);
+    this.#running.remove(lsn);
     this.#reading--;
   }
 
@@ -198,10 +205,11 @@ export class TimelinePageService implements PageService {
 
   async leaseLsn(lsn: Lsn, signal?: AbortSignal): Promise<{ readonly validForMs: number }> {
     const at = await this.#begin({ requestLsn: lsn, notModifiedSince: lsn }, signal);
-    // From here on garbage collection sees the lease, as it saw the request until now.
-    const validForMs = this.#hooks.lease(at);
-    this.#leave(at);
-    return { validForMs };
+    try {
+      return { validForMs: await this.#hooks.lease(at) };
+    } finally {
+      this.#leave(at);
+    }
   }
 
   /** Values as of `lsn`, which is ingested already and held by the caller. */
@@ -264,6 +272,25 @@ export class TimelinePageService implements PageService {
   /** Read only: it may be a layer's memory. */
   #rebuild(chain: ValueChain): Uint8Array | null | Promise<Uint8Array | null> {
     return reconstructWhenReady(chain, this.#timeline.redo, this.#timeline.versions, this.id);
+  }
+}
+
+/** How many there are of each LSN. */
+class LsnCounts {
+  readonly #counts = new Map<Lsn, number>();
+
+  lsns(): Lsn[] {
+    return [...this.#counts.keys()];
+  }
+
+  add(lsn: Lsn): void {
+    this.#counts.set(lsn, (this.#counts.get(lsn) ?? 0) + 1);
+  }
+
+  remove(lsn: Lsn): void {
+    const count = this.#counts.get(lsn)! - 1;
+    if (count === 0) this.#counts.delete(lsn);
+    else this.#counts.set(lsn, count);
   }
 }
 

@@ -4,7 +4,7 @@
  *
  * Called by whatever makes or drops layers (flush, compaction, garbage collection, imports). `part` is the index as this process has it; the store
  * follows. Several changes that come while the store is busy are stored as one. Where layers are staged on a local disk (LayerStaging), changes count
- * here before they are in the store; otherwise the caller waits for `change`.
+ * here before they are in the store; otherwise the caller waits for `change`. Leases are stored between, with the index as the store has it.
  *
  * Invariants:
  * - an index in the store names only objects that are in the store
@@ -16,7 +16,7 @@ import type { WrittenLayer } from '../layers/layer-writer.ts';
 import { reconnectPauseMaxMs, reconnectPauseMinMs } from '../limits.ts';
 import type { TenantTimelineId } from '../model/ids.ts';
 import type { Clock, LayerStaging, Log, ObjectStore } from '../services.ts';
-import { type IndexPart, type LayerEntry, layerKey, type StoredIndex } from './index-part.ts';
+import { type IndexPart, type LayerEntry, layerKey, type StoredIndex, type StoredLease } from './index-part.ts';
 import type { TenantAttachment } from './tenant-claims.ts';
 
 export interface UploadQueueParts {
@@ -61,6 +61,8 @@ export class UploadQueue {
   readonly #staged = new Map<string, number>();
   #waiters: Waiter[] = [];
   #running: Promise<void> | null = null;
+  /** The puts of the index, one after another. */
+  #puts: Promise<void> = Promise.resolve();
   #deletions: Promise<void> = Promise.resolve();
   #deleting = 0;
   /** Keys that are going to be removed, and the one that is being removed. */
@@ -142,7 +144,7 @@ export class UploadQueue {
     const attempt = async () => {
       const next = change(this.#part);
       await this.#uploadLayers(next);
-      await index.put(next);
+      await this.#putIndex(() => next);
       // Others may have made changes meanwhile, which are stored after this one.
       this.#part = change(this.#part);
       await attachment.check();
@@ -155,6 +157,25 @@ export class UploadQueue {
       ),
     );
     await done;
+  }
+
+  /**
+   * Stores leases, at once: layers that wait for their upload do not hold it up. Resolves when the store has them and nobody newer has attached the
+   * tenant. Throws `unavailable`, and then the store may have them or not.
+   */
+  async storeLeases(leases: readonly StoredLease[]): Promise<void> {
+    this.checkWorks();
+    const { index, attachment } = this.#parts;
+    this.#part = { ...this.#part, leases };
+    await this.#putIndex(() => index.part);
+    await attachment.check();
+  }
+
+  /** Whatever else an index is about, its leases are those of now. */
+  #putIndex(part: () => IndexPart): Promise<void> {
+    const put = this.#puts.then(() => this.#parts.index.put({ ...part(), leases: this.#part.leases }));
+    this.#puts = put.catch(() => {});
+    return put;
   }
 
   /** Throws if nothing more can be stored, with the reason. */
@@ -177,6 +198,7 @@ export class UploadQueue {
   /** Resolves when nothing is under way any more: after the signal fired, what is not stored stays so, and is made of WAL again. */
   async close(): Promise<void> {
     await this.#running;
+    await this.#puts;
     await this.#deletions;
   }
 
@@ -235,7 +257,7 @@ export class UploadQueue {
         const before = index.part;
         const part = this.#part;
         await this.#retry(() => this.#uploadLayers(part));
-        await this.#retry(() => index.put(part));
+        await this.#retry(() => this.#putIndex(() => part));
         await this.#retry(() => attachment.check());
         this.#lastError = null;
         for (const { resolve } of waiters.splice(0)) resolve();

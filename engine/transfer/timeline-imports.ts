@@ -141,6 +141,7 @@ export class TimelineImports {
         compactedLsn: manifest.startLsn,
         gcCutoffLsn: manifest.startLsn,
         archivedAtMs: null,
+        leases: [],
         // Nothing of the timeline is older than its start: an image layer there has all there is of its range.
         layers: layers.entries.map((entry) => ({
           ...entry,

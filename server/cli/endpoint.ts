@@ -101,10 +101,12 @@ export function addEndpointCommands(program: Command, context: CliContext): void
     .argument('<name>', 'name of the endpoint')
     .addOption(stopModeOption())
     .option('--destroy', 'remove the endpoint, too')
+    .option('--tenant-id <id>', 'the tenant that it must be of (default: any)', tenantArgument)
     .addHelpText('after', stopHelp)
-    .action((name: string, options: { mode: StopMode; destroy?: boolean }) =>
+    .action((name: string, options: { mode: StopMode; destroy?: boolean; tenantId?: TenantId }) =>
       context.changeRepository(async (repository) => {
         const found = findEndpoint(repository, name);
+        checkOfTenant(found, options.tenantId);
         await stopProcess(`endpoint ${name}`, endpointPidFile(found.dir), options.mode, context.say);
         if (options.destroy) await removeEndpoint(found);
       }),
@@ -128,6 +130,13 @@ export function addEndpointCommands(program: Command, context: CliContext): void
     .option('--json', 'as JSON')
     .addHelpText('after', '\nExamples:\n  $ pagelite endpoint list --json')
     .action((options: { tenantId?: TenantId; json?: boolean }) => list(options, context));
+}
+
+function checkOfTenant({ name, config }: Endpoint, tenantId: TenantId | undefined): void {
+  if (tenantId === undefined || config.tenantId === tenantId) return;
+  throw new PageliteError('notFound', `endpoint "${name}" is of tenant ${config.tenantId}, not of ${tenantId}`, {
+    endpoint: name,
+  });
 }
 
 interface CreateOptions extends ListeningOptions {

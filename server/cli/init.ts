@@ -50,7 +50,7 @@ export function addInitCommand(program: Command, context: CliContext): void {
     .addHelpText('after', help)
     .action(async (options: InitCommandOptions) => {
       // Before anything is made: whether it can be used at all.
-      if (options.remoteStorage) await openRemoteStorage(options.remoteStorage);
+      if (options.remoteStorage) await openRemoteStorage(options.remoteStorage, { mayCreate: true });
       const isShared = options.remoteStorage !== undefined;
       const { remoteStorage, diskBudget, numSafekeepers = 1 } = options;
       const repository = await Repository.init(context.repositoryDir, {

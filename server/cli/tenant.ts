@@ -64,9 +64,13 @@ function addPlacementCommands(tenant: Command, context: CliContext): void {
     attachHelp,
   ).action(({ tenantId }: { tenantId: TenantId }) =>
     context.changeRepository(async (repository) => {
-      await attachTenant(repository, tenantId);
+      const { takenFromNodeId } = await attachTenant(repository, tenantId);
       if (repository.readConfig().defaultTenantId === null) await setDefault(repository, tenantId, context);
       context.say(`Attached tenant ${tenantId}`);
+      if (takenFromNodeId !== null) {
+        const lost = `Its branches are here as far as pageserver ${takenFromNodeId} has uploaded them: newer commits may be in the safekeepers there`;
+        context.warn(`the tenant was not detached before. ${lost}`);
+      }
     }),
   );
   placed('detach', 'give a tenant up; any pageserver with the same remote storage may attach it', '').action(

@@ -18,7 +18,7 @@ Examples:
   $ pagelite timeline branch --branch-name before-the-accident --ancestor-start-lsn 0/16F9A00
   $ pagelite timeline branch --branch-name yesterday --at "2026-01-31 12:00:00+00"
 
-Making a branch copies nothing. SELECT pg_current_wal_lsn() tells an endpoint's LSN, SELECT now() its time.`;
+Making a branch copies nothing. SELECT pg_current_wal_flush_lsn() tells an endpoint's LSN, SELECT now() its time.`;
 
 export function addTimelineCommands(program: Command, context: CliContext): void {
   const timeline = program.command('timeline').description('manage branches');

@@ -28,7 +28,7 @@ export function checkLsn(extent: BranchExtent, lsn: Lsn): void {
     throw new PageliteError('invalid', text, data);
   }
   if (lsn > endLsn) {
-    const text = `LSN ${formatLsn(lsn)} is past the end of branch "${branch}" at ${formatLsn(endLsn)}. Use an LSN up to that`;
+    const text = `LSN ${formatLsn(lsn)} is past the end of branch "${branch}" at ${formatLsn(endLsn)}. Use an LSN up to that: SELECT pg_current_wal_flush_lsn() tells it, pg_current_wal_lsn() may be ahead`;
     throw new PageliteError('invalid', text, data);
   }
 }

@@ -4,7 +4,7 @@ import { DiskObjectStore } from '../object-store/disk.ts';
 import { openRemoteStorage } from '../object-store/remote-storage.ts';
 import type { Repository } from './repository.ts';
 
-export async function openTruth({ remoteStorage, pageserverDir }: Repository): Promise<ObjectStore> {
+export async function openTruth({ remoteStorage, pageserverDir, mayCreateStorage }: Repository): Promise<ObjectStore> {
   if (remoteStorage === null) return DiskObjectStore.open(pageserverDir, { sweep: false });
-  return openRemoteStorage(remoteStorage);
+  return openRemoteStorage(remoteStorage, { mayCreate: mayCreateStorage });
 }

@@ -24,7 +24,12 @@ import { z } from 'zod';
 import { isPageliteError, PageliteError } from '../../engine/errors.ts';
 import { checkListenHost } from '../auth/listen-policy.ts';
 import { generateKeyFiles, readPrivateKey, signToken, type TokenRequest, type TokenSource } from '../auth/tokens.ts';
-import { formatRemoteStorage, parseRemoteStorage, type RemoteStorage } from '../object-store/remote-storage.ts';
+import {
+  formatRemoteStorage,
+  openRemoteStorage,
+  parseRemoteStorage,
+  type RemoteStorage,
+} from '../object-store/remote-storage.ts';
 import { claimPidFile, type PidFile, runningPid } from '../process/pid-file.ts';
 import { findFreePort } from '../process/ports.ts';
 import type { BackupLocation } from '../safekeeper/safekeeper-server.ts';
@@ -162,6 +167,8 @@ export class Repository {
     }
     await mkdir(join(repository.pageserverDir, 'tenants'), { recursive: true });
     await mkdir(repository.endpointsDir, { recursive: true });
+    const own = { kind: 'folder', path: join(dir, localRemoteStorage) } as const;
+    if (options.remoteStorage === undefined) await openRemoteStorage(own, { mayCreate: true });
     for (const { id } of config.safekeepers) await mkdir(repository.safekeeperDir(id), { recursive: true });
     const { auth: keys } = config;
     if (keys) generateKeyFiles(resolve(dir, keys.privateKeyPath), resolve(dir, keys.publicKeyPath));
@@ -186,6 +193,11 @@ export class Repository {
     if (text === undefined) return null;
     if (!text.includes('://')) return { kind: 'folder', path: resolve(this.dir, text) };
     return parseRemoteStorage(text);
+  }
+  /** Where the truth is may be empty, and nothing is lost: a folder of the repository, in which no tenant has come to be. `pagelite init` makes all others. */
+  get mayCreateStorage(): boolean {
+    const { branches, defaultTenantId, pageserver } = this.readConfig();
+    return branches.length === 0 && defaultTenantId === null && pageserver.remoteStorage?.includes('://') === false;
   }
   /** Where safekeepers send their WAL; null: nowhere. */
   async walBackup(): Promise<BackupLocation | null> {

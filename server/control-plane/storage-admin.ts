@@ -154,9 +154,12 @@ const pathOf = ({ tenantId, timelineId }: TenantTimelineId): string => `/v1/tena
 
 /**
  * Attaches a tenant from the remote storage, and names what has no name here: names are a repository's. The only root is `main`, others are called by
- * their ids.
+ * their ids. `takenFromNodeId`: who had it, and did not give it up.
  */
-export async function attachTenant(repository: Repository, tenant: TenantId): Promise<void> {
+export async function attachTenant(
+  repository: Repository,
+  tenant: TenantId,
+): Promise<{ readonly takenFromNodeId: number | null }> {
   const claim = await newestClaim(await openTruth(repository), tenant);
   // Others may have written since: WAL that the safekeepers have from before is stored, or was given up, and must not be taken for what follows.
   if (claim !== null && claim.nodeId !== repository.readConfig().pageserver.id) {
@@ -174,6 +177,8 @@ export async function attachTenant(repository: Repository, tenant: TenantId): Pr
       nameBranch(config, isMain ? branchNameDefault : `timeline_${timelineId.slice(0, 8)}`, id);
     }
   });
+  const before = claim?.nodeId ?? null;
+  return { takenFromNodeId: before === repository.readConfig().pageserver.id ? null : before };
 }
 
 /** Everything of it is in the remote storage afterwards, and any pageserver may attach it. Its endpoints are stopped before; names stay. */

@@ -241,11 +241,12 @@ export function checkNotEmbedded(repository: Repository): void {
 }
 
 function storageArgs(repository: Repository): string[] {
-  const { remoteStorage } = repository;
+  const { remoteStorage, mayCreateStorage } = repository;
   if (remoteStorage === null) return [];
   const { diskBudgetBytes } = repository.readConfig().pageserver;
   const budget = diskBudgetBytes === undefined ? [] : ['--disk-budget', String(diskBudgetBytes)];
-  return ['--remote-storage', formatRemoteStorage(remoteStorage), ...budget];
+  const mayCreate = mayCreateStorage ? ['--new-remote-storage'] : [];
+  return ['--remote-storage', formatRemoteStorage(remoteStorage), ...mayCreate, ...budget];
 }
 
 /** A server's own token for safekeepers, in a file: arguments and environments are for others to see. */

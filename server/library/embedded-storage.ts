@@ -93,6 +93,7 @@ export class EmbeddedStorage implements TransferStorage {
       const pageserver = await openPageserver({
         dir,
         remoteStorage: repository.remoteStorage,
+        mayCreateStorage: repository.mayCreateStorage,
         ...(diskBudgetBytes !== undefined && { diskBudgetBytes }),
         nodeId: nodeId(id),
         wal: safekeepers.map(({ safekeeper }) => safekeeper),

@@ -8,10 +8,12 @@
  * - an object's version is its file's inode, time of writing and size: a put always makes a new one
  * - puts and deletes of one key are one after another in this process
  * - `ifAbsent` holds also among processes that have the folder in common; `ifVersion` only within one
+ * - the folder itself is made by `open` only: one that vanishes, as when it is not mounted any more, makes everything `unavailable`, and is neither empty nor
+ *   made anew
  */
 import type { Stats } from 'node:fs';
 import { type FileHandle, link, mkdir, open, readdir, rename, rm, rmdir, stat } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { dirname, join, relative, sep } from 'node:path';
 import { threadId } from 'node:worker_threads';
 import { messageOf, PageliteError } from '../../engine/errors.ts';
 import type { ObjectStore } from '../../engine/services.ts';
@@ -22,23 +24,45 @@ const temporaryName = /^\.tmp-(\d+)-/;
 
 export class DiskObjectStore implements ObjectStore {
   readonly #folder: string;
+  /** A file that is there as long as the store is. */
+  readonly #marker: string;
   /** The last write under way of each key. */
   readonly #writes = new Map<string, Promise<unknown>>();
   #nextTemporary = 1;
 
-  private constructor(folder: string) {
+  private constructor(folder: string, marker: string) {
     this.#folder = folder;
+    this.#marker = join(folder, marker);
   }
 
-  /** Without `sweep`: for another thread of a process that has it open. */
-  static async open(folder: string, { sweep = true }: { sweep?: boolean } = {}): Promise<DiskObjectStore> {
-    await mkdir(folder, { recursive: true });
-    if (!sweep) return new DiskObjectStore(folder);
+  /**
+   * Makes the folder if there is none. Without `sweep`: for another thread of a process that has it open. `marker`: an object without which the folder is
+   * not this store, but the place where it is to be mounted.
+   */
+  static async open(
+    folder: string,
+    { sweep = true, marker }: { readonly sweep?: boolean; readonly marker?: string } = {},
+  ): Promise<DiskObjectStore> {
+    const store = new DiskObjectStore(folder, marker ?? '.');
+    if (marker === undefined) await mkdir(folder, { recursive: true });
+    else await store.#checkThere();
+    if (!sweep) return store;
     for (const entry of await readdir(folder, { recursive: true, withFileTypes: true })) {
       const pid = Number(temporaryName.exec(entry.name)?.[1]);
       if (entry.isFile() && pid > 0 && !isRunning(pid)) await rm(join(entry.parentPath, entry.name), { force: true });
     }
-    return new DiskObjectStore(folder);
+    return store;
+  }
+
+  /** What is not found is not there: but for when the store is away. */
+  async #checkThere(): Promise<void> {
+    try {
+      await stat(this.#marker);
+    } catch (error) {
+      if (!isAbsent(error)) throw error;
+      const hint = 'Is it not mounted, or was it moved?';
+      throw new PageliteError('unavailable', `the folder ${this.#folder} of the object store is not there. ${hint}`);
+    }
   }
 
   put(key: string, bytes: Uint8Array, condition?: { ifAbsent: true } | { ifVersion: string }): Promise<string> {
@@ -74,8 +98,9 @@ export class DiskObjectStore implements ObjectStore {
       try {
         file = await open(path, 'r');
       } catch (error) {
-        if (isAbsent(error)) return null;
-        throw error;
+        if (!isAbsent(error)) throw error;
+        await this.#checkThere();
+        return null;
       }
       try {
         const stats = await file.stat();
@@ -93,6 +118,7 @@ export class DiskObjectStore implements ObjectStore {
     const path = this.#path(key);
     return this.#translate(key, async () => {
       const stats = await statOrNull(path);
+      if (stats === null) await this.#checkThere();
       return stats && { size: stats.size, version: versionOf(stats) };
     });
   }
@@ -104,6 +130,7 @@ export class DiskObjectStore implements ObjectStore {
       if (base !== '') checkObjectKey(base.slice(0, -1));
       const found: { key: string; size: number }[] = [];
       await this.#walk(base, found);
+      if (found.length === 0) await this.#checkThere();
       return found.filter(({ key }) => key.startsWith(prefix)).sort((a, b) => (a.key < b.key ? -1 : 1));
     });
   }
@@ -118,6 +145,7 @@ export class DiskObjectStore implements ObjectStore {
       const names = entries
         .filter((entry) => entry.isDirectory() && !entry.name.startsWith('.'))
         .map(({ name }) => name);
+      if (names.length === 0) await this.#checkThere();
       // A crash may have left an empty one.
       const full = await Promise.all(names.map(async (name) => (await this.list(`${folder}${name}/`)).length > 0));
       return names.filter((_, i) => full[i]).sort();
@@ -130,8 +158,9 @@ export class DiskObjectStore implements ObjectStore {
       try {
         await rm(path);
       } catch (error) {
-        if (isAbsent(error)) return;
-        throw error;
+        if (!isAbsent(error)) throw error;
+        await this.#checkThere();
+        return;
       }
       await syncFolder(dirname(path));
       await this.#removeEmptyFolders(dirname(path));
@@ -167,10 +196,14 @@ export class DiskObjectStore implements ObjectStore {
 
   /** Creates a folder so that it is there after a crash: each new one is synced into its parent. */
   async #makeFolder(path: string): Promise<void> {
-    const firstNew = await mkdir(path, { recursive: true });
-    if (firstNew === undefined) return;
-    for (let folder = path; folder.length >= firstNew.length; folder = dirname(folder))
-      await syncFolder(dirname(folder));
+    if (path !== this.#folder && (await isFolder(path))) return;
+    await this.#checkThere();
+    let folder = this.#folder;
+    for (const name of relative(this.#folder, path).split(sep).filter(Boolean)) {
+      const parent = folder;
+      folder = join(parent, name);
+      if (await makeOneFolder(folder)) await syncFolder(parent);
+    }
   }
 
   async #removeEmptyFolders(path: string): Promise<void> {
@@ -202,6 +235,26 @@ export class DiskObjectStore implements ObjectStore {
         if (stats !== null) found.push({ key, size: stats.size });
       }
     }
+  }
+}
+
+/** Whether it is new. Its parent has to be there. */
+async function makeOneFolder(path: string): Promise<boolean> {
+  try {
+    await mkdir(path);
+    return true;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+    return false;
+  }
+}
+
+export async function isFolder(path: string): Promise<boolean> {
+  try {
+    return (await stat(path)).isDirectory();
+  } catch (error) {
+    if (isAbsent(error)) return false;
+    throw error;
   }
 }
 

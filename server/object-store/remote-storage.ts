@@ -7,8 +7,9 @@
 import { fileURLToPath } from 'node:url';
 import { PageliteError } from '../../engine/errors.ts';
 import type { ObjectStore } from '../../engine/services.ts';
-import { DiskObjectStore } from './disk.ts';
+import { DiskObjectStore, isFolder } from './disk.ts';
 import { type S3Location, S3ObjectStore } from './s3.ts';
+import { checkStorageMarker, noStorage, storageMarker } from './storage-marker.ts';
 
 export type RemoteStorage =
   | { readonly kind: 's3'; readonly location: S3Location }
@@ -52,10 +53,19 @@ export function formatRemoteStorage(storage: RemoteStorage): string {
   return prefix === '' ? `s3://${bucket}` : `s3://${bucket}/${prefix.slice(0, -1)}`;
 }
 
-/** Throws `unavailable`, saying what is wrong, if it cannot be listed and written. */
-export async function openRemoteStorage(storage: RemoteStorage): Promise<ObjectStore> {
-  if (storage.kind === 'folder') return DiskObjectStore.open(storage.path);
+/** `mayCreate`: it may be new, and is made then. Throws `unavailable`, saying what is wrong, if it is none or cannot be listed and written. */
+export async function openRemoteStorage(
+  storage: RemoteStorage,
+  { mayCreate }: { readonly mayCreate: boolean },
+): Promise<ObjectStore> {
+  const where = formatRemoteStorage(storage);
+  if (storage.kind === 'folder') {
+    if (!mayCreate && !(await isFolder(storage.path))) throw noStorage(where);
+    await checkStorageMarker(await DiskObjectStore.open(storage.path), where, mayCreate);
+    return DiskObjectStore.open(storage.path, { sweep: false, marker: storageMarker });
+  }
   const store = await S3ObjectStore.open(storage.location);
   await store.checkAccess();
+  await checkStorageMarker(store, where, mayCreate);
   return store;
 }

@@ -3,7 +3,7 @@
  *
  *   -D DIR  --id 1  --listen-pg 127.0.0.1:64000  --listen-http 127.0.0.1:9898  --safekeepers 1=127.0.0.1:5454,2=127.0.0.1:5455
  *
- *   --remote-storage s3://bucket/prefix|file:///path   --disk-budget 10GB
+ *   --remote-storage s3://bucket/prefix|file:///path   --new-remote-storage   --disk-budget 10GB
  *   --auth-validation-public-key-path FILE|FOLDER      --auth-token-path FILE
  *
  * `listen-pg` is Neon's name for the port that computes read pages from. Port 0 lets the system choose.
@@ -34,6 +34,8 @@ export interface PageserverConfig {
   readonly safekeepers: readonly SafekeeperAddress[];
   /** Where its truth is; null: in `dir`. */
   readonly remoteStorage: RemoteStorage | null;
+  /** The remote storage may be empty, and is made then. */
+  readonly mayCreateStorage: boolean;
   /** Keys that tokens are checked with: a PEM file or a folder of them. Absent: everybody is trusted. */
   readonly publicKeyPath?: string;
   /** Holds the token for the safekeepers. */
@@ -57,6 +59,7 @@ export function parsePageserverArgs(args: readonly string[]): PageserverConfig {
     http: parseHostPort(flags['listen-http'] ?? `${hostDefault}:${httpPortDefault}`, '--listen-http'),
     safekeepers: parseSafekeepers(flags.safekeepers ?? ''),
     remoteStorage: flags['remote-storage'] === undefined ? null : parseRemoteStorage(flags['remote-storage']),
+    mayCreateStorage: flags['new-remote-storage'] ?? false,
     ...accessPaths(flags),
     diskBudgetBytes: parseBytes(flags['disk-budget'] ?? String(diskBudgetBytes), '--disk-budget'),
   };
@@ -73,6 +76,7 @@ function readFlags(args: readonly string[]) {
         'listen-http': { type: 'string' },
         safekeepers: { type: 'string' },
         'remote-storage': { type: 'string' },
+        'new-remote-storage': { type: 'boolean' },
         'disk-budget': { type: 'string' },
         'auth-validation-public-key-path': { type: 'string' },
         'auth-token-path': { type: 'string' },

@@ -22,6 +22,8 @@ export interface OpenPageserverOptions {
   readonly dir: string;
   /** Where the truth is; null: in `dir`. */
   readonly remoteStorage: RemoteStorage | null;
+  /** It may be empty, and is made then (object-store/storage-marker.ts). */
+  readonly mayCreateStorage: boolean;
   readonly diskBudgetBytes?: number;
   /** Stands between the truth and who uses it: faults, for tests. */
   readonly around?: (store: ObjectStore) => ObjectStore;
@@ -42,12 +44,13 @@ export interface OpenPageserverOptions {
 async function openStore({
   dir,
   remoteStorage,
+  mayCreateStorage: mayCreate,
   diskBudgetBytes: budgetBytes = diskBudgetBytes,
   around = (store) => store,
   log,
 }: OpenPageserverOptions) {
   if (remoteStorage === null) return { store: around(await DiskObjectStore.open(dir)), staging: null };
-  const remote = around(await openRemoteStorage(remoteStorage));
+  const remote = around(await openRemoteStorage(remoteStorage, { mayCreate }));
   log.info('opened the remote storage', { remoteStorage: formatRemoteStorage(remoteStorage) });
   if (remoteStorage.kind === 'folder') return { store: remote, staging: null };
   const tiered = await TieredObjectStore.open({ remote, folder: dir, budgetBytes, log });

@@ -89,7 +89,7 @@ export async function startSafekeeper(options: SafekeeperServerOptions): Promise
 
 /** Throws `unavailable`, saying what is wrong. */
 export async function openBackup({ remoteStorage, cluster }: BackupLocation): Promise<BackupTarget> {
-  return { store: await openRemoteStorage(remoteStorage), cluster };
+  return { store: await openRemoteStorage(remoteStorage, { mayCreate: false }), cluster };
 }
 
 /** Puts a safekeeper behind its ports; it is closed with them. If a port is taken it stays as it is. */

@@ -2,9 +2,10 @@
  * Two repositories that have their remote storage in common, each with a safekeeper of its own, hand a tenant to and fro.
  *
  * Must hold: what was committed before a detach is there for whoever attaches, and is there when the tenant comes back to where it was, whatever WAL that
- * one has kept; an endpoint whose safekeepers know less than the pageserver is refused before it writes anything.
+ * one has kept; an endpoint whose safekeepers know less than the pageserver is refused before it writes anything; whoever takes a tenant over without a
+ * detach is told what it may miss, and can use what is stored; a tenant that one deletes does not come back through the other.
  */
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
@@ -81,4 +82,38 @@ it('an endpoint whose safekeepers know less than the pageserver is refused', asy
   await here.ok('endpoint', 'start', 'main');
   expect(await here.sql('main', "delete from t where v = 'written there' returning id")).toEqual([{ id: 0 }]);
   expect(await rows(here)).toEqual(before);
+}, 240_000);
+
+it('taken over without a detach, it is usable as far as it is stored, and a warning says so', async () => {
+  await here.ok('tenant', 'config', '-c', 'pitr_interval:0s', '-c', 'gc_horizon:0');
+  await here.ok('timeline', 'compact', '--branch-name', 'main');
+  const stored = await rows(here);
+  // The cutoff must not pass what is stored: these commits are in memory and in the safekeeper here.
+  await here.sql('main', "insert into t select g, 'not stored' from generate_series(1, 3000) g");
+  await here.ok('timeline', 'gc', '--branch-name', 'main');
+  await here.ok('stop', '--mode', 'immediate');
+  const { code, err } = await there.run('tenant', 'attach', '--tenant-id', tenant);
+  expect([code, err]).toEqual([0, expect.stringMatching(/was not detached before.*newer commits may be in the safe/)]);
+  await there.ok('endpoint', 'start', 'main');
+  expect(await rows(there)).toEqual(stored);
+  await there.ok('timeline', 'branch', '--branch-name', 'made-there');
+  await there.ok('endpoint', 'stop', 'main');
+  await there.ok('tenant', 'detach', '--tenant-id', tenant);
+}, 240_000);
+
+it('deleted by the one, it stays deleted whatever the other does', async () => {
+  await here.ok('start');
+  await here.ok('tenant', 'attach', '--tenant-id', tenant);
+  await here.run('endpoint', 'start', 'main');
+  await here.sql('main', "insert into t values (1, 'of an owner')");
+  await there.ok('tenant', 'attach', '--tenant-id', tenant);
+  await there.ok('tenant', 'delete', '--tenant-id', tenant, '--yes');
+  await here.sql('main', "insert into t values (1, 'of an owner no more')").catch(() => {});
+  expect(await here.refused('timeline', 'compact', '--branch-name', 'main')).toMatch(/was deleted/);
+  await here.ok('endpoint', 'stop', 'main');
+  await here.ok('pageserver', 'restart');
+  expect(JSON.parse(await here.ok('tenant', 'list', '--json'))).toEqual([]);
+  expect(readdirSync(join(shared, 'tenants'), { recursive: true })).toEqual([tenant, `${tenant}/deleted.json`]);
+  expect(await here.refused('tenant', 'attach', '--tenant-id', tenant)).toMatch(/does not exist/);
+  expect(await here.ok('scrub')).toMatch(/\n0 missing or damaged; garbage: 0 objects/);
 }, 240_000);

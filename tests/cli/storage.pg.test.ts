@@ -4,7 +4,7 @@
  * Must hold: what the commands say is so afterwards for who reads the data; a read-only endpoint at an old LSN keeps its history; an empty disk costs
  * nothing; refusals name the way out.
  */
-import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { RepositoryRig } from '../support/repository-rig.ts';
@@ -26,6 +26,8 @@ const info = async (branch = 'main') =>
     gcCutoffLsn: string;
     retained: { reason: string; lsn: string; branchName?: string }[];
   };
+const tenantOf = async () =>
+  (JSON.parse(await rig.ok('tenant', 'list', '--json')) as [{ tenantId: string }])[0].tenantId;
 const question = 'select count(*)::int as n, sum(hashtext(v))::text as h from t';
 const storageDir = () => rig.tenantsDir;
 
@@ -80,7 +82,7 @@ describe('the layers of a branch', () => {
 describe('history', () => {
   it('is kept for branches and read-only endpoints, and goes otherwise', async () => {
     await rig.ok('timeline', 'branch', '--branch-name', 'early');
-    const [{ lsn }] = (await rig.sql<{ lsn: string }>('main', 'select pg_current_wal_lsn()::text as lsn')) as [
+    const [{ lsn }] = (await rig.sql<{ lsn: string }>('main', 'select pg_current_wal_flush_lsn()::text as lsn')) as [
       { lsn: string },
     ];
     const then = await rig.sql('main', question);
@@ -101,6 +103,14 @@ describe('history', () => {
     await rig.ok('timeline', 'compact', '--branch-name', 'main', '--force');
     const before = await info();
     expect(await rig.ok('timeline', 'gc', '--branch-name', 'main')).toMatch(/Removed \d+ layers/);
+    expect(await rig.sql('past', question)).toEqual(then);
+    // Its lease outlives the pageserver, and can be had anew.
+    await rig.ok('pageserver', 'restart');
+    expect(await rig.sql('past', question)).toEqual(then);
+    expect((await info()).retained.map(({ reason }) => reason)).toContain('lease');
+    await rig.ok('endpoint', 'stop', 'past', '--tenant-id', await tenantOf());
+    await rig.ok('endpoint', 'start', 'past');
+    await rig.ok('timeline', 'gc', '--branch-name', 'main');
     expect(await rig.sql('past', question)).toEqual(then);
     await rig.endpoint('early', '--branch-name', 'early');
     expect(await rig.sql('early', question)).toEqual(then);
@@ -152,12 +162,13 @@ describe('rest and attachment', () => {
     expect(await rig.refused('scrub', '--delete-garbage')).toMatch(/Stop it first: pagelite stop/);
   });
 
-  it('a deleted tenant leaves nothing in the store', async () => {
+  it('a deleted tenant leaves nothing in the store but the note that it was', async () => {
     const [{ tenantId }] = JSON.parse(await rig.ok('tenant', 'list', '--json')) as [{ tenantId: string }];
     await rig.ok('endpoint', 'stop', 'main');
     expect(await rig.refused('tenant', 'delete', '--tenant-id', tenantId)).toMatch(/--yes/);
     await rig.ok('tenant', 'delete', '--tenant-id', tenantId, '--yes');
-    // Not even the folder.
-    expect(existsSync(storageDir())).toBe(false);
+    expect(readdirSync(storageDir(), { recursive: true })).toEqual([tenantId, `${tenantId}/deleted.json`]);
+    expect(await rig.refused('tenant', 'create', '--tenant-id', tenantId)).toMatch(/was deleted. .*choose another id/);
+    expect(await rig.ok('scrub')).toMatch(/ 0 tenants,.*\n0 missing or damaged; garbage: 0 objects/);
   });
 });

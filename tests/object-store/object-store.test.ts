@@ -1,10 +1,13 @@
 /** The object stores keep the contract; the one on disk also leaves nothing half-written for a process that starts after a crash. */
-import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { mkdir, mkdtemp, readdir, rename, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { MemoryObjectStore } from '../../engine/stores/memory.ts';
 import { DiskObjectStore } from '../../server/object-store/disk.ts';
+import { openRemoteStorage } from '../../server/object-store/remote-storage.ts';
+import { storageMarker } from '../../server/object-store/storage-marker.ts';
 import { runObjectStoreContract } from '../contracts/object-store.ts';
 
 async function folder(): Promise<{ path: string; remove: () => Promise<void> }> {
@@ -53,4 +56,60 @@ it('disk: an error of the disk is unavailable and names the object', async () =>
     data: { file: 'a/b' },
   });
   await remove();
+});
+
+describe('a remote storage in a folder', () => {
+  let parent: string;
+  let path: string;
+  const bytes = new Uint8Array([1]);
+  const open = (mayCreate: boolean) => openRemoteStorage({ kind: 'folder', path }, { mayCreate });
+  beforeEach(async () => {
+    parent = await mkdtemp(join(tmpdir(), 'pagelite-store-'));
+    path = join(parent, 'bucket');
+  });
+  afterEach(() => rm(parent, { recursive: true }));
+
+  it('that is not there, or is empty, is one only for who makes it', async () => {
+    await expect(open(false)).rejects.toMatchObject({ kind: 'unavailable', message: /is no storage.*not mounted/ });
+    expect(existsSync(path)).toBe(false);
+    await mkdir(path);
+    await expect(open(false)).rejects.toThrow(/is no storage/);
+    expect(await readdir(path)).toEqual([]);
+    await open(true);
+    expect(await readdir(path)).toEqual([storageMarker]);
+    await open(false);
+  });
+
+  it('from before there was a marker has tenants, and gets one', async () => {
+    await (await DiskObjectStore.open(path)).put('tenants/x/tenant.json', bytes);
+    await open(false);
+    expect((await readdir(path)).sort()).toEqual([storageMarker, 'tenants']);
+  });
+
+  for (const what of ['vanishes', 'is not mounted any more'] as const) {
+    it(`that ${what} is unavailable for everything, until it is back`, async () => {
+      const store = await open(true);
+      await store.put('tenants/x/a', bytes);
+      await rename(path, join(parent, 'elsewhere'));
+      if (what !== 'vanishes') await mkdir(path);
+      const attempts = {
+        put: () => store.put('tenants/x/b', bytes),
+        putNew: () => store.put('tenants/y/c', bytes, { ifAbsent: true }),
+        putAtTop: () => store.put('d', bytes),
+        get: () => store.get('tenants/x/a'),
+        head: () => store.head('tenants/x/a'),
+        list: () => store.list('tenants/x/'),
+        listFolders: () => store.listFolders('tenants/'),
+        delete: () => store.delete('tenants/x/a'),
+      };
+      for (const [name, attempt] of Object.entries(attempts)) {
+        await expect(attempt(), name).rejects.toMatchObject({ kind: 'unavailable' });
+      }
+      expect(existsSync(join(path, 'tenants'))).toBe(false);
+      await rm(path, { recursive: true, force: true });
+      await rename(join(parent, 'elsewhere'), path);
+      await store.put('tenants/y/c', bytes, { ifAbsent: true });
+      expect((await store.list('tenants/')).map(({ key }) => key)).toEqual(['tenants/x/a', 'tenants/y/c']);
+    });
+  }
 });

@@ -11,13 +11,14 @@ it('has defaults', () => {
     http: { host: '127.0.0.1', port: 9898 },
     safekeepers: [],
     remoteStorage: null,
+    mayCreateStorage: false,
     diskBudgetBytes,
   });
 });
 
 it('reads every flag', () => {
   const args =
-    '-D /data --id 7 --listen-pg 0.0.0.0:1 --listen-http 2 --safekeepers 1=a:5454,2=b:5455 --remote-storage s3://my-bucket/a/b --disk-budget 3MB --auth-validation-public-key-path /keys --auth-token-path /token'.split(
+    '-D /data --id 7 --listen-pg 0.0.0.0:1 --listen-http 2 --safekeepers 1=a:5454,2=b:5455 --remote-storage s3://my-bucket/a/b --new-remote-storage --disk-budget 3MB --auth-validation-public-key-path /keys --auth-token-path /token'.split(
       ' ',
     );
   expect(parsePageserverArgs(args)).toEqual({
@@ -30,6 +31,7 @@ it('reads every flag', () => {
       { id: 2, host: 'b', port: 5455 },
     ],
     remoteStorage: { kind: 's3', location: { bucket: 'my-bucket', prefix: 'a/b/' } },
+    mayCreateStorage: true,
     diskBudgetBytes: 3 * 1024 * 1024,
     publicKeyPath: '/keys',
     tokenPath: '/token',

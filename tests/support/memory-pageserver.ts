@@ -18,6 +18,8 @@ export interface MemoryPageserverOptions {
   readonly redo?: WalRedo;
   readonly limits?: Partial<PageserverLimits>;
   readonly store?: ObjectStore;
+  /** Of those that have a store in common. */
+  readonly nodeId?: NodeId;
   readonly log?: Log;
 }
 
@@ -42,7 +44,7 @@ export class MemoryPageserver {
     const template = await testTemplate();
     const pageserver = await Pageserver.open({
       store: options.store ?? new MemoryObjectStore(),
-      nodeId: null,
+      nodeId: options.nodeId ?? null,
       wal: [wal],
       redo,
       template: async () => template,

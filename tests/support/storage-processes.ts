@@ -124,7 +124,7 @@ export class StorageProcesses {
     const dir = this.pageserverDir;
     const ports = ['--listen-pg', `${localhost}:${this.#port}`, '--listen-http', `${localhost}:${this.#httpPort}`];
     const { remoteStorage, isFaulty = false } = this.#options;
-    const remote = remoteStorage === undefined ? [] : ['--remote-storage', remoteStorage];
+    const remote = remoteStorage === undefined ? [] : ['--remote-storage', remoteStorage, '--new-remote-storage'];
     const args = ['-D', dir, ...ports, '--safekeepers', `1=${localhost}:${this.#safekeeperPort}`, ...remote];
     const entry = distUrl(isFaulty ? 'tests/support/faulty-pageserver.js' : 'server/pageserver/main.js');
     const { pid } = await startDaemon({ name: 'pageserver', entry, args, logFile: join(dir, 'pageserver.log') });

@@ -346,8 +346,12 @@ export class TimelineRig {
   collect(model: ModelTimeline, cutoffLsn: Lsn): Promise<GcResult> {
     const running = this.running.get(model.id.timelineId)!;
     const branches = this.models.filter(({ ancestor }) => ancestor?.of === model).map(({ ancestor }) => ancestor!.lsn);
-    const leases = running.leases.active(this.#clock.now()).map(({ lsn }) => lsn);
-    return running.collectGarbage(cutoffLsn, () => [...branches, ...leases, ...running.pages.lsnsRead()]);
+    return running.collectGarbage(cutoffLsn, () => branches);
+  }
+
+  /** As a read-only endpoint asks for it. */
+  async lease(model: ModelTimeline, lsn: Lsn): Promise<number> {
+    return (await this.running.get(model.id.timelineId)!.pages.leaseLsn(lsn)).validForMs;
   }
 
   /** A new process over `store`: nothing in memory survives. Ingest then goes on from what is in layers. */

@@ -36,6 +36,10 @@ const index: IndexPart = {
   compactedLsn: 0x2000 as Lsn,
   gcCutoffLsn: 0x1800 as Lsn,
   archivedAtMs: Date.UTC(2026, 0, 31, 12),
+  leases: [
+    { lsn: 0x1800 as Lsn, validUntilMs: Date.UTC(2026, 1, 1) },
+    { lsn: 0x2000 as Lsn, validUntilMs: Date.UTC(2026, 1, 2) + 250 },
+  ],
   layers: [
     { name: image, size: 10_000, generation: 10, isComplete: true },
     { name: delta, size: 20_000_000, generation: 0, isComplete: false },
@@ -51,10 +55,14 @@ function flipped(bytes: Uint8Array): Uint8Array {
 }
 
 describe('the index of a timeline', () => {
-  it('version 2', () => {
-    expect(text(encodeIndexPart(index))).toBe(text(golden('index-v2.txt')));
-    expect(decodeIndexPart(golden('index-v2.txt'), 'f')).toEqual(index);
-    expect(() => decodeIndexPart(flipped(golden('index-v2.txt')), 'f')).toThrow(/index f is damaged: wrong checksum/);
+  it('version 3', () => {
+    expect(text(encodeIndexPart(index))).toBe(text(golden('index-v3.txt')));
+    expect(decodeIndexPart(golden('index-v3.txt'), 'f')).toEqual(index);
+    expect(() => decodeIndexPart(flipped(golden('index-v3.txt')), 'f')).toThrow(/index f is damaged: wrong checksum/);
+  });
+
+  it('version 2: leases were not stored', () => {
+    expect(decodeIndexPart(golden('index-v2.txt'), 'f')).toEqual({ ...index, leases: [] });
   });
 
   it('version 1: nothing is merged yet, and the layers at the start are complete', () => {
@@ -65,13 +73,19 @@ describe('the index of a timeline', () => {
       compactedLsn: 0x1000,
       gcCutoffLsn: 0x1000,
       archivedAtMs: null,
+      leases: [],
       layers: [entry(first, true), entry(image, false), entry(delta, false)],
     });
   });
 
   it('of a version to come is refused', () => {
-    const later = encodeChecked(text(golden('index-v2.txt')).split('\n')[0]!.replace('"version":2', '"version":3'));
-    expect(() => decodeIndexPart(later, 'f')).toThrow(/version 3, this program reads 2/);
+    const later = encodeChecked(text(golden('index-v3.txt')).split('\n')[0]!.replace('"version":3', '"version":4'));
+    expect(() => decodeIndexPart(later, 'f')).toThrow(/version 4, this program reads 3/);
+  });
+
+  it('with a cutoff that only memory had reached is read as one that the layers have reached', () => {
+    const bytes = encodeIndexPart({ ...index, gcCutoffLsn: 0x4000 as Lsn });
+    expect(decodeIndexPart(bytes, 'f').gcCutoffLsn).toBe(index.diskConsistentLsn);
   });
 });
 

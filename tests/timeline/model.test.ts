@@ -1,6 +1,6 @@
 /**
  * A timeline's reads are those of a plain list of everything that was put, at every LSN, whatever was frozen, flushed, turned into images, branched,
- * cached or restarted in between; and a process that dies at any operation of its object store leaves a store from which the next one goes on.
+ * leased, collected, cached or restarted in between; what was leased can be read and leased again; and a process that dies at any operation of its object store leaves a store from which the next one goes on.
  *
  * Attacked by random values, tiny layers and caches of random sizes; the store is slow, fails, loses answers, and gives up what the disk has no room
  * for; it stops answering before or after each single one of its operations. Modelled: redo (support/model-redo.ts) and WAL (the rig's log). The seed is in every message.
@@ -51,6 +51,27 @@ async function checkKey(rig: TimelineRig, model: ModelTimeline, key: Key, lsn: L
   expect(same(value, modelValue(model, key, lsn)), `${what}: ${formatKey(key.prefix, key.block)} at ${lsn}`).toBe(true);
 }
 
+/** LSNs that were leased and are to stay, by timeline. Their holders renew them after every step. */
+class HeldLeases {
+  readonly #held = new Map<ModelTimeline, Set<Lsn>>();
+
+  async take(rig: TimelineRig, model: ModelTimeline, lsn: Lsn): Promise<void> {
+    await insist(() => rig.lease(model, lsn));
+    const held = this.#held.get(model) ?? new Set();
+    this.#held.set(model, held.add(lsn));
+  }
+
+  async renew(rig: TimelineRig): Promise<void> {
+    for (const [model, held] of this.#held) for (const lsn of held) await insist(() => rig.lease(model, lsn));
+  }
+
+  async check(rig: TimelineRig, random: SeededRandom, what: string): Promise<void> {
+    for (const [model, held] of this.#held) {
+      for (const lsn of held) await checkKey(rig, model, random.pick(allKeys), lsn, `${what}, leased`);
+    }
+  }
+}
+
 async function checkSome(rig: TimelineRig, random: SeededRandom, keyCount: number, seed: number): Promise<void> {
   const model = random.pick(rig.models);
   for (let i = 0; i < keyCount; i++) {
@@ -76,7 +97,7 @@ async function checkRange(rig: TimelineRig, random: SeededRandom, model: ModelTi
   }
 }
 
-async function step(rig: TimelineRig, random: SeededRandom): Promise<void> {
+async function step(rig: TimelineRig, random: SeededRandom, leases: HeldLeases): Promise<void> {
   const model = random.pick(rig.models);
   const what = random.next();
   if (what < 0.6) await rig.ingest(model, 1 + random.below(60));
@@ -84,7 +105,11 @@ async function step(rig: TimelineRig, random: SeededRandom): Promise<void> {
   else if (what < 0.84) {
     const force = random.pick(['none', 'merge', 'images'] as const);
     await insist(() => rig.compact(model, force));
-  } else if (what < 0.92) await rig.collect(model, someLsn(rig, random, model));
+  } else if (what < 0.92) {
+    await rig.collect(model, someLsn(rig, random, model));
+    const { gcCutoffLsn, diskConsistentLsn } = rig.running.get(model.id.timelineId)!.uploads.storedPart;
+    expect(gcCutoffLsn).toBeLessThanOrEqual(diskConsistentLsn);
+  } else if (what < 0.96) await leases.take(rig, model, someLsn(rig, random, model));
   else if (rig.models.length < 4) await rig.branch(model, someLsn(rig, random, model));
 }
 
@@ -94,14 +119,17 @@ describe('random histories', () => {
       const random = new SeededRandom(seed);
       const store = new MemoryObjectStore();
       const rig = new TimelineRig(random, store);
+      const leases = new HeldLeases();
       await rig.create();
       for (let i = 0; i < 40; i++) {
-        await step(rig, random);
+        await step(rig, random, leases);
         if (random.chance(0.1)) {
           await rig.close();
           await rig.restart(store);
         }
         await checkSome(rig, random, 6, seed);
+        await leases.renew(rig);
+        await leases.check(rig, random, `seed ${seed}`);
       }
       await checkEnds(rig, seed);
       await rig.close();
@@ -126,10 +154,11 @@ describe('random histories in a store that is far away, slow and fails, behind a
       try {
         let store = await open();
         const rig = new TimelineRig(random, store, new HurriedClock());
+        const leases = new HeldLeases();
         await rig.create();
         let evictions = 0;
         for (let i = 0; i < 40; i++) {
-          await step(rig, random);
+          await step(rig, random, leases);
           if (random.chance(0.1)) {
             await rig.close();
             evictions += store.counters.evictions;
@@ -138,6 +167,8 @@ describe('random histories in a store that is far away, slow and fails, behind a
             await rig.restart(store);
           }
           await checkSome(rig, random, 4, seed);
+          await leases.renew(rig);
+          await leases.check(rig, random, `seed ${seed}`);
         }
         expect(faults.count, `seed ${seed}`).toBeGreaterThan(10);
         expect(evictions + store.counters.evictions, `seed ${seed}`).toBeGreaterThan(0);
@@ -201,10 +232,11 @@ const dead = () => new PageliteError('closed', 'the process is dead');
 describe('death at every operation of the store', () => {
   const seed = 77;
   /** A fixed history; its operations on the store are much the same in every run up to the death. */
-  async function live(store: RigStore): Promise<{ rig: TimelineRig; flushedLsn: Lsn[]; random: SeededRandom }> {
+  async function live(store: RigStore) {
     const random = new SeededRandom(seed);
     const rig = new TimelineRig(random, store);
     const flushedLsn: Lsn[] = [];
+    const leases = new HeldLeases();
     try {
       const main = await rig.create();
       for (let i = 0; i < 3; i++) {
@@ -212,6 +244,7 @@ describe('death at every operation of the store', () => {
         await rig.flush(main);
         flushedLsn.push(main.lastRecordLsn);
         await rig.compact(main, i === 1 ? 'images' : 'merge');
+        if (i === 0) await leases.take(rig, main, flushedLsn[0]!);
         if (i === 2) await rig.collect(main, flushedLsn[1]!);
       }
       const branch = await rig.branch(main, flushedLsn[1]!);
@@ -224,7 +257,7 @@ describe('death at every operation of the store', () => {
       // Once the store is dead, so is the rest of it.
       expect(`${(error as Error).message}`).toMatch(/dead|stopped/);
     }
-    return { rig, flushedLsn, random };
+    return { rig, flushedLsn, random, leases };
   }
 
   /** `open`: what a process puts before the store. */
@@ -236,7 +269,7 @@ describe('death at every operation of the store', () => {
       for (const when of ['before', 'after'] as const) {
         await afterDeath();
         const store = new MemoryObjectStore();
-        const { rig, flushedLsn, random } = await live(
+        const { rig, flushedLsn, random, leases } = await live(
           await open(new FaultyObjectStore(store, new Death(limit, when))),
         );
         const what = `death ${when} operation ${limit}`;
@@ -255,6 +288,9 @@ describe('death at every operation of the store', () => {
             await checkKey(rig, model, key, someLsn(rig, random, model), what);
           }
         }
+        await leases.renew(rig);
+        await rig.collect(rig.models[0]!, rig.models[0]!.lastRecordLsn);
+        await leases.check(rig, random, what);
         await expectNoWaste(rig, store, what);
         await rig.close();
       }
