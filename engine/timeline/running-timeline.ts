@@ -125,6 +125,7 @@ export class RunningTimeline {
       ...parts,
       host: shared.compaction,
       config: shared.config,
+      onStep: () => {},
     });
     this.pages = new TimelinePageService(timeline, {
       yieldTurn,
@@ -358,6 +359,7 @@ export class RunningTimeline {
   /** Compacts now, until there is nothing more to do; by force also what is little (compaction/plan.ts). */
   compact(force: CompactionForce = 'none'): Promise<void> {
     this.#checkOpen();
+    this.compaction.retryBlocked();
     return this.compaction.run(force);
   }
 

@@ -122,6 +122,7 @@ function mapJob<L extends PlanLayer>(
       start: key(one.start),
       end: key(one.end),
       runs: one.runs.map(run),
+      floors: one.floors.map((floor) => ({ ...floor, key: key(floor.key) })),
     });
     return { ...job, flushed: job.flushed.map(layer), columns: job.columns.map(column) };
   }
@@ -131,6 +132,9 @@ function mapJob<L extends PlanLayer>(
     images: one.images.map(layer),
     sparse: one.sparse.map(layer),
     runs: one.runs.map(run),
+    sealed: one.sealed.map(layer),
+    setAside: one.setAside.map(layer),
+    setAsideLive: one.setAsideLive.map(layer),
   });
   return { ...job, column: column(job.column) };
 }
