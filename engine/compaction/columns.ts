@@ -5,7 +5,7 @@
  * images). A live layer never spans two columns, so a column can be merged, or get a new image, without the others. What lies below is history.
  *
  * A key whose values are more than a layer holds has several delta layers, one above another (merge-deltas.ts). Those that are full are `sealed`: they end
- * with the key's image, so a read that comes to one stops there, and merging it again would give nothing.
+ * with the key's image, so a read that comes to one stops there, and merging it again would give nothing; nor would it for what is left right below one.
  *
  * Layers that are set aside, as they cannot be read whole (timeline/compaction.ts), stay where they are and as wide as they are: they make no columns.
  *
@@ -50,6 +50,8 @@ export interface Column<L extends PlanLayer> {
   readonly runs: readonly Run<L>[];
   /** Live deltas of one key that are full. By key, then newest first. */
   readonly sealed: readonly L[];
+  /** Exclusive: what is below complete images has values of some of its keys up to here. */
+  readonly historyEnd: Lsn;
   /** Deltas that are set aside and have keys of the column. */
   readonly setAside: readonly L[];
   /** Those of them that a read at `compactedLsn` may come to. */
@@ -84,6 +86,11 @@ export function findColumns<L extends PlanLayer>(layers: readonly L[], input: Co
   const starts = columnStarts(live, spans, cuts.length + 1);
   const members: L[][] = starts.map(() => []);
   for (const layer of live) members[placeOf(starts, spans.get(layer)![0])]!.push(layer);
+  const history = historyEnds(
+    settled.filter((layer) => layer.desc.kind === 'delta' && !isLive(layer, spans.get(layer)!, top)),
+    spans,
+    starts,
+  );
   const keyOf = (interval: number): Key => (interval === 0 ? leastKey : cuts[interval - 1]!);
   return starts.map((first, i) => {
     const next = i + 1 < starts.length ? starts[i + 1]! : cuts.length + 1;
@@ -110,12 +117,28 @@ export function findColumns<L extends PlanLayer>(layers: readonly L[], input: Co
       sparse: images.filter(({ isComplete }) => !isComplete),
       runs: runsOf(deltas.filter((layer) => !isSealed.has(layer))),
       sealed,
+      historyEnd: history[i]! as Lsn,
       setAside,
       setAsideLive: setAside.filter(
         (layer) => layer.desc.lsnStart <= compactedLsn && isLive(layer, within(layer), top),
       ),
     };
   });
+}
+
+/** Of each column the end of the highest of these layers. */
+function historyEnds<L extends PlanLayer>(
+  layers: L[],
+  spans: ReadonlyMap<L, Span>,
+  starts: readonly number[],
+): Float64Array {
+  const ends = new Float64Array(starts.length);
+  for (const layer of layers.sort((a, b) => a.desc.lsnEnd - b.desc.lsnEnd)) {
+    const [first, end] = spans.get(layer)!;
+    // The first column also has what lies before it.
+    ends.fill(layer.desc.lsnEnd, Math.max(0, placeOf(starts, first)), placeOf(starts, end - 1) + 1);
+  }
+  return ends;
 }
 
 type Span = readonly [first: number, end: number];
@@ -201,27 +224,41 @@ function placeOf(starts: readonly number[], interval: number): number {
   return low - 1;
 }
 
-/** Of one key, full, and alone in their rectangle. */
+/** Of one key, full or right below one that is, and alone in their rectangle. */
 function sealedOf<L extends PlanLayer>(deltas: readonly L[], bytesMin: number): L[] {
-  const full = deltas.filter((layer) => layer.size >= bytesMin && isOneKey(layer)).sort(byKeyNewestFirst);
+  const single = deltas.some((layer) => layer.size >= bytesMin && isOneKey(layer)) ? deltas.filter(isOneKey) : [];
+  single.sort(byKeyNewestFirst);
   const sealed: L[] = [];
-  for (let i = 0; i < full.length; ) {
-    const { start } = full[i]!.desc.keys;
+  for (let i = 0; i < single.length; ) {
+    const { start } = single[i]!.desc.keys;
     let end = i;
-    while (end < full.length && compareKeys(full[end]!.desc.keys.start, start) === 0) end++;
-    const around = deltas
-      .filter(({ desc: { keys } }) => compareKeys(keys.start, start) <= 0 && compareKeys(start, keys.end) < 0)
-      .sort((a, b) => a.desc.lsnStart - b.desc.lsnStart);
-    const shared = new Set<L>();
-    let highest = around[0]!;
-    for (const layer of around.slice(1)) {
-      if (layer.desc.lsnStart < highest.desc.lsnEnd) shared.add(layer).add(highest);
-      if (layer.desc.lsnEnd > highest.desc.lsnEnd) highest = layer;
-    }
-    sealed.push(...full.slice(i, end).filter((layer) => !shared.has(layer)));
+    while (end < single.length && compareKeys(single[end]!.desc.keys.start, start) === 0) end++;
+    const ofKey = single.slice(i, end);
     i = end;
+    if (!ofKey.some(({ size }) => size >= bytesMin)) continue;
+    const shared = sharingLsns(
+      deltas.filter(({ desc: { keys } }) => compareKeys(keys.start, start) <= 0 && compareKeys(start, keys.end) < 0),
+    );
+    let above: Lsn | null = null;
+    for (const layer of ofKey) {
+      if (shared.has(layer) || (layer.size < bytesMin && layer.desc.lsnEnd !== above)) continue;
+      sealed.push(layer);
+      above = layer.desc.lsnStart;
+    }
   }
   return sealed;
+}
+
+/** Of layers that all have one key those that have LSNs in common with another one. */
+function sharingLsns<L extends PlanLayer>(layers: L[]): Set<L> {
+  const shared = new Set<L>();
+  layers.sort((a, b) => a.desc.lsnStart - b.desc.lsnStart);
+  let highest = layers[0]!;
+  for (const layer of layers.slice(1)) {
+    if (layer.desc.lsnStart < highest.desc.lsnEnd) shared.add(layer).add(highest);
+    if (layer.desc.lsnEnd > highest.desc.lsnEnd) highest = layer;
+  }
+  return shared;
 }
 
 export const isOneKey = ({ desc: { keys } }: PlanLayer): boolean => compareKeys(keyAfter(keys.start), keys.end) === 0;

@@ -9,7 +9,7 @@
  *
  * Invariants:
  * - a layer is at most `layerSlack` times the target size, or the target and what one LSN has of one key
- * - a layer has all values of its rectangle: what is written of a key with a floor begins there, in layers of its own
+ * - a layer has all values of its rectangle: what is written of a key that has sealed layers is in layers of its own, around those (`gaps`)
  * - memory is that of one layer and of what the inputs read ahead: values of the key under way are views of what was read
  */
 import { assert } from '../assert.ts';
@@ -25,7 +25,7 @@ import { reconstructWhenReady, WorkBudget } from '../timeline/reconstruct.ts';
 import type { CompactionParts } from './compaction-parts.ts';
 import { LayerCursor } from './layer-cursor.ts';
 import { LayerMerge } from './layer-merge.ts';
-import type { CompactionJob, MergeColumn } from './plan.ts';
+import type { CompactionJob, KeyGap, MergeColumn } from './plan.ts';
 
 /** Values that are merged before others have a turn: about 10 ms. */
 const valuesPerTurn = 4000;
@@ -51,7 +51,8 @@ class ColumnMerge {
   #writer: LayerWriter;
   /** Of the layer that is written. */
   #lsnStart: Lsn;
-  #floor = 0;
+  /** The first of `gaps` that is not passed. */
+  #gap = 0;
   #prefix: KeyPrefix | null = null;
   #block = 0;
   #lsn = 0;
@@ -85,10 +86,11 @@ class ColumnMerge {
         const { prefix, block } = value;
         this.#prefix = prefix;
         this.#block = block;
-        const cut = this.#passFloors(prefix, block);
+        const cut = this.#passGaps(prefix, block);
         if (cut !== undefined) await cut;
-      } else if (this.#isFull && value.lsn !== this.#lsn) {
-        await this.#cutKey();
+      } else if (value.lsn !== this.#lsn) {
+        if (this.#isAtGap(value.lsn)) await this.#passGapsOfKey();
+        if (this.#isFull) await this.#cutKey();
       }
       const { kind, valueLength, lsn } = value;
       this.#lsn = lsn;
@@ -159,7 +161,7 @@ class ColumnMerge {
 
   async #endApart(): Promise<void> {
     await this.#addImage(false);
-    await this.#rotate(this.#lsnEnd);
+    await this.#rotate(this.#gapOfKey?.lsnStart ?? this.#lsnEnd);
     this.#lsnStart = this.#column.lsnStart;
     this.#isApart = false;
   }
@@ -177,22 +179,40 @@ class ColumnMerge {
     if (this.#writer.length >= targetBytes) await this.#rotate(this.#lsnEnd);
   }
 
-  /** Of keys with a floor a layer has nothing else, and nothing from below it. */
-  #passFloors(prefix: KeyPrefix, block: number): Promise<void> | undefined {
-    const { floors } = this.#column;
-    let at = this.#floor;
-    while (at < floors.length && isBelow(floors[at]!.key, prefix, block)) at++;
-    const floor = floors[at];
-    const isFloored = floor !== undefined && floor.key.prefix === prefix && floor.key.block === block;
-    const isPassed = at > this.#floor;
-    this.#floor = isFloored ? at + 1 : at;
-    if (isFloored) return this.#setApart().then(() => this.#raise(floor.lsn));
-    if (isPassed) return this.#rotate(this.#lsnEnd);
+  /** Of keys with gaps a layer has nothing else; no layer goes across one. */
+  #passGaps(prefix: KeyPrefix, block: number): Promise<void> | undefined {
+    const { gaps } = this.#column;
+    const before = this.#gap;
+    while (this.#gap < gaps.length && isBelow(gaps[this.#gap]!.key, prefix, block)) this.#gap++;
+    if (this.#gapOfKey !== null) return this.#setApart().then(() => this.#passGapsOfKey());
+    if (this.#gap > before) return this.#rotate(this.#lsnEnd);
   }
 
-  #raise(lsn: Lsn): void {
-    assert(this.#merge.current.lsn >= lsn, 'a sealed layer has all values of its rectangle');
-    this.#lsnStart = lsn;
+  /** The next one of the key under way. */
+  get #gapOfKey(): KeyGap | null {
+    const gap = this.#column.gaps[this.#gap];
+    return gap !== undefined && gap.key.prefix === this.#prefix && gap.key.block === this.#block ? gap : null;
+  }
+
+  #isAtGap(lsn: number): boolean {
+    const gap = this.#column.gaps[this.#gap];
+    return gap !== undefined && lsn >= gap.lsnStart && this.#gapOfKey !== null;
+  }
+
+  /** The merge stands on a value of the key: layers end below the gaps below it, and the next one begins above them. */
+  async #passGapsOfKey(): Promise<void> {
+    const { lsn } = this.#merge.current;
+    for (let gap = this.#gapOfKey; gap !== null && lsn >= gap.lsnStart; gap = this.#gapOfKey) {
+      assert(lsn >= gap.lsnEnd, 'a sealed layer has all values of its rectangle');
+      if (this.#writer.entryCount > 0) {
+        await this.#addImage(false);
+        await this.#rotate(gap.lsnStart);
+        this.#records = 0;
+        this.#bytes = 0;
+      }
+      this.#lsnStart = gap.lsnEnd;
+      this.#gap++;
+    }
   }
 
   /** The key's image behind its last value, unless that stands for itself. */

@@ -27,13 +27,14 @@ export interface MergeColumn<L extends PlanLayer> {
   readonly lsnStart: Lsn;
   /** The column is going to get images: those within its deltas are not needed. */
   readonly isImageDue: boolean;
-  /** Keys that have sealed layers up to an LSN above `lsnStart`: what is written of them begins there. By key. */
-  readonly floors: readonly KeyFloor[];
+  /** What sealed layers have above `lsnStart`: layers are written around it. By key and LSN. */
+  readonly gaps: readonly KeyGap[];
 }
 
-export interface KeyFloor {
+export interface KeyGap {
   readonly key: Key;
-  readonly lsn: Lsn;
+  readonly lsnStart: Lsn;
+  readonly lsnEnd: Lsn;
 }
 
 export type CompactionJob<L extends PlanLayer> =
@@ -143,17 +144,19 @@ function mergeJob<L extends PlanLayer>(input: PlanInput<L>, flushed: readonly L[
       runs: merged,
       lsnStart: from,
       isImageDue: isImageDue(input, column, bytes),
-      floors: floorsOf(column, from),
+      gaps: gapsOf(column, from),
     });
   }
   return { kind: 'mergeDeltas', flushed, columns: jobs, lsnEnd };
 }
 
-/** The runs that lie above all that is set aside below `lsnStart`; null if that reaches up to it. */
-function runsAbove<L extends PlanLayer>({ runs, setAside }: Column<L>, lsnStart: Lsn): readonly Run<L>[] | null {
+/** The runs that lie above history and all that is set aside below `lsnStart`; null if that reaches up to it. */
+function runsAbove<L extends PlanLayer>(
+  { runs, setAside, historyEnd }: Column<L>,
+  lsnStart: Lsn,
+): readonly Run<L>[] | null {
   const below = setAside.filter(({ desc }) => desc.lsnStart < lsnStart);
-  if (below.length === 0) return runs;
-  let floor = Math.max(...below.map(({ desc }) => desc.lsnEnd));
+  let floor: number = Math.max(historyEnd, ...below.map(({ desc }) => desc.lsnEnd));
   for (;;) {
     const across = runs.find((run) => run.lsnStart < floor && run.lsnEnd > floor);
     if (across === undefined) break;
@@ -182,17 +185,11 @@ function runsToMerge<L extends PlanLayer>(runs: readonly Run<L>[], bytes: number
   return merged;
 }
 
-function floorsOf<L extends PlanLayer>({ sealed }: Column<L>, lsnStart: Lsn): KeyFloor[] {
-  const floors: KeyFloor[] = [];
-  // The topmost of each key comes first.
-  for (const { desc } of sealed) {
-    const key = desc.keys.start;
-    const last = floors.at(-1);
-    if (desc.lsnEnd > lsnStart && (last === undefined || compareKeys(last.key, key) !== 0)) {
-      floors.push({ key, lsn: desc.lsnEnd });
-    }
-  }
-  return floors;
+function gapsOf<L extends PlanLayer>({ sealed }: Column<L>, from: Lsn): KeyGap[] {
+  return sealed
+    .filter(({ desc }) => desc.lsnEnd > from)
+    .map(({ desc: { keys, lsnStart, lsnEnd } }) => ({ key: keys.start, lsnStart, lsnEnd }))
+    .sort((a, b) => compareKeys(a.key, b.key) || a.lsnStart - b.lsnStart);
 }
 
 /** `moreBytes`: deltas that are about to be added. */

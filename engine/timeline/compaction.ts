@@ -223,12 +223,11 @@ export class Compaction {
       if (job.kind === 'imageColumn') this.#unblock(job.column);
     } catch (error) {
       if (!isPageliteError(error, 'corrupt')) throw error;
-      if (job.kind === 'imageColumn') this.#block(job.column, error);
-      else {
-        const damaged = inputsOf(job).find(({ key }) => key === error.data.file);
-        if (damaged === undefined) throw error;
-        this.#putAside(damaged, error);
-      }
+      const damaged = deltasOf(job).find(({ key }) => key === error.data.file);
+      // Without it the columns are others, and what it has to do with is less.
+      if (damaged !== undefined) this.#putAside(damaged, error);
+      else if (job.kind === 'imageColumn') this.#block(job.column, error);
+      else throw error;
     }
     this.#isFailing = false;
     this.#parts.onStep();
@@ -456,6 +455,13 @@ function inputsOf(job: Job): LayerFile[] {
   if (job.kind === 'imageColumn') return [];
   const runs = job.columns.flatMap((column) => column.runs.flatMap((run) => run.layers));
   return [...new Set([...job.flushed, ...runs])];
+}
+
+/** Deltas that the job reads, and that are not set aside. */
+function deltasOf(job: Job): LayerFile[] {
+  if (job.kind === 'mergeDeltas') return inputsOf(job);
+  const { runs, sealed } = job.column;
+  return [...sealed, ...runs.flatMap(({ layers }) => layers)];
 }
 
 /** The layers of a timeline, and of its ancestors here, stay while `work` runs. */

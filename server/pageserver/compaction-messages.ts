@@ -122,7 +122,7 @@ function mapJob<L extends PlanLayer>(
       start: key(one.start),
       end: key(one.end),
       runs: one.runs.map(run),
-      floors: one.floors.map((floor) => ({ ...floor, key: key(floor.key) })),
+      gaps: one.gaps.map((gap) => ({ ...gap, key: key(gap.key) })),
     });
     return { ...job, flushed: job.flushed.map(layer), columns: job.columns.map(column) };
   }
@@ -133,6 +133,7 @@ function mapJob<L extends PlanLayer>(
     sparse: one.sparse.map(layer),
     runs: one.runs.map(run),
     sealed: one.sealed.map(layer),
+    historyEnd: one.historyEnd,
     setAside: one.setAside.map(layer),
     setAsideLive: one.setAsideLive.map(layer),
   });

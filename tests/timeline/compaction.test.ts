@@ -11,6 +11,7 @@ import { LayerCursor } from '../../engine/compaction/layer-cursor.ts';
 import { type RetainableLayer, removableLayers } from '../../engine/compaction/removable-layers.ts';
 import { runJob } from '../../engine/compaction/run-job.ts';
 import { PageliteError } from '../../engine/errors.ts';
+import { headerBytes } from '../../engine/layers/layer-format.ts';
 import type { LayerFile } from '../../engine/layers/layer-file.ts';
 import { rangeContains } from '../../engine/layers/layer-name.ts';
 import { columnRunsMax, deltaBlockBytes } from '../../engine/limits.ts';
@@ -21,7 +22,7 @@ import { MemoryObjectStore } from '../../engine/stores/memory.ts';
 import { gather } from '../../engine/timeline/gather.ts';
 import type { RunningTimeline } from '../../engine/timeline/running-timeline.ts';
 import { SeededRandom } from '../support/seeded-random.ts';
-import { allKeys, type ModelTimeline, startLsn, TimelineRig } from '../support/timeline-rig.ts';
+import { allKeys, isReadable, type ModelTimeline, modelValue, startLsn, TimelineRig } from '../support/timeline-rig.ts';
 
 function columnsOf({ timeline, uploads }: RunningTimeline, rig: TimelineRig): Column<LayerFile>[] {
   return findColumns(timeline.layers.files.layers(), {
@@ -54,6 +55,13 @@ function checkDisjoint(files: readonly LayerFile[], what: string): void {
     }
   }
 }
+
+/** What is set aside is read beside the others. */
+const checkDisjointBut = (files: readonly LayerFile[], key: string, what: string): void =>
+  checkDisjoint(
+    files.filter((file) => file.key !== key),
+    what,
+  );
 
 /** Every value that was put in its rectangle, in order; images that stand for chains are more. */
 async function checkContents(model: ModelTimeline, file: LayerFile, what: string): Promise<void> {
@@ -193,6 +201,115 @@ it('a merge of many layers reads less of each ahead', async () => {
     expect(held).toBeLessThanOrEqual(Math.max(readAhead, deltaBlockBytes * 2));
   }
   await rig.close();
+});
+
+/** Turns a bit of a layer's first data block over, or back again. */
+async function flipBit(store: MemoryObjectStore, key: string): Promise<void> {
+  const { bytes } = (await store.get(key))!;
+  const flipped = bytes.slice();
+  flipped[headerBytes + 40]! ^= 1;
+  await store.put(key, flipped);
+}
+
+describe('a damaged layer costs what is in it', () => {
+  for (let seed = 1; seed <= 5; seed++) {
+    it(`others are merged around it, it is told, and taken up again when it is mended: seed ${seed}`, async () => {
+      const what = `seed ${seed}`;
+      const random = new SeededRandom(seed);
+      const store = new MemoryObjectStore();
+      const rig = new TimelineRig(random, store);
+      const model = await rig.create();
+      const running = () => rig.running.get(model.id.timelineId)!;
+      const work = async () => {
+        for (let n = 3 + random.below(3); n > 0; n--) {
+          await rig.ingest(model, 60);
+          if (random.chance(0.2)) await rig.ingest(model, 150, { hot: random.pick(hotKeys) });
+          await rig.flush(model);
+          if (random.chance(0.3)) await rig.compact(model, random.pick(['none', 'merge', 'images']));
+        }
+      };
+      await work();
+      await running().compaction.idle();
+      const deltas = running()
+        .timeline.layers.files.layers()
+        .filter(({ desc }) => desc.kind === 'delta');
+      const damaged = random.pick(deltas);
+      const { compactedLsn } = running().uploads.part;
+      const before = isFlushed(damaged, compactedLsn);
+      await rig.close();
+      await flipBit(store, damaged.key);
+      await rig.restart(store);
+      for (let round = 0; round < 2; round++) {
+        await work();
+        await rig.compact(model, 'merge');
+        await rig.compact(model, 'images');
+        const { timeline, compaction } = running();
+        const isThere = timeline.layers.files.layers().some(({ key }) => key === damaged.key);
+        expect(isThere, what).toBe(true);
+        const { status } = compaction;
+        if (before) expect(status.blocked[0], what).toMatchObject({ kind: 'merge', what: damaged.name });
+        if (status.blocked.length > 0) expect(status.lastError, what).toMatch(/checksum/);
+        expect(status.flushedLayers, what).toBe(0);
+        let unreadable = 0;
+        for (const key of allKeys) {
+          if (!isReadable(model, key, model.lastRecordLsn)) continue;
+          const value = await rig.read(model, key, model.lastRecordLsn).catch((error: unknown) => {
+            expect(error, what).toMatchObject({ kind: 'corrupt' });
+            unreadable++;
+          });
+          if (value !== undefined) expect(value, what).toEqual(modelValue(model, key, model.lastRecordLsn));
+          if (value === undefined) continue;
+          // What was read may have been kept from before.
+          const chains = await Promise.resolve(
+            gather(timeline, key.prefix, key.block, 1, model.lastRecordLsn + 1),
+          ).catch(() => []);
+          const [chain] = chains;
+          if (chain === undefined) continue;
+          // The damaged one, and two runs more.
+          expect(chain.layersVisited, what).toBeLessThanOrEqual(4 + 1 + columnRunsMax);
+        }
+        expect(unreadable, what).toBeLessThan(allKeys.length / 2);
+        checkDisjointBut(timeline.layers.files.layers(), damaged.key, what);
+      }
+      await rig.close();
+      await flipBit(store, damaged.key);
+      await rig.restart(store);
+      await work();
+      await rig.compact(model, 'merge');
+      await rig.compact(model, 'images');
+      const { timeline, compaction } = running();
+      expect(compaction.status, what).toMatchObject({ blocked: [], lastError: null });
+      for (const file of timeline.layers.files.layers()) {
+        if (file.desc.kind === 'delta') await checkContents(model, file, what);
+      }
+      for (const key of allKeys) {
+        const lsn = (startLsn + random.below(model.lastRecordLsn - startLsn + 1)) as Lsn;
+        if (!isReadable(model, key, lsn)) continue;
+        expect(await rig.read(model, key, lsn), what).toEqual(modelValue(model, key, lsn));
+      }
+      await rig.close();
+    });
+  }
+
+  it('without a restart: what was left alone is tried again when somebody asks', async () => {
+    const store = new MemoryObjectStore();
+    const rig = new TimelineRig(new SeededRandom(3), store);
+    const model = await rig.create();
+    await rig.ingest(model, 200);
+    await rig.flush(model);
+    const running = rig.running.get(model.id.timelineId)!;
+    await running.compaction.idle();
+    const [flushed] = running.timeline.layers.files.layers();
+    await flipBit(store, flushed!.key);
+    flushed!.forget();
+    await rig.compact(model, 'images');
+    expect(running.compaction.status.blocked[0]).toMatchObject({ kind: 'merge', what: flushed!.name });
+    expect(running.compaction.status.lastError).toMatch(/checksum/);
+    await flipBit(store, flushed!.key);
+    await rig.compact(model, 'images');
+    expect(running.compaction.status).toMatchObject({ blocked: [], lastError: null, flushedLayers: 0 });
+    await rig.close();
+  });
 });
 
 it('a job that is cut off changes nothing, and what it wrote is removed', async () => {
