@@ -130,6 +130,10 @@ export const walFenceTimeoutMs = 10_000;
 export const checkpointTimeoutMs = 10 * 60 * 1000;
 /** Flushed layers before they are merged: a read passes each of them (Neon's compaction_threshold, 10 there). */
 export const compactionThreshold = 3;
+/** With this many times as many flushed layers each flush takes twice as long (Neon's l0_flush_delay_threshold)... */
+export const l0FlushDelayFactor = 3;
+/** ...and with this many no more are flushed until some are merged, if they can be (Neon's l0_flush_stall_threshold): reads pass no more than these. */
+export const l0FlushStallFactor = 10;
 /** A layer that compaction writes is closed at this size: it is in memory while it is written (Neon's compaction_target_size). */
 export const compactionTargetBytes = 64 * 1024 * 1024;
 /** What a merge reads ahead of each of its inputs at once, and of all of them together: of many inputs it reads less at once, a block at least. */

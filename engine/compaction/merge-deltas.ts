@@ -220,10 +220,10 @@ class ColumnMerge {
     if (this.#kind === valueKind.image) return;
     const { id, view, log } = this.#parts;
     const [prefix, block, lsn] = [this.#prefix!, this.#block, this.#lsn];
-    const [chain] = await gather(view, prefix, block, 1, lsn + 1);
-    const pause = this.#budget.spend(chain!.lsns.length);
-    if (pause !== undefined) await pause;
     try {
+      const [chain] = await gather(view, prefix, block, 1, lsn + 1);
+      const pause = this.#budget.spend(chain!.lsns.length);
+      if (pause !== undefined) await pause;
       const image = await reconstructWhenReady(chain!, view.redo, null, id);
       if (image === null) return;
       if (isHeld) this.#held.add(lsn, valueKind.image, image, 0, image.length);

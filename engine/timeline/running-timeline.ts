@@ -17,7 +17,7 @@ import type { Lsn } from '../model/lsn.ts';
 import type { Clock, LayerStaging, Log, ObjectStore, Random, WalRedo, WalService } from '../services.ts';
 import { Compaction, type CompactionForce, type CompactionLimits } from './compaction.ts';
 import { writeInheritedPages } from './detach-ancestor.ts';
-import { Flusher, type FlushLimits } from './flush.ts';
+import { Flusher, type FlushLimits, type FlushPressure } from './flush.ts';
 import { collectGarbage, type GcResult } from './garbage-collection.ts';
 import { type Ancestor, gather } from './gather.ts';
 import { type IndexPart, type LayerEntry, layerKey, type StoredIndex, timelineFolder } from './index-part.ts';
@@ -120,12 +120,17 @@ export class RunningTimeline {
     const openLayer = (entry: LayerEntry) => layerFileOf(id, entry, shared);
     const parts = { timeline, uploads, clock, log, limits, yieldTurn, openLayer, signal };
     const checkpointDistance = () => shared.config().checkpoint_distance;
-    this.#flusher = new Flusher({ ...parts, checkpointDistance, onFlushed: () => this.#onFlushed() });
+    this.#flusher = new Flusher({
+      ...parts,
+      checkpointDistance,
+      pressure: () => this.#flushPressure(),
+      onFlushed: () => this.#onFlushed(),
+    });
     this.compaction = new Compaction({
       ...parts,
       host: shared.compaction,
       config: shared.config,
-      onStep: () => {},
+      onStep: () => this.#flusher.pressureChanged(),
     });
     this.pages = new TimelinePageService(timeline, {
       yieldTurn,
@@ -154,7 +159,10 @@ export class RunningTimeline {
       onFed: (lsn) => this.#onFed(lsn),
     });
     timeline.onWait = () => this.#receiver.hurry();
-    timeline.onStop = (error) => this.#fed.fail(error);
+    timeline.onStop = (error) => {
+      this.#fed.fail(error);
+      this.#flusher.pressureChanged();
+    };
   }
 
   get isClosed(): boolean {
@@ -260,6 +268,8 @@ export class RunningTimeline {
     const nowMs = clock.now();
     const { timeline } = this;
     if (this.isClosed || timeline.stopped !== null) return;
+    // Settings may have changed.
+    this.#flusher.pressureChanged();
     const hasUnflushed = timeline.lastRecordLsn > timeline.diskConsistentLsn;
     if (checkpoint_timeout > 0 && hasUnflushed && nowMs - this.#lastFlushMs >= checkpoint_timeout) {
       this.#lastFlushMs = nowMs;
@@ -404,6 +414,21 @@ export class RunningTimeline {
   #onFlushed(): void {
     this.#lastFlushMs = this.#shared.clock.now();
     this.compaction.kick();
+  }
+
+  /** Nothing waits for compaction that is off, fails, or has nothing that it can merge; a slower pace gives it time even then (as in Neon). */
+  #flushPressure(): FlushPressure {
+    const { compaction_period, compaction_threshold, l0_flush_delay_threshold, l0_flush_stall_threshold } =
+      this.#shared.config();
+    const at = (threshold: number, isOn: boolean) =>
+      isOn && threshold > 0 && compaction_period > 0
+        ? Math.max(threshold, compaction_threshold)
+        : Number.POSITIVE_INFINITY;
+    return {
+      l0Layers: this.compaction.flushedLayers,
+      delayAt: at(l0_flush_delay_threshold, true),
+      stallAt: at(l0_flush_stall_threshold, this.compaction.isHealthy),
+    };
   }
 
   #takeLeftovers(): void {

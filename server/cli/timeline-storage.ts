@@ -4,7 +4,12 @@ import type { TenantId, TenantTimelineId } from '../../engine/model/ids.ts';
 import { formatLsn } from '../../engine/model/lsn.ts';
 import { chooseTenant, nameOfTimeline, resolveBranch } from '../control-plane/branches.ts';
 import type { Repository } from '../control-plane/repository.ts';
-import { checkNoEndpoints, describeBlocked, StorageAdmin, type TimelineStorageInfo } from '../control-plane/storage-admin.ts';
+import {
+  checkNoEndpoints,
+  describeBlocked,
+  StorageAdmin,
+  type TimelineStorageInfo,
+} from '../control-plane/storage-admin.ts';
 import type { TimelineInfo } from '../control-plane/storage-api.ts';
 import { type CliContext, tenantArgument } from './context.ts';
 import { formatBytes, ProgressLine } from './progress.ts';
