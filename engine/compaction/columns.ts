@@ -82,15 +82,16 @@ export function findColumns<L extends PlanLayer>(layers: readonly L[], input: Co
   const cuts = sortedCuts([...settled, ...aside]);
   const spans = new Map([...settled, ...aside].map((layer) => [layer, spanOf(cuts, layer.desc)]));
   const top = topImages(settled, spans, cuts.length + 1);
-  const live = settled.filter((layer) => isLive(layer, spans.get(layer)!, top));
+  const live: L[] = [];
+  const below: L[] = [];
+  for (const layer of settled) {
+    if (isLive(layer, spans.get(layer)!, top)) live.push(layer);
+    else if (layer.desc.kind === 'delta') below.push(layer);
+  }
   const starts = columnStarts(live, spans, cuts.length + 1);
   const members: L[][] = starts.map(() => []);
   for (const layer of live) members[placeOf(starts, spans.get(layer)![0])]!.push(layer);
-  const history = historyEnds(
-    settled.filter((layer) => layer.desc.kind === 'delta' && !isLive(layer, spans.get(layer)!, top)),
-    spans,
-    starts,
-  );
+  const history = historyEnds(below, spans, starts);
   const keyOf = (interval: number): Key => (interval === 0 ? leastKey : cuts[interval - 1]!);
   return starts.map((first, i) => {
     const next = i + 1 < starts.length ? starts[i + 1]! : cuts.length + 1;
