@@ -132,10 +132,19 @@ export const walFenceTimeoutMs = 10_000;
 export const checkpointTimeoutMs = 10 * 60 * 1000;
 /** Flushed layers before they are merged: a read passes each of them (Neon's compaction_threshold, 10 there). */
 export const compactionThreshold = 3;
+/** With this many times as many flushed layers each flush takes twice as long (Neon's l0_flush_delay_threshold)... */
+export const l0FlushDelayFactor = 3;
+/** ...and with this many no more are flushed until some are merged, if they can be (Neon's l0_flush_stall_threshold): reads pass no more than these. */
+export const l0FlushStallFactor = 10;
 /** A layer that compaction writes is closed at this size: it is in memory while it is written (Neon's compaction_target_size). */
 export const compactionTargetBytes = 64 * 1024 * 1024;
-/** What a merge reads ahead of each of its inputs at once: memory is this times the inputs, whatever their size. */
+/** What a merge reads ahead of each of its inputs at once, and of all of them together: of many inputs it reads less at once, a block at least. */
 export const cursorRunBytes = 1024 * 1024;
+export const mergeReadAheadBytesMax = 32 * 1024 * 1024;
+/** Flushed layers that one merge takes, whatever their size: the next value is looked for among all of its inputs. */
+export const mergeInputsMax = 64;
+/** Keys with more values than a layer holds: a layer is closed within a key, whatever compaction_target_size says, at this size. */
+export const layerBytesMax = 128 * 1024 * 1024;
 /** Blocks of layer files that a job of compaction in a thread of its own keeps: those that reads of pages come to again. */
 export const compactionCacheBytes = 32 * 1024 * 1024;
 /** Flushed bytes that one merge takes, beside the first few layers: bounds how long it lasts, and what a crash repeats. */
@@ -188,6 +197,8 @@ export const walReceiverSilenceMs = 2_000;
 
 assert(pagesPerRequestMax * pageSize <= channelMessageBytesMax);
 assert(walSegmentSize % pageSize === 0);
+assert(2 * layerBytesMax <= importLayerBytesMax);
+assert(openLayerBytesMax < layerBytesMax);
 assert(keysPerRequestMax * 18 + 64 <= pagestreamRequestBytesMax);
 assert(basebackupChunkBytes + 64 <= channelMessageBytesMax);
 assert(waitLsnTimeoutMs < channelSilenceMaxMs);

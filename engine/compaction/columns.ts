@@ -4,11 +4,18 @@
  * What a read at the end may come to in a column are its live layers: over each key the topmost complete image, and what lies above it (deltas, sparse
  * images). A live layer never spans two columns, so a column can be merged, or get a new image, without the others. What lies below is history.
  *
+ * A key whose values are more than a layer holds has several delta layers, one above another (merge-deltas.ts). Those that are full are `sealed`: they end
+ * with the key's image, so a read that comes to one stops there, and merging it again would give nothing; nor would it for what is left right below one.
+ *
+ * Layers that are set aside, as they cannot be read whole (timeline/compaction.ts), stay where they are and as wide as they are: they make no columns.
+ *
  * Invariants:
  * - columns tile all keys: the first begins at the least key, the last ends behind the greatest, each begins where the one before ends
  * - flushed layers (those above `compactedLsn`) play no part: they span everything until they are merged into the columns
+ * - the layers of a run have disjoint keys
+ * - no other delta layer that is live has anything in the rectangle of a sealed one
  */
-import type { LayerDesc } from '../layers/layer-name.ts';
+import { keyAfter, type LayerDesc } from '../layers/layer-name.ts';
 import { compareKeys, type Key, keyPrefix } from '../model/key.ts';
 import type { Lsn } from '../model/lsn.ts';
 
@@ -21,8 +28,9 @@ export interface PlanLayer {
   readonly isComplete: boolean;
 }
 
-/** Delta layers of one LSN range. */
+/** Delta layers that end at one LSN, as a merge left them. */
 export interface Run<L extends PlanLayer> {
+  /** The least of its layers'. */
   readonly lsnStart: Lsn;
   readonly lsnEnd: Lsn;
   /** By key. */
@@ -38,8 +46,24 @@ export interface Column<L extends PlanLayer> {
   readonly images: readonly L[];
   /** Live images that are not complete: of timelines that were written before there were complete ones, or elsewhere. */
   readonly sparse: readonly L[];
-  /** Live deltas, newest first. */
+  /** Live deltas that may be merged again, newest first. */
   readonly runs: readonly Run<L>[];
+  /** Live deltas of one key that are full. By key, then newest first. */
+  readonly sealed: readonly L[];
+  /** Exclusive: what is below complete images has values of some of its keys up to here. */
+  readonly historyEnd: Lsn;
+  /** Deltas that are set aside and have keys of the column. */
+  readonly setAside: readonly L[];
+  /** Those of them that a read at `compactedLsn` may come to. */
+  readonly setAsideLive: readonly L[];
+}
+
+export interface ColumnsInput {
+  readonly compactedLsn: Lsn;
+  /** A delta layer of one key that has so many bytes is sealed. */
+  readonly sealedBytesMin: number;
+  /** Names of layers that are set aside. */
+  readonly setAside: ReadonlySet<string>;
 }
 
 export const leastKey: Key = { prefix: keyPrefix(0, 0, 0, 0, 0), block: 0 };
@@ -50,29 +74,72 @@ export const isFlushed = ({ desc }: PlanLayer, compactedLsn: Lsn): boolean =>
   desc.kind === 'delta' && desc.lsnEnd > compactedLsn + 1;
 
 /** In key order; at least one. */
-export function findColumns<L extends PlanLayer>(layers: readonly L[], compactedLsn: Lsn): Column<L>[] {
-  const settled = layers.filter((layer) => !isFlushed(layer, compactedLsn));
-  const cuts = sortedCuts(settled);
-  const spans = new Map(settled.map((layer) => [layer, spanOf(cuts, layer.desc)]));
+export function findColumns<L extends PlanLayer>(layers: readonly L[], input: ColumnsInput): Column<L>[] {
+  const { compactedLsn, sealedBytesMin } = input;
+  const isAside = (layer: L) => input.setAside.has(layer.name) && layer.desc.kind === 'delta';
+  const settled = layers.filter((layer) => !isFlushed(layer, compactedLsn) && !isAside(layer));
+  const aside = input.setAside.size === 0 ? [] : layers.filter(isAside);
+  const cuts = sortedCuts([...settled, ...aside]);
+  const spans = new Map([...settled, ...aside].map((layer) => [layer, spanOf(cuts, layer.desc)]));
   const top = topImages(settled, spans, cuts.length + 1);
-  const live = settled.filter((layer) => isLive(layer, spans.get(layer)!, top));
+  const live: L[] = [];
+  const below: L[] = [];
+  for (const layer of settled) {
+    if (isLive(layer, spans.get(layer)!, top)) live.push(layer);
+    else if (layer.desc.kind === 'delta') below.push(layer);
+  }
   const starts = columnStarts(live, spans, cuts.length + 1);
   const members: L[][] = starts.map(() => []);
   for (const layer of live) members[placeOf(starts, spans.get(layer)![0])]!.push(layer);
+  const history = historyEnds(below, spans, starts);
   const keyOf = (interval: number): Key => (interval === 0 ? leastKey : cuts[interval - 1]!);
   return starts.map((first, i) => {
-    const end = i + 1 < starts.length ? keyOf(starts[i + 1]!) : keyLimit;
+    const next = i + 1 < starts.length ? starts[i + 1]! : cuts.length + 1;
+    const end = i + 1 < starts.length ? keyOf(next) : keyLimit;
     const start = i === 0 ? leastKey : keyOf(first);
     const own = members[i]!;
     const images = own.filter(({ desc }) => desc.kind === 'image');
+    const deltas = own.filter(({ desc }) => desc.kind === 'delta');
+    const sealed = sealedOf(deltas, sealedBytesMin);
+    const isSealed = new Set(sealed);
+    /** What a layer has of the column. */
+    const within = (layer: L): Span => {
+      const [from, to] = spans.get(layer)!;
+      return [Math.max(from, i === 0 ? 0 : first), Math.min(to, next)];
+    };
+    const setAside = aside.filter((layer) => {
+      const [from, to] = within(layer);
+      return from < to;
+    });
     return {
       start,
       end,
       images: images.filter(({ isComplete }) => isComplete).sort(byKey),
       sparse: images.filter(({ isComplete }) => !isComplete),
-      runs: runsOf(own.filter(({ desc }) => desc.kind === 'delta')),
+      runs: runsOf(deltas.filter((layer) => !isSealed.has(layer))),
+      sealed,
+      historyEnd: history[i]! as Lsn,
+      setAside,
+      setAsideLive: setAside.filter(
+        (layer) => layer.desc.lsnStart <= compactedLsn && isLive(layer, within(layer), top),
+      ),
     };
   });
+}
+
+/** Of each column the end of the highest of these layers. */
+function historyEnds<L extends PlanLayer>(
+  layers: L[],
+  spans: ReadonlyMap<L, Span>,
+  starts: readonly number[],
+): Float64Array {
+  const ends = new Float64Array(starts.length);
+  for (const layer of layers.sort((a, b) => a.desc.lsnEnd - b.desc.lsnEnd)) {
+    const [first, end] = spans.get(layer)!;
+    // The first column also has what lies before it.
+    ends.fill(layer.desc.lsnEnd, Math.max(0, placeOf(starts, first)), placeOf(starts, end - 1) + 1);
+  }
+  return ends;
 }
 
 type Span = readonly [first: number, end: number];
@@ -158,17 +225,60 @@ function placeOf(starts: readonly number[], interval: number): number {
   return low - 1;
 }
 
-function runsOf<L extends PlanLayer>(deltas: readonly L[]): Run<L>[] {
-  const byLsns = new Map<string, L[]>();
-  for (const layer of [...deltas].sort(byKey)) {
-    const key = `${layer.desc.lsnStart}-${layer.desc.lsnEnd}`;
-    const group = byLsns.get(key) ?? [];
-    group.push(layer);
-    byLsns.set(key, group);
+/** Of one key, full or right below one that is, and alone in their rectangle. */
+function sealedOf<L extends PlanLayer>(deltas: readonly L[], bytesMin: number): L[] {
+  const single = deltas.some((layer) => layer.size >= bytesMin && isOneKey(layer)) ? deltas.filter(isOneKey) : [];
+  single.sort(byKeyNewestFirst);
+  const sealed: L[] = [];
+  for (let i = 0; i < single.length; ) {
+    const { start } = single[i]!.desc.keys;
+    let end = i;
+    while (end < single.length && compareKeys(single[end]!.desc.keys.start, start) === 0) end++;
+    const ofKey = single.slice(i, end);
+    i = end;
+    if (!ofKey.some(({ size }) => size >= bytesMin)) continue;
+    const shared = sharingLsns(
+      deltas.filter(({ desc: { keys } }) => compareKeys(keys.start, start) <= 0 && compareKeys(start, keys.end) < 0),
+    );
+    let above: Lsn | null = null;
+    for (const layer of ofKey) {
+      if (shared.has(layer) || (layer.size < bytesMin && layer.desc.lsnEnd !== above)) continue;
+      sealed.push(layer);
+      above = layer.desc.lsnStart;
+    }
   }
-  return [...byLsns.values()]
+  return sealed;
+}
+
+/** Of layers that all have one key those that have LSNs in common with another one. */
+function sharingLsns<L extends PlanLayer>(layers: L[]): Set<L> {
+  const shared = new Set<L>();
+  layers.sort((a, b) => a.desc.lsnStart - b.desc.lsnStart);
+  let highest = layers[0]!;
+  for (const layer of layers.slice(1)) {
+    if (layer.desc.lsnStart < highest.desc.lsnEnd) shared.add(layer).add(highest);
+    if (layer.desc.lsnEnd > highest.desc.lsnEnd) highest = layer;
+  }
+  return shared;
+}
+
+export const isOneKey = ({ desc: { keys } }: PlanLayer): boolean => compareKeys(keyAfter(keys.start), keys.end) === 0;
+
+function runsOf<L extends PlanLayer>(deltas: readonly L[]): Run<L>[] {
+  const byEnd = new Map<Lsn, L[][]>();
+  for (const layer of [...deltas].sort(byKey)) {
+    const groups = byEnd.get(layer.desc.lsnEnd) ?? [];
+    // Where layers from elsewhere overlap, they are several runs.
+    const group = groups.find((others) => compareKeys(others.at(-1)!.desc.keys.end, layer.desc.keys.start) <= 0);
+    if (group === undefined) groups.push([layer]);
+    else group.push(layer);
+    byEnd.set(layer.desc.lsnEnd, groups);
+  }
+  return [...byEnd.values()]
+    .flat()
     .map((layers) => {
-      const { lsnStart, lsnEnd } = layers[0]!.desc;
+      const lsnStart = Math.min(...layers.map(({ desc }) => desc.lsnStart)) as Lsn;
+      const { lsnEnd } = layers[0]!.desc;
       return { lsnStart, lsnEnd, layers, bytes: layers.reduce((sum, { size }) => sum + size, 0) };
     })
     .sort((a, b) => b.lsnEnd - a.lsnEnd || b.lsnStart - a.lsnStart);
@@ -176,4 +286,8 @@ function runsOf<L extends PlanLayer>(deltas: readonly L[]): Run<L>[] {
 
 function byKey(a: PlanLayer, b: PlanLayer): number {
   return compareKeys(a.desc.keys.start, b.desc.keys.start);
+}
+
+function byKeyNewestFirst(a: PlanLayer, b: PlanLayer): number {
+  return byKey(a, b) || b.desc.lsnEnd - a.desc.lsnEnd;
 }

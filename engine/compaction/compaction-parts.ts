@@ -27,6 +27,8 @@ export interface CompactionParts {
 
 export interface CompactionTask extends CompactionParts {
   readonly job: CompactionJob<LayerFile>;
+  /** Flushed layers of the timeline that wait to be merged, now: reads pass each of them. */
+  urgency(): number;
 }
 
 /** Where jobs are done. */

@@ -11,7 +11,8 @@ import { decodeSize } from '../ingest/rel-sizes.ts';
 import type { LayerFile } from '../layers/layer-file.ts';
 import { LayerWriter } from '../layers/layer-writer.ts';
 import type { ValueChain } from '../layers/value-chain.ts';
-import { type Key, type KeyPrefix, keyKind, sizeBlock } from '../model/key.ts';
+import { mergeReadAheadBytesMax } from '../limits.ts';
+import { compareKeys, type Key, type KeyPrefix, keyKind, sizeBlock } from '../model/key.ts';
 import type { Lsn } from '../model/lsn.ts';
 import { valueKind } from '../model/value.ts';
 import { gather } from '../timeline/gather.ts';
@@ -28,6 +29,11 @@ const nothing = new Uint8Array(0);
 /** Resolves when all layers are put. Throws `corrupt` for a page that cannot be rebuilt. */
 export async function imageColumn(column: Column<LayerFile>, lsn: Lsn, parts: CompactionParts): Promise<void> {
   await new ColumnImages(column, lsn, parts).run();
+}
+
+/** Of keys whose values are in sealed layers only, one is enough. */
+function topmostSealed({ sealed }: Column<LayerFile>): LayerFile[] {
+  return sealed.filter(({ desc }, i) => i === 0 || compareKeys(sealed[i - 1]!.desc.keys.start, desc.keys.start) !== 0);
 }
 
 class ColumnImages {
@@ -51,9 +57,11 @@ class ColumnImages {
 
   async run(): Promise<void> {
     const { signal } = this.#parts;
-    const { images, sparse, runs, end } = this.#column;
-    const inputs = [images, ...sparse.map((layer) => [layer]), ...runs.map(({ layers }) => layers)];
-    const merge = new LayerMerge(inputs.map((files) => new LayerCursor(files, this.#column)));
+    const { images, sparse, runs, setAsideLive, end } = this.#column;
+    const apart = [...sparse, ...setAsideLive, ...topmostSealed(this.#column)];
+    const inputs = [images, ...apart.map((layer) => [layer]), ...runs.map(({ layers }) => layers)];
+    const readAhead = mergeReadAheadBytesMax / inputs.length;
+    const merge = new LayerMerge(inputs.map((files) => new LayerCursor(files, this.#column, readAhead)));
     let prefix: KeyPrefix | null = null;
     let first = 0;
     let count = 0;

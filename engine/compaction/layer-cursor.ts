@@ -1,8 +1,8 @@
 /**
  * The values of layers that follow on each other in key order, one after another: what a merge reads.
  *
- * A cursor stands on one value, whose parts are its public fields; `next` goes on. Data blocks are read ahead in runs of `cursorRunBytes`, so a cursor holds
- * no more than that, whatever the layers' size, and `next` is synchronous but for once in a run.
+ * A cursor stands on one value, whose parts are its public fields; `next` goes on. Data blocks are read ahead in runs of `cursorRunBytes` or less, so a cursor
+ * holds no more than that, whatever the layers' size, and `next` is synchronous but for once in a run.
  *
  * Invariant: values ascend by (key, LSN); those outside the key range are passed over.
  */
@@ -17,6 +17,7 @@ import type { ValueKind } from '../model/value.ts';
 export class LayerCursor {
   readonly #files: readonly LayerFile[];
   readonly #range: KeyRange;
+  readonly #runBytes: number;
   #file = -1;
   #nextBlock = 0;
   #blockEnd = 0;
@@ -34,10 +35,11 @@ export class LayerCursor {
   valueStart = 0;
   valueLength = 0;
 
-  /** Files have disjoint key ranges and ascend. Stands before the first value. */
-  constructor(files: readonly LayerFile[], range: KeyRange) {
+  /** Files have disjoint key ranges and ascend. Stands before the first value. `readAheadBytes`: what it may hold, one block at least. */
+  constructor(files: readonly LayerFile[], range: KeyRange, readAheadBytes: number = cursorRunBytes) {
     this.#files = files;
     this.#range = range;
+    this.#runBytes = Math.min(readAheadBytes, cursorRunBytes);
   }
 
   /** Bytes of data blocks that are held. */
@@ -100,7 +102,7 @@ export class LayerCursor {
     const { offsets } = await file.open();
     const first = this.#nextBlock;
     let end = first + 1;
-    while (end < this.#blockEnd && offsets[end + 1]! - offsets[first]! <= cursorRunBytes) end++;
+    while (end < this.#blockEnd && offsets[end + 1]! - offsets[first]! <= this.#runBytes) end++;
     this.#nextBlock = end;
     this.#run = (await file.holdBlocks(first, end - 1)).blocks;
     this.#runAt = 0;

@@ -6,12 +6,17 @@
  * only), or all of them where too many would lie on each other. `imageColumn` writes a column's pages anew as complete images once the deltas above the
  * present ones have grown to a good part of their size: reads end there, and garbage collection can drop what is below.
  *
- * What a read at the end passes in a column: flushed layers, `columnRunsMax` runs, one image.
+ * What a read at the end passes in a column: flushed layers, `columnRunsMax` runs, one image or sealed layer.
+ *
+ * A layer that is set aside (it is damaged) is merged with nothing, and nothing is merged across it: what lies above it and what lies below it are merged
+ * apart, so that a read passes it and `columnRunsMax` runs more.
+ *
+ * Invariant: a delta layer that is written has every value of its rectangle. So what it would reach into is merged too, or is not reached into.
  */
-import { columnRunsMax, imageDeltaRatio, mergeInputBytesMax, pageSize } from '../limits.ts';
-import type { Key } from '../model/key.ts';
+import { columnRunsMax, imageDeltaRatio, mergeInputBytesMax, mergeInputsMax, pageSize } from '../limits.ts';
+import { compareKeys, type Key } from '../model/key.ts';
 import type { Lsn } from '../model/lsn.ts';
-import { type Column, findColumns, isFlushed, type PlanLayer, type Run } from './columns.ts';
+import { type Column, type ColumnsInput, isFlushed, type PlanLayer, type Run } from './columns.ts';
 
 export interface MergeColumn<L extends PlanLayer> {
   readonly start: Key;
@@ -22,6 +27,14 @@ export interface MergeColumn<L extends PlanLayer> {
   readonly lsnStart: Lsn;
   /** The column is going to get images: those within its deltas are not needed. */
   readonly isImageDue: boolean;
+  /** What sealed layers have above `lsnStart`: layers are written around it. By key and LSN. */
+  readonly gaps: readonly KeyGap[];
+}
+
+export interface KeyGap {
+  readonly key: Key;
+  readonly lsnStart: Lsn;
+  readonly lsnEnd: Lsn;
 }
 
 export type CompactionJob<L extends PlanLayer> =
@@ -41,9 +54,10 @@ export type CompactionJob<L extends PlanLayer> =
       readonly lsn: Lsn;
     };
 
-export interface PlanInput<L extends PlanLayer> {
+export interface PlanInput<L extends PlanLayer> extends ColumnsInput {
   readonly layers: readonly L[];
-  readonly compactedLsn: Lsn;
+  /** Of these layers, by `findColumns`: they stay the same when layers are flushed. */
+  readonly columns: readonly Column<L>[];
   /** Flushed layers that are merged together. */
   readonly threshold: number;
   /** Deltas of a column that are fewer bytes than this do not call for images. */
@@ -59,23 +73,47 @@ export interface PlanInput<L extends PlanLayer> {
 }
 
 export function nextJob<L extends PlanLayer>(input: PlanInput<L>): CompactionJob<L> | null {
-  const { layers, compactedLsn, threshold, force } = input;
-  const flushed = layers.filter((layer) => isFlushed(layer, compactedLsn));
-  const columns = findColumns(layers, compactedLsn);
-  if (flushed.length >= (force === 'none' ? threshold : 1))
-    return mergeJob(input, columns, oldestOf(flushed, threshold));
+  const { layers, columns, compactedLsn, threshold, force } = input;
+  const flushed = layers.filter((layer) => isFlushed(layer, compactedLsn) && !input.setAside.has(layer.name));
+  if (flushed.length >= (force === 'none' ? threshold : 1)) {
+    const job = mergeJob(input, oldestOf(mergeable(input, flushed), threshold));
+    if (job !== null) return job;
+  }
   const due = columns.find((column) => isImageDue(input, column, 0) && !input.isBlocked(column));
   return due === undefined ? null : { kind: 'imageColumn', column: due, lsn: compactedLsn };
 }
 
+interface LsnRange {
+  readonly lsnStart: Lsn;
+  readonly lsnEnd: Lsn;
+}
+const lsnsMeet = (a: LsnRange, b: LsnRange): boolean => a.lsnStart < b.lsnEnd && b.lsnStart < a.lsnEnd;
+
+/** Of the flushed layers those below the first one that is set aside, or else those above it. */
+function mergeable<L extends PlanLayer>({ layers, setAside }: PlanInput<L>, flushed: readonly L[]): readonly L[] {
+  if (setAside.size === 0) return flushed;
+  const apart = layers.filter(({ name, desc }) => setAside.has(name) && desc.kind === 'delta').map(({ desc }) => desc);
+  // Layers from elsewhere may share LSNs with it, or with one that does.
+  let clear = flushed;
+  for (let count = -1; count !== clear.length; ) {
+    count = clear.length;
+    const meets = (layer: L) => apart.some((desc) => lsnsMeet(desc, layer.desc));
+    apart.push(...clear.filter(meets).map(({ desc }) => desc));
+    clear = clear.filter((layer) => !meets(layer));
+  }
+  const oldest = Math.min(...clear.map(({ desc }) => desc.lsnEnd));
+  const next = Math.min(...apart.filter(({ lsnStart }) => lsnStart >= oldest).map(({ lsnStart }) => lsnStart));
+  return clear.filter(({ desc }) => desc.lsnEnd <= next);
+}
+
 /** At least `threshold` of them, and more up to a bound: whole up to an LSN, so that none that is left reaches below it. */
 function oldestOf<L extends PlanLayer>(flushed: readonly L[], threshold: number): L[] {
+  if (flushed.length === 0) return [];
   const sorted = [...flushed].sort((a, b) => a.desc.lsnEnd - b.desc.lsnEnd);
   let bytes = 0;
   let count = 0;
-  while (count < sorted.length && (count < threshold || bytes + sorted[count]!.size <= mergeInputBytesMax)) {
-    bytes += sorted[count++]!.size;
-  }
+  const hasRoom = () => bytes + sorted[count]!.size <= mergeInputBytesMax && count < mergeInputsMax;
+  while (count < sorted.length && (count < threshold || hasRoom())) bytes += sorted[count++]!.size;
   let lsnEnd = sorted[count - 1]!.desc.lsnEnd;
   for (;;) {
     const taken = sorted.filter(({ desc }) => desc.lsnStart < lsnEnd);
@@ -85,28 +123,46 @@ function oldestOf<L extends PlanLayer>(flushed: readonly L[], threshold: number)
   }
 }
 
-function mergeJob<L extends PlanLayer>(
-  input: PlanInput<L>,
-  columns: readonly Column<L>[],
-  flushed: readonly L[],
-): CompactionJob<L> {
+/** Null: there is nothing that can be merged. */
+function mergeJob<L extends PlanLayer>(input: PlanInput<L>, flushed: readonly L[]): CompactionJob<L> | null {
+  if (flushed.length === 0) return null;
   const lsnStart = Math.min(...flushed.map(({ desc }) => desc.lsnStart)) as Lsn;
   const lsnEnd = Math.max(...flushed.map(({ desc }) => desc.lsnEnd)) as Lsn;
   const jobs: MergeColumn<L>[] = [];
-  for (const column of columns) {
-    const { start, end, runs } = column;
+  for (const column of input.columns) {
+    const { start, end } = column;
     const bytes = flushed.reduce((sum, layer) => sum + input.bytesIn(layer, start, end), 0);
     if (bytes === 0) continue;
+    const runs = runsAbove(column, lsnStart);
+    // What is set aside shares LSNs with them: only layers from elsewhere could.
+    if (runs === null) return null;
     const merged = runsToMerge(runs, bytes, lsnStart);
+    const from = Math.min(lsnStart, ...merged.map((run) => run.lsnStart)) as Lsn;
     jobs.push({
       start,
       end,
       runs: merged,
-      lsnStart: Math.min(lsnStart, ...merged.map((run) => run.lsnStart)) as Lsn,
+      lsnStart: from,
       isImageDue: isImageDue(input, column, bytes),
+      gaps: gapsOf(column, from),
     });
   }
   return { kind: 'mergeDeltas', flushed, columns: jobs, lsnEnd };
+}
+
+/** The runs that lie above history and all that is set aside below `lsnStart`; null if that reaches up to it. */
+function runsAbove<L extends PlanLayer>(
+  { runs, setAside, historyEnd }: Column<L>,
+  lsnStart: Lsn,
+): readonly Run<L>[] | null {
+  const below = setAside.filter(({ desc }) => desc.lsnStart < lsnStart);
+  let floor: number = Math.max(historyEnd, ...below.map(({ desc }) => desc.lsnEnd));
+  for (;;) {
+    const across = runs.find((run) => run.lsnStart < floor && run.lsnEnd > floor);
+    if (across === undefined) break;
+    floor = across.lsnEnd;
+  }
+  return floor > lsnStart ? null : runs.filter((run) => run.lsnStart >= floor);
 }
 
 /** Of the runs, newest first, those that new bytes are merged with. `lsnStart`: of the new bytes. */
@@ -129,10 +185,18 @@ function runsToMerge<L extends PlanLayer>(runs: readonly Run<L>[], bytes: number
   return merged;
 }
 
+function gapsOf<L extends PlanLayer>({ sealed }: Column<L>, from: Lsn): KeyGap[] {
+  return sealed
+    .filter(({ desc }) => desc.lsnEnd > from)
+    .map(({ desc: { keys, lsnStart, lsnEnd } }) => ({ key: keys.start, lsnStart, lsnEnd }))
+    .sort((a, b) => compareKeys(a.key, b.key) || a.lsnStart - b.lsnStart);
+}
+
 /** `moreBytes`: deltas that are about to be added. */
 function isImageDue<L extends PlanLayer>(input: PlanInput<L>, column: Column<L>, moreBytes: number): boolean {
-  const { images, sparse, runs } = column;
-  const deltaBytes = runs.reduce((sum, run) => sum + run.bytes, moreBytes);
+  const { images, sparse, runs, sealed } = column;
+  const sealedBytes = sealed.reduce((sum, { size }) => sum + size, 0);
+  const deltaBytes = runs.reduce((sum, run) => sum + run.bytes, moreBytes + sealedBytes);
   if (deltaBytes === 0 && sparse.length === 0) return false;
   // Image layers of one LSN have disjoint keys: this one waits until there is more.
   const lsn = input.compactedLsn;
@@ -142,6 +206,7 @@ function isImageDue<L extends PlanLayer>(input: PlanInput<L>, column: Column<L>,
   const imageBytes = images.reduce((sum, { size }) => sum + size, 0);
   if (imageBytes > 0) return deltaBytes >= imageDeltaRatio * imageBytes;
   // A branch: its images are as large as the pages that it has changed.
-  const entries = runs.reduce((sum, run) => sum + run.layers.reduce((n, layer) => n + input.entriesOf(layer), 0), 0);
+  const entriesOf = (run: Run<L>) => run.layers.reduce((sum, layer) => sum + input.entriesOf(layer), 0);
+  const entries = runs.reduce((sum, run) => sum + entriesOf(run), sealed.length);
   return deltaBytes >= imageDeltaRatio * entries * pageSize;
 }

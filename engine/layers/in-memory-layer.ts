@@ -113,12 +113,18 @@ export class InMemoryLayer implements ValueSink {
     this.#chainLengthMax = chainLengthMax;
   }
 
-  /** Keys whose chain has become long since the last call. */
+  /** Keys whose chain has become long since the last call, each once: however long, one image ends it. */
   takeLongChains(): readonly Key[] {
-    if (this.#longChains.length === 0) return noKeys;
     const keys = this.#longChains;
+    if (keys.length === 0) return noKeys;
     this.#longChains = [];
-    return keys;
+    const blocksOf = new Map<KeyPrefix, Set<number>>();
+    return keys.filter(({ prefix, block }) => {
+      const blocks = blocksOf.get(prefix) ?? new Set();
+      if (blocks.has(block)) return false;
+      blocksOf.set(prefix, blocks.add(block));
+      return true;
+    });
   }
 
   get lsnEnd(): Lsn | null {

@@ -72,9 +72,12 @@ export class LayerMap<L extends MapLayer> {
   }
 
   with(added: readonly L[], removed: readonly L[] = []): LayerMap<L> {
-    const recent = [...this.#recentDeltas, ...this.#recentImages, ...added];
-    if (removed.length === 0 && recent.length <= recentLayersMax) return new LayerMap(this.#settled, recent);
     const gone = new Set(removed);
+    const before = [...this.#recentDeltas, ...this.#recentImages];
+    const recent = [...before.filter((layer) => !gone.has(layer)), ...added];
+    // A merge of what was flushed just now takes nothing out of the others.
+    const isRecent = before.length - (recent.length - added.length) === gone.size;
+    if (isRecent && recent.length <= recentLayersMax) return new LayerMap(this.#settled, recent);
     return LayerMap.of([...this.layers().filter((layer) => !gone.has(layer)), ...added]);
   }
 

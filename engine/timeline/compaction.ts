@@ -9,15 +9,18 @@
  * - compaction and garbage collection of a timeline do not overlap (`exclusive`)
  * - reads go on meanwhile: layers that were replaced are deleted after the reads that hold them (upload-queue.ts)
  * - a column with a page that cannot be rebuilt gets no image for a while; others go on
+ * - a delta layer that cannot be read whole is set aside for a while, and merged with nothing; others go on around it (compaction/plan.ts)
+ * - what is blocked so is told (`status`) until it is found whole, or gone
  */
 
-import { findColumns, isFlushed } from '../compaction/columns.ts';
+import { type Column, findColumns, isFlushed } from '../compaction/columns.ts';
 import type { CompactionHost, CompactionTask } from '../compaction/compaction-parts.ts';
 import { type CompactionJob, nextJob, type PlanInput } from '../compaction/plan.ts';
 import { isPageliteError, messageOf } from '../errors.ts';
 import type { LayerFile } from '../layers/layer-file.ts';
-import { compactionBlockedMs, compactionRetryMaxMs, compactionRetryMinMs } from '../limits.ts';
-import { formatKey, type Key } from '../model/key.ts';
+import type { KeyRange } from '../layers/layer-name.ts';
+import { compactionBlockedMs, compactionRetryMaxMs, compactionRetryMinMs, layerBytesMax } from '../limits.ts';
+import { compareKeys, formatKey, type Key } from '../model/key.ts';
 import { formatLsn, type Lsn } from '../model/lsn.ts';
 import type { Clock, Log } from '../services.ts';
 import { type LayerEntry, layerKey } from './index-part.ts';
@@ -46,6 +49,8 @@ export interface TimelineCompactionParts {
   readonly host: CompactionHost;
   config(): TenantConfig;
   openLayer(layer: LayerEntry): LayerFile;
+  /** There may be fewer flushed layers now, or merging has begun to fail. */
+  onStep(): void;
 }
 
 export type CompactionForce = PlanInput<LayerFile>['force'];
@@ -56,15 +61,51 @@ export interface CompactionStatus {
   readonly job: { readonly kind: Job['kind']; readonly bytesWritten: number } | null;
   /** Flushed layers that are not merged yet. */
   readonly flushedLayers: number;
-  /** Why the last job failed; null if it did not. */
+  /** Why the last job failed, or something is left alone; null: neither. */
   readonly lastError: string | null;
+  /** What is damaged and left alone. */
+  readonly blocked: readonly BlockedPart[];
+}
+
+export interface BlockedPart {
+  /** Key ranges get no images, layers are not merged. */
+  readonly kind: 'images' | 'merge';
+  /** Key range, or name of the layer. */
+  readonly what: string;
+  readonly error: string;
+  /** It is left alone until then. */
+  readonly untilMs: number;
 }
 
 type Job = CompactionJob<LayerFile>;
 
+interface Blocked {
+  readonly error: string;
+  untilMs: number;
+}
+
+interface BlockedColumn extends Blocked {
+  readonly start: Key;
+  readonly end: Key;
+}
+
+/** What columns were found of. */
+interface FoundColumns {
+  readonly of: readonly unknown[];
+  readonly columns: readonly Column<LayerFile>[];
+}
+
 export class Compaction {
   readonly #parts: TimelineCompactionParts;
-  readonly #blockedUntilMs = new Map<string, number>();
+  #blocked: BlockedColumn[] = [];
+  /** By name. */
+  #setAside: ReadonlyMap<string, Blocked> = new Map();
+  #isFailing = false;
+  /** Layers wait to be merged, and cannot. */
+  #isStuck = false;
+  #found: FoundColumns | null = null;
+  /** What there was nothing to do with. */
+  #nothingIn: readonly unknown[] = [];
   #exclusive: Promise<unknown> = Promise.resolve();
   #running: Promise<void> | null = null;
   #retryAtMs = 0;
@@ -81,8 +122,36 @@ export class Compaction {
       isRunning: this.#running !== null || this.#job !== null,
       job: this.#job && { ...this.#job },
       flushedLayers: this.#flushed().length,
-      lastError: this.#lastError,
+      lastError: this.#lastError ?? this.#blockedParts()[0]?.error ?? null,
+      blocked: this.#blockedParts(),
     };
+  }
+
+  /** Flushed layers that will be merged. */
+  get flushedLayers(): number {
+    return this.#flushed().length;
+  }
+
+  /** Whether waiting for it makes sense: merging does not fail, and there is something that it can do. */
+  get isHealthy(): boolean {
+    return !this.#isFailing && !this.#isStuck;
+  }
+
+  #blockedParts(): BlockedPart[] {
+    const columns = this.#blocked.map(({ start, end, error, untilMs }) => ({
+      kind: 'images' as const,
+      what: `${keyText(start)}-${keyText(end)}`,
+      error,
+      untilMs,
+    }));
+    const layers = [...this.#setAside].map(([what, blocked]) => ({ kind: 'merge' as const, what, ...blocked }));
+    return [...layers, ...columns];
+  }
+
+  /** What was left alone is tried again now. */
+  retryBlocked(): void {
+    for (const blocked of [...this.#blocked, ...this.#setAside.values()]) blocked.untilMs = 0;
+    this.#nothingIn = [];
   }
 
   /** Whether layers wait to be merged, however few. */
@@ -105,6 +174,9 @@ export class Compaction {
   /** Compacts until there is nothing more to do. Rejects as reads and writes of layers do. */
   async run(force: CompactionForce): Promise<void> {
     while (await this.exclusive(() => this.#step(force)));
+    // What was due again by now has been tried.
+    const nowMs = this.#parts.clock.now();
+    this.#blocked = this.#blocked.filter(({ untilMs }) => untilMs > nowMs);
     this.#retryPauseMs = compactionRetryMinMs;
     this.#lastError = null;
   }
@@ -126,6 +198,8 @@ export class Compaction {
     const { signal, log, timeline, clock } = this.#parts;
     if (signal.aborted) return;
     this.#lastError = messageOf(error);
+    this.#isFailing = true;
+    this.#parts.onStep();
     // What is damaged stays so: its readers hear of it, and it is tried again once in a while.
     const pause = isPageliteError(error, 'corrupt') ? compactionBlockedMs : this.#retryPauseMs;
     this.#retryPauseMs = Math.min(2 * this.#retryPauseMs, compactionRetryMaxMs);
@@ -139,57 +213,160 @@ export class Compaction {
     signal.throwIfAborted();
     uploads.checkWorks();
     const job = await this.#plan(force);
-    if (job === null) return false;
+    if (job === null) {
+      this.#isFailing = false;
+      return false;
+    }
     const counter = job.kind === 'mergeDeltas' ? timeline.counters.compact : timeline.counters.createImages;
     try {
       await counter.time(clock, () => this.#do(job));
+      if (job.kind === 'imageColumn') this.#unblock(job.column);
     } catch (error) {
-      if (job.kind !== 'imageColumn' || !isPageliteError(error, 'corrupt')) throw error;
-      this.#block(job.column.start, error);
+      if (!isPageliteError(error, 'corrupt')) throw error;
+      const damaged = deltasOf(job).find(({ key }) => key === error.data.file);
+      // Without it the columns are others, and what it has to do with is less.
+      if (damaged !== undefined) this.#putAside(damaged, error);
+      else if (job.kind === 'imageColumn') this.#block(job.column, error);
+      else throw error;
     }
+    this.#isFailing = false;
+    this.#parts.onStep();
     return true;
   }
 
+  /** Those that are to be merged. */
   #flushed(): LayerFile[] {
-    const { timeline, uploads } = this.#parts;
-    const { compactedLsn } = uploads.part;
-    return timeline.layers.files.layers().filter((layer) => isFlushed(layer, compactedLsn));
+    return this.#flushedOf(this.#parts.timeline.layers.files.layers());
+  }
+
+  #flushedOf(layers: readonly LayerFile[]): LayerFile[] {
+    const { compactedLsn } = this.#parts.uploads.part;
+    return layers.filter((layer) => isFlushed(layer, compactedLsn) && !this.#setAside.has(layer.name));
   }
 
   async #plan(force: CompactionForce): Promise<Job | null> {
     const { timeline, uploads, clock, limits } = this.#parts;
-    const layers = timeline.layers.files.layers();
+    await this.#lookAgain();
+    const config = this.#parts.config();
     const { compactedLsn } = uploads.part;
-    const threshold = this.#parts.config().compaction_threshold;
-    // What the plan asks of layers is in their indexes.
-    const flushed = this.#flushed();
-    if (flushed.length >= (force === 'none' ? threshold : 1)) for (const layer of flushed) await layer.open();
-    for (const { images, runs } of findColumns(layers, compactedLsn)) {
-      if (images.length > 0) continue;
-      for (const run of runs) for (const layer of run.layers) await layer.open();
-    }
+    const threshold = config.compaction_threshold;
+    const present = [timeline.layers.files, compactedLsn, config, force, this.#setAside];
     const nowMs = clock.now();
-    return nextJob({
+    if (isSame(present, this.#nothingIn) && this.#blocked.every(({ untilMs }) => untilMs > nowMs)) return null;
+    // What the plan asks of layers is in their indexes.
+    const layers = timeline.layers.files.layers();
+    const flushed = this.#flushedOf(layers);
+    const isMerge = flushed.length >= (force === 'none' ? threshold : 1);
+    if (isMerge) for (const layer of flushed) await this.#open(layer);
+    for (const { images, runs } of this.#columns()) {
+      if (images.length > 0) continue;
+      for (const run of runs) for (const layer of run.layers) await this.#open(layer);
+    }
+    const job = nextJob({
       layers,
-      compactedLsn,
+      columns: this.#columns(),
+      ...this.#columnsInput,
       threshold,
       imageDeltaBytesMin: limits.imageDeltaBytesMin,
       force,
-      isBlocked: ({ start }) => (this.#blockedUntilMs.get(keyText(start)) ?? 0) > nowMs,
+      isBlocked: (column) => this.#blocked.some((blocked) => blocked.untilMs > nowMs && keysMeet(blocked, column)),
       bytesIn: (layer, start, end) => layer.bytesIn(start, end),
       entriesOf: (layer) => layer.entryCount,
     });
+    this.#isStuck = isMerge && job?.kind !== 'mergeDeltas' && this.#flushedOf(layers).length >= threshold;
+    if (job === null) this.#nothingIn = present;
+    return job;
   }
 
-  #block(start: Key, error: Error): void {
+  get #columnsInput() {
+    return {
+      compactedLsn: this.#parts.uploads.part.compactedLsn,
+      sealedBytesMin: this.#targetBytes,
+      setAside: new Set(this.#setAside.keys()),
+    };
+  }
+
+  /** The same until something else than a flush changes them. */
+  #columns(): readonly Column<LayerFile>[] {
+    const { timeline, uploads } = this.#parts;
+    const of = [timeline.settledVersion, uploads.part.compactedLsn, this.#targetBytes, this.#setAside];
+    if (this.#found === null || !isSame(of, this.#found.of)) {
+      this.#found = { of, columns: findColumns(timeline.layers.files.layers(), this.#columnsInput) };
+    }
+    return this.#found.columns;
+  }
+
+  get #targetBytes(): number {
+    return Math.min(this.#parts.config().compaction_target_size, layerBytesMax);
+  }
+
+  /** Sets it aside if that cannot be done. */
+  async #open(layer: LayerFile): Promise<void> {
+    try {
+      const opening = layer.open();
+      if (opening instanceof Promise) await opening;
+    } catch (error) {
+      if (!isPageliteError(error, 'corrupt') || layer.desc.kind !== 'delta') throw error;
+      this.#putAside(layer, error);
+    }
+  }
+
+  #putAside(layer: LayerFile, error: Error): void {
     const { timeline, log, clock } = this.#parts;
-    this.#blockedUntilMs.set(keyText(start), clock.now() + compactionBlockedMs);
-    this.#lastError = error.message;
+    this.#setAside = new Map([
+      ...this.#setAside,
+      [layer.name, { error: error.message, untilMs: clock.now() + compactionBlockedMs }],
+    ]);
+    log.error('a layer cannot be merged: it is damaged', { ...timeline.id, layer: layer.name, error: error.message });
+  }
+
+  /** Layers that were set aside a while ago may have been mended, or removed. */
+  async #lookAgain(): Promise<void> {
+    const { timeline, clock } = this.#parts;
+    if (this.#setAside.size === 0) return;
+    const layers = new Map(timeline.layers.files.layers().map((layer) => [layer.name, layer]));
+    for (const [name, blocked] of this.#setAside) {
+      const layer = layers.get(name);
+      if (layer !== undefined) {
+        if (blocked.untilMs > clock.now() || !(await this.#isWhole(layer))) continue;
+      }
+      this.#setAside = new Map([...this.#setAside].filter(([other]) => other !== name));
+    }
+  }
+
+  async #isWhole(layer: LayerFile): Promise<boolean> {
+    const { yieldTurn, signal } = this.#parts;
+    try {
+      const { counts } = await layer.open();
+      for (let block = 0; block < counts.length; block++) {
+        signal.throwIfAborted();
+        await layer.holdBlocks(block, block);
+        if (block % 64 === 0) await yieldTurn();
+      }
+      return true;
+    } catch (error) {
+      if (!isPageliteError(error, 'corrupt')) throw error;
+      this.#putAside(layer, error);
+      return false;
+    }
+  }
+
+  #block({ start, end }: Column<LayerFile>, error: Error): void {
+    const { timeline, log, clock } = this.#parts;
+    this.#unblock({ start, end });
+    const untilMs = clock.now() + compactionBlockedMs;
+    this.#blocked.push({ start, end, error: error.message, untilMs });
     log.warn('keys get no image layer: a page cannot be rebuilt', {
       ...timeline.id,
       from: keyText(start),
       error: error.message,
     });
+  }
+
+  #unblock(keys: KeyRange): void {
+    this.#blocked = this.#blocked.filter(
+      ({ start, end }) => compareKeys(start, keys.start) < 0 || compareKeys(keys.end, end) < 0,
+    );
   }
 
   async #do(job: Job): Promise<void> {
@@ -253,7 +430,8 @@ export class Compaction {
       job,
       id: timeline.id,
       view: timeline,
-      targetBytes: this.#parts.config().compaction_target_size,
+      targetBytes: this.#targetBytes,
+      urgency: () => this.flushedLayers,
       chainRecordsMin: limits.imageChainRecordsMin,
       chainBytesMin: limits.imageChainBytesMin,
       log,
@@ -264,6 +442,12 @@ export class Compaction {
   }
 }
 
+const isSame = (a: readonly unknown[], b: readonly unknown[]): boolean =>
+  a.length === b.length && a.every((value, i) => value === b[i]);
+
+const keysMeet = (a: KeyRange, b: KeyRange): boolean =>
+  compareKeys(a.start, b.end) < 0 && compareKeys(b.start, a.end) < 0;
+
 const keyText = ({ prefix, block }: Key): string => formatKey(prefix, block);
 
 /** Layers that the job's result stands for. Images stand beside what they were made of: history needs that. */
@@ -271,6 +455,13 @@ function inputsOf(job: Job): LayerFile[] {
   if (job.kind === 'imageColumn') return [];
   const runs = job.columns.flatMap((column) => column.runs.flatMap((run) => run.layers));
   return [...new Set([...job.flushed, ...runs])];
+}
+
+/** Deltas that the job reads, and that are not set aside. */
+function deltasOf(job: Job): LayerFile[] {
+  if (job.kind === 'mergeDeltas') return inputsOf(job);
+  const { runs, sealed } = job.column;
+  return [...sealed, ...runs.flatMap(({ layers }) => layers)];
 }
 
 /** The layers of a timeline, and of its ancestors here, stay while `work` runs. */

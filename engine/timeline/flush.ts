@@ -7,6 +7,8 @@
  * Invariants:
  * - diskConsistentLsn moves only after the layers can be read again: the index that names them is stored, or they are staged on a local disk
  * - ingest waits while `frozenLayersMax` layers are unwritten: memory is bounded
+ * - what ingest freezes waits while too many flushed layers are not merged (`FlushPressure`): what a read passes is bounded, as long as merging works. Whoever
+ *   asks for a flush (`flushAll`) does not wait for that: compaction itself asks, of ancestors
  */
 
 import { must } from '../assert.ts';
@@ -27,6 +29,15 @@ export interface FlushLimits {
   readonly frozenLayersMax: number;
 }
 
+/** How far compaction is behind, and when that slows ingest down. */
+export interface FlushPressure {
+  /** Layers that wait to be merged. */
+  readonly l0Layers: number;
+  /** With so many a flush takes twice as long; with so many it waits. Infinity: never. */
+  readonly delayAt: number;
+  readonly stallAt: number;
+}
+
 export interface FlushParts {
   readonly timeline: Timeline;
   readonly uploads: UploadQueue;
@@ -40,6 +51,8 @@ export interface FlushParts {
   readonly signal: AbortSignal;
   /** The LayerFile of a layer of this timeline. */
   openLayer(layer: LayerEntry): LayerFile;
+  /** Now. */
+  pressure(): FlushPressure;
   /** A layer was flushed. */
   onFlushed(): void;
 }
@@ -55,6 +68,9 @@ export class Flusher {
   #running: Promise<void> | null = null;
   #freezeWanted: (() => void)[] = [];
   #roomWanted: (() => void)[] = [];
+  /** Those who want everything flushed now. */
+  #askers = 0;
+  #reliefWanted: (() => void)[] = [];
 
   constructor(parts: FlushParts) {
     this.#parts = parts;
@@ -83,13 +99,25 @@ export class Flusher {
     } else if (timeline.lastRecordLsn > timeline.openLayer.lsnStart - 1) {
       this.#freeze();
     }
-    await this.#running;
+    this.#askers++;
+    this.pressureChanged();
+    try {
+      await this.#running;
+    } finally {
+      this.#askers--;
+    }
+  }
+
+  /** Fewer layers may wait to be merged, or it makes no sense any more to wait for that. */
+  pressureChanged(): void {
+    for (const wake of this.#reliefWanted.splice(0)) wake();
   }
 
   /** The timeline is stopped or closed: nobody must wait for it. Resolves when nothing is being written any more. */
   async close(): Promise<void> {
     for (const wake of this.#freezeWanted.splice(0)) wake();
     for (const wake of this.#roomWanted.splice(0)) wake();
+    this.pressureChanged();
     await this.#running?.catch(() => {});
   }
 
@@ -109,17 +137,20 @@ export class Flusher {
     const { timeline, log } = this.#parts;
     try {
       while (this.#frozen.length > 0) {
+        await this.#stall();
         const frozen = this.#frozen[0]!;
+        const startMs = this.#parts.clock.now();
         const lsnEnd = must(frozen.layer.lsnEnd);
         const written = await timeline.counters.layerFlush.time(this.#parts.clock, () =>
           this.#writeOut(frozen, lsnEnd),
         );
-        this.#frozen.shift();
         log.debug('flushed a layer', { ...timeline.id, layer: written?.name, lsn: formatLsn(lsnEnd - 1) });
+        this.#parts.onFlushed();
+        await this.#delay(this.#parts.clock.now() - startMs);
+        this.#frozen.shift();
         if (this.#frozen.length < this.#parts.limits.frozenLayersMax) {
           for (const wake of this.#roomWanted.splice(0)) wake();
         }
-        this.#parts.onFlushed();
       }
     } catch (error) {
       if (!this.#parts.signal.aborted) {
@@ -129,6 +160,39 @@ export class Flusher {
       }
       throw error;
     }
+  }
+
+  /** Resolves when reads do not pass too many layers, or the layer is wanted anyway. */
+  async #stall(): Promise<void> {
+    const { timeline, log, pressure } = this.#parts;
+    const isStalled = () => {
+      const { l0Layers, stallAt } = pressure();
+      return this.#askers === 0 && timeline.stopped === null && l0Layers >= stallAt;
+    };
+    if (!isStalled()) return;
+    log.warn('flushes wait for compaction', { ...timeline.id, l0Layers: pressure().l0Layers });
+    while (isStalled()) await new Promise<void>((resolve) => this.#reliefWanted.push(resolve));
+    log.info('flushes go on', { ...timeline.id, l0Layers: pressure().l0Layers });
+  }
+
+  /** A flush that took `ms` takes as long again, or until compaction has caught up. */
+  async #delay(ms: number): Promise<void> {
+    const { clock, pressure, signal, timeline } = this.#parts;
+    const isWanted = () => this.#askers === 0 && timeline.stopped === null && isPressing(pressure());
+    if (ms <= 0 || !isWanted()) return;
+    const ended = new AbortController();
+    const onAbort = () => ended.abort();
+    signal.addEventListener('abort', onAbort);
+    const over = clock.sleep(ms, ended.signal).catch(() => {});
+    let isOver = false;
+    void over.then(() => {
+      isOver = true;
+    });
+    while (!isOver && isWanted()) {
+      await Promise.race([over, new Promise<void>((resolve) => this.#reliefWanted.push(resolve))]);
+    }
+    signal.removeEventListener('abort', onAbort);
+    ended.abort();
   }
 
   async #writeOut(frozen: Frozen, lsnEnd: Lsn): Promise<WrittenLayer | null> {
@@ -151,3 +215,5 @@ export class Flusher {
     }));
   }
 }
+
+const isPressing = ({ l0Layers, delayAt }: FlushPressure): boolean => l0Layers >= delayAt;

@@ -18,7 +18,7 @@ import type { Clock, LayerStaging, Log, ObjectStore, Random, WalRedo, WalService
 import { Compaction, type CompactionForce, type CompactionLimits } from './compaction.ts';
 import { ConsistencyReport } from './consistency-report.ts';
 import { writeInheritedPages } from './detach-ancestor.ts';
-import { Flusher, type FlushLimits } from './flush.ts';
+import { Flusher, type FlushLimits, type FlushPressure } from './flush.ts';
 import { collectGarbage, type GcResult } from './garbage-collection.ts';
 import { type Ancestor, gather } from './gather.ts';
 import { type IndexPart, type LayerEntry, layerKey, type StoredIndex, timelineFolder } from './index-part.ts';
@@ -135,11 +135,17 @@ export class RunningTimeline {
     const openLayer = (entry: LayerEntry) => layerFileOf(id, entry, shared);
     const parts = { timeline, uploads, clock, log, limits, yieldTurn, openLayer, signal };
     const checkpointDistance = () => shared.config().checkpoint_distance;
-    this.#flusher = new Flusher({ ...parts, checkpointDistance, onFlushed: () => this.#onFlushed() });
+    this.#flusher = new Flusher({
+      ...parts,
+      checkpointDistance,
+      pressure: () => this.#flushPressure(),
+      onFlushed: () => this.#onFlushed(),
+    });
     this.compaction = new Compaction({
       ...parts,
       host: shared.compaction,
       config: shared.config,
+      onStep: () => this.#flusher.pressureChanged(),
     });
     this.pages = new TimelinePageService(timeline, {
       yieldTurn,
@@ -165,7 +171,10 @@ export class RunningTimeline {
       onFollow: () => this.#consistency.tell({ again: true }),
     });
     timeline.onWait = () => this.#receiver.hurry();
-    timeline.onStop = (error) => this.#fed.fail(error);
+    timeline.onStop = (error) => {
+      this.#fed.fail(error);
+      this.#flusher.pressureChanged();
+    };
   }
 
   get isClosed(): boolean {
@@ -271,6 +280,8 @@ export class RunningTimeline {
     const nowMs = clock.now();
     const { timeline } = this;
     if (this.isClosed || timeline.stopped !== null) return;
+    // Settings may have changed.
+    this.#flusher.pressureChanged();
     const hasUnflushed = timeline.lastRecordLsn > timeline.diskConsistentLsn;
     if (checkpoint_timeout > 0 && hasUnflushed && nowMs - this.#lastFlushMs >= checkpoint_timeout) {
       this.#lastFlushMs = nowMs;
@@ -378,6 +389,7 @@ export class RunningTimeline {
   /** Compacts now, until there is nothing more to do; by force also what is little (compaction/plan.ts). */
   compact(force: CompactionForce = 'none'): Promise<void> {
     this.#checkOpen();
+    this.compaction.retryBlocked();
     return this.compaction.run(force);
   }
 
@@ -437,6 +449,21 @@ export class RunningTimeline {
   #onFlushed(): void {
     this.#lastFlushMs = this.#shared.clock.now();
     this.compaction.kick();
+  }
+
+  /** Nothing waits for compaction that is off, fails, or has nothing that it can merge; a slower pace gives it time even then (as in Neon). */
+  #flushPressure(): FlushPressure {
+    const { compaction_period, compaction_threshold, l0_flush_delay_threshold, l0_flush_stall_threshold } =
+      this.#shared.config();
+    const at = (threshold: number, isOn: boolean) =>
+      isOn && threshold > 0 && compaction_period > 0
+        ? Math.max(threshold, compaction_threshold)
+        : Number.POSITIVE_INFINITY;
+    return {
+      l0Layers: this.compaction.flushedLayers,
+      delayAt: at(l0_flush_delay_threshold, true),
+      stallAt: at(l0_flush_stall_threshold, this.compaction.isHealthy),
+    };
   }
 
   #takeLeftovers(): void {

@@ -14,6 +14,8 @@ import {
   flushWalDistance,
   gcHorizonBytes,
   gcPeriodMs,
+  l0FlushDelayFactor,
+  l0FlushStallFactor,
   lsnLeaseLengthMs,
   pitrIntervalMs,
 } from '../limits.ts';
@@ -33,6 +35,9 @@ export interface TenantConfig {
   readonly compaction_period: number;
   /** Flushed layers that are merged together. */
   readonly compaction_threshold: number;
+  /** Flushed layers with which ingest is slowed down, and with which it waits until some are merged. 0: never. */
+  readonly l0_flush_delay_threshold: number;
+  readonly l0_flush_stall_threshold: number;
   /** WAL bytes of history that are kept. */
   readonly gc_horizon: number;
   /** How often garbage is collected. 0: never. */
@@ -40,6 +45,18 @@ export interface TenantConfig {
   /** How long history is kept. */
   readonly pitr_interval: number;
   readonly lsn_lease_length: number;
+}
+
+/** A tenant's settings. Thresholds of flushed layers that are not set follow compaction_threshold. */
+export function effectiveTenantConfig(defaults: TenantConfig, overrides: Partial<TenantConfig>): TenantConfig {
+  const { compaction_threshold: threshold } = overrides;
+  if (threshold === undefined) return { ...defaults, ...overrides };
+  return {
+    ...defaults,
+    l0_flush_delay_threshold: l0FlushDelayFactor * threshold,
+    l0_flush_stall_threshold: l0FlushStallFactor * threshold,
+    ...overrides,
+  };
 }
 
 /** As it is given: some of the settings, durations as text. */
@@ -51,6 +68,8 @@ export const tenantConfigDefaults: TenantConfig = {
   compaction_target_size: compactionTargetBytes,
   compaction_period: compactionPeriodMs,
   compaction_threshold: compactionThreshold,
+  l0_flush_delay_threshold: l0FlushDelayFactor * compactionThreshold,
+  l0_flush_stall_threshold: l0FlushStallFactor * compactionThreshold,
   gc_horizon: gcHorizonBytes,
   gc_period: gcPeriodMs,
   pitr_interval: pitrIntervalMs,
@@ -65,6 +84,8 @@ const kinds: { readonly [name in keyof TenantConfig]: Kind } = {
   compaction_target_size: { kind: 'bytes', min: 64 * 1024, max: 2 ** 30 },
   compaction_period: { kind: 'duration', min: 0, max: year },
   compaction_threshold: { kind: 'count', min: 1, max: 100 },
+  l0_flush_delay_threshold: { kind: 'count', min: 0, max: 1_000_000 },
+  l0_flush_stall_threshold: { kind: 'count', min: 0, max: 1_000_000 },
   gc_horizon: { kind: 'bytes', min: 0, max: 2 ** 52 },
   gc_period: { kind: 'duration', min: 0, max: year },
   pitr_interval: { kind: 'duration', min: 0, max: 100 * year },

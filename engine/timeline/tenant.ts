@@ -39,7 +39,7 @@ import {
 import { findRetention, type Retention } from './retention.ts';
 import { RunningTimeline, type SharedParts, timelineOf } from './running-timeline.ts';
 import type { TenantAttachment } from './tenant-claims.ts';
-import { storeTenantConfig, type TenantConfig } from './tenant-config.ts';
+import { effectiveTenantConfig, storeTenantConfig, type TenantConfig } from './tenant-config.ts';
 import { retryUnavailable } from './upload-queue.ts';
 
 export interface TenantParts {
@@ -95,7 +95,7 @@ export class Tenant {
   private constructor(id: TenantId, parts: TenantParts) {
     this.id = id;
     this.#overrides = parts.overrides;
-    this.#config = { ...parts.defaults, ...parts.overrides };
+    this.#config = effectiveTenantConfig(parts.defaults, parts.overrides);
     this.#parts = parts;
     this.#shared = { ...parts.shared, config: () => this.#config };
     this.#collectedAtMs = parts.shared.clock.now();
@@ -127,7 +127,7 @@ export class Tenant {
     const { store, attachment } = this.#shared;
     await attachment.check();
     await storeTenantConfig(store, this.id, overrides);
-    this.#config = { ...this.#parts.defaults, ...overrides };
+    this.#config = effectiveTenantConfig(this.#parts.defaults, overrides);
     this.#overrides = overrides;
   }
 

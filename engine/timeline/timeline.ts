@@ -58,6 +58,8 @@ export class Timeline implements TimelineView, ValueSink, ValueReader {
   readonly counters = new TimelineCounters();
   /** By how many blocks ingest has grown relations since this process has the timeline, as of lastRecordLsn. */
   blocksAdded = 0;
+  /** Counts changes of the layer files but for those that flushes add. */
+  settledVersion = 0;
   readonly #waiters: LsnWaiters;
   readonly #clock: Clock;
   readonly #openChainLengthMax: number;
@@ -254,11 +256,13 @@ export class Timeline implements TimelineView, ValueSink, ValueReader {
     const lsnEnd = (lsn + 1) as Lsn;
     this.#open = new InMemoryLayer(lsnEnd, this.#openChainLengthMax);
     this.#layers = { memory: [this.#open], files: this.#layers.files.with(files), filesLsnEnd: lsnEnd };
+    this.settledVersion++;
     this.advance(lsn, prevLsn);
   }
 
   /** The index names `added` and no longer `removed`. */
   filesChanged(added: readonly LayerFile[], removed: readonly LayerFile[]): void {
     this.#layers = { ...this.#layers, files: this.#layers.files.with(added, removed) };
+    this.settledVersion++;
   }
 }

@@ -4,7 +4,12 @@ import type { TenantId, TenantTimelineId } from '../../engine/model/ids.ts';
 import { formatLsn } from '../../engine/model/lsn.ts';
 import { chooseTenant, nameOfTimeline, resolveBranch } from '../control-plane/branches.ts';
 import type { Repository } from '../control-plane/repository.ts';
-import { checkNoEndpoints, StorageAdmin, type TimelineStorageInfo } from '../control-plane/storage-admin.ts';
+import {
+  checkNoEndpoints,
+  describeBlocked,
+  StorageAdmin,
+  type TimelineStorageInfo,
+} from '../control-plane/storage-admin.ts';
 import type { TimelineInfo } from '../control-plane/storage-api.ts';
 import { type CliContext, tenantArgument } from './context.ts';
 import { formatBytes, ProgressLine } from './progress.ts';
@@ -143,6 +148,12 @@ function storageJson(info: TimelineStorageInfo, nameOf: (timelineId: string) => 
       job: info.compaction.job && { kind: info.compaction.job.kind, bytesWritten: info.compaction.job.bytes_written },
       l0Layers: info.compaction.l0_layers,
       lastError: info.compaction.last_error,
+      blocked: info.compaction.blocked.map(({ kind, what, error, retry_at: retryAt }) => ({
+        kind,
+        what,
+        error,
+        retryAt,
+      })),
     },
   };
 }
@@ -174,6 +185,8 @@ function describe(timeline: TimelineInfo, info: TimelineStorageInfo, nameOf: (ti
     lines.push(`Compaction is under way: ${jobText[kind] ?? kind}, ${formatBytes(written)}`);
   } else if (compaction.running) lines.push('Compaction is under way');
   if (compaction.l0_layers > 0) lines.push(`To be merged: ${compaction.l0_layers} layers`);
-  if (compaction.last_error !== null) lines.push(`Compaction: ${compaction.last_error}`);
+  const { blocked, last_error: error } = compaction;
+  for (const part of blocked) lines.push(`Damaged: ${describeBlocked(part)}; tried again at ${part.retry_at}`);
+  if (error !== null && !blocked.some((part) => part.error === error)) lines.push(`Compaction: ${error}`);
   return lines;
 }

@@ -36,6 +36,7 @@ const storageInfo = z.object({
     job: z.object({ kind: z.string(), bytes_written: z.number() }).nullable(),
     l0_layers: z.number(),
     last_error: z.string().nullable(),
+    blocked: z.array(z.object({ kind: z.string(), what: z.string(), error: z.string(), retry_at: z.string() })),
   }),
 });
 const gcResult = z.object({
@@ -96,7 +97,7 @@ export class StorageAdmin {
     return this.#api.call(storageInfo, 'GET', `${pathOf(id)}/storage`);
   }
 
-  /** However long it takes. `onProgress`: every now and then, what it is at. */
+  /** However long it takes. `onProgress`: every now and then, what it is at. Throws `corrupt` if something is damaged, and the rest is compacted. */
   async compact(
     id: TenantTimelineId,
     isForced: boolean,
@@ -112,6 +113,10 @@ export class StorageAdmin {
       stop.abort();
       await watching;
     }
+    const { blocked } = (await this.timelineStorage(id)).compaction;
+    if (blocked.length === 0) return;
+    const lines = blocked.map((part) => `\n  ${describeBlocked(part)}`);
+    throw new PageliteError('corrupt', `compacted, but for what is damaged:${lines.join('')}`);
   }
 
   collectGarbage(id: TenantTimelineId): Promise<GarbageCollected> {
@@ -148,6 +153,10 @@ export class StorageAdmin {
       if (info?.compaction.job) onProgress(info.compaction.job);
     }
   }
+}
+
+export function describeBlocked({ kind, what, error }: TimelineStorageInfo['compaction']['blocked'][number]): string {
+  return kind === 'l0_compaction' ? `layer ${what} is not merged: ${error}` : `keys ${what} get no images: ${error}`;
 }
 
 const pathOf = ({ tenantId, timelineId }: TenantTimelineId): string => `/v1/tenant/${tenantId}/timeline/${timelineId}`;

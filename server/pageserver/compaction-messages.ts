@@ -122,6 +122,7 @@ function mapJob<L extends PlanLayer>(
       start: key(one.start),
       end: key(one.end),
       runs: one.runs.map(run),
+      gaps: one.gaps.map((gap) => ({ ...gap, key: key(gap.key) })),
     });
     return { ...job, flushed: job.flushed.map(layer), columns: job.columns.map(column) };
   }
@@ -131,6 +132,10 @@ function mapJob<L extends PlanLayer>(
     images: one.images.map(layer),
     sparse: one.sparse.map(layer),
     runs: one.runs.map(run),
+    sealed: one.sealed.map(layer),
+    historyEnd: one.historyEnd,
+    setAside: one.setAside.map(layer),
+    setAsideLive: one.setAsideLive.map(layer),
   });
   return { ...job, column: column(job.column) };
 }

@@ -79,6 +79,42 @@ describe('the layers of a branch', () => {
   });
 });
 
+describe('a damaged layer', () => {
+  it('is told by timeline compact and timeline info, until it is mended', async () => {
+    await rig.sql(
+      'main',
+      'create table hurt (id int, v text); insert into hurt select g, md5(g::text) from generate_series(1, 20000) g',
+    );
+    const before = new Set((JSON.parse(await rig.ok('layer', 'list', '--json')) as Layers).files.map((f) => f.name));
+    await rig.ok('timeline', 'compact', '--branch-name', 'main');
+    const { files } = JSON.parse(await rig.ok('layer', 'list', '--json')) as Layers;
+    const flushed = files.find(({ kind, name }) => kind === 'delta' && !before.has(name))!;
+    const found = readdirSync(storageDir(), { recursive: true, encoding: 'utf8' }).find((path) =>
+      path.includes(flushed.name),
+    )!;
+    const path = join(storageDir(), found);
+    const flip = async () => {
+      const bytes = readFileSync(path);
+      bytes[Math.floor(bytes.length / 3)]! ^= 1;
+      writeFileSync(path, bytes);
+      await rig.ok('pageserver', 'restart');
+    };
+    await flip();
+    const { code, out, err } = await rig.run('timeline', 'compact', '--branch-name', 'main', '--force');
+    expect(code).toBe(1);
+    expect(out).not.toMatch(/Compacted/);
+    expect(err).toContain(`layer ${flushed.name} is not merged`);
+    expect(await rig.ok('timeline', 'info', '--branch-name', 'main')).toContain(`Damaged: layer ${flushed.name}`);
+    const { compaction } = (await info()) as unknown as { compaction: { blocked: object[]; lastError: string } };
+    expect(compaction.blocked).toContainEqual(expect.objectContaining({ kind: 'l0_compaction', what: flushed.name }));
+    expect(compaction.lastError).toMatch(/checksum/);
+    await flip();
+    expect(await rig.ok('timeline', 'compact', '--branch-name', 'main', '--force')).toMatch(/Compacted/);
+    expect(await rig.ok('timeline', 'info', '--branch-name', 'main')).not.toMatch(/Damaged/);
+    await rig.sql('main', 'drop table hurt');
+  }, 120_000);
+});
+
 describe('history', () => {
   it('is kept for branches and read-only endpoints, and goes otherwise', async () => {
     await rig.ok('timeline', 'branch', '--branch-name', 'early');

@@ -33,7 +33,7 @@ import {
 import { defaultPageserverLimits } from '../../engine/timeline/pageserver.ts';
 import { RunningTimeline, type SharedParts } from '../../engine/timeline/running-timeline.ts';
 import { claimTenant, TenantAttachment } from '../../engine/timeline/tenant-claims.ts';
-import { tenantConfigDefaults } from '../../engine/timeline/tenant-config.ts';
+import { type TenantConfig, tenantConfigDefaults } from '../../engine/timeline/tenant-config.ts';
 import { ModelRedo } from './model-redo.ts';
 import type { SeededRandom } from './seeded-random.ts';
 import { TestClock } from './test-clock.ts';
@@ -83,7 +83,7 @@ export async function insist<T>(work: () => Promise<T>): Promise<T> {
 }
 
 const silent: Log = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} };
-const startLsn = 4096 as Lsn;
+export const startLsn = 4096 as Lsn;
 
 /** What the model says a key's value is. */
 export function modelValue(timeline: ModelTimeline, { prefix, block }: Key, lsn: number): Uint8Array | null {
@@ -143,6 +143,8 @@ export class TimelineRig {
   readonly models: ModelTimeline[] = [];
   readonly running = new Map<TimelineId, RunningTimeline>();
   readonly redo = new ModelRedo();
+  /** The tenant's. */
+  config: TenantConfig = { ...tenantConfigDefaults, checkpoint_distance: 20_000, compaction_target_size: 65_536 };
   readonly #random: SeededRandom;
   readonly #tenant = tenantId('a1'.repeat(16));
   readonly #clock: Clock;
@@ -166,7 +168,7 @@ export class TimelineRig {
       clock: this.#clock,
       random,
       log: silent,
-      config: () => ({ ...tenantConfigDefaults, checkpoint_distance: 20_000, compaction_target_size: 65_536 }),
+      config: () => this.config,
       limits: {
         ...defaultPageserverLimits,
         openLayerBytesMax: 40_000,
@@ -258,8 +260,8 @@ export class TimelineRig {
     return keys.filter((key) => !named.has(key));
   }
 
-  /** Some records with random values. */
-  async ingest(model: ModelTimeline, recordCount: number): Promise<void> {
+  /** Some records with random values; `hot`: all of them of one key. */
+  async ingest(model: ModelTimeline, recordCount: number, { hot }: { readonly hot?: Key } = {}): Promise<void> {
     const values: ModelValue[] = [];
     let lsn: number = model.lastRecordLsn;
     for (let i = 0; i < recordCount; i++) {
@@ -268,7 +270,7 @@ export class TimelineRig {
       // No record ends in the header of a WAL page.
       if (lsn % 8192 < 48) lsn += 48;
       for (let n = this.#random.pick([0, 1, 1, 2, 4]); n > 0; n--)
-        values.push(...this.#change(model, values, lsn as Lsn));
+        values.push(...this.#change(model, values, lsn as Lsn, hot));
     }
     model.log.push(...values);
     model.lastRecordLsn = lsn as Lsn;
@@ -276,9 +278,9 @@ export class TimelineRig {
   }
 
   /** What one change puts: a value, and what goes with it where a relation grows. */
-  #change(model: ModelTimeline, pending: readonly ModelValue[], lsn: Lsn): ModelValue[] {
+  #change(model: ModelTimeline, pending: readonly ModelValue[], lsn: Lsn, hot: Key | undefined): ModelValue[] {
     const random = this.#random;
-    const { prefix, block } = random.pick(allKeys);
+    const { prefix, block } = hot ?? random.pick(allKeys);
     const size = sizeWith(model, pending, prefix, lsn);
     if (block === sizeBlock) {
       const isDropped = random.chance(0.1);

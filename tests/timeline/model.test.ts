@@ -100,7 +100,8 @@ async function checkRange(rig: TimelineRig, random: SeededRandom, model: ModelTi
 async function step(rig: TimelineRig, random: SeededRandom, leases: HeldLeases): Promise<void> {
   const model = random.pick(rig.models);
   const what = random.next();
-  if (what < 0.6) await rig.ingest(model, 1 + random.below(60));
+  if (what < 0.54) await rig.ingest(model, 1 + random.below(60));
+  else if (what < 0.6) await rig.ingest(model, 1 + random.below(200), { hot: random.pick(allKeys) });
   else if (what < 0.72) await rig.flush(model, { isUploaded: random.chance(0.5) });
   else if (what < 0.84) {
     const force = random.pick(['none', 'merge', 'images'] as const);
@@ -120,6 +121,7 @@ describe('random histories', () => {
       const store = new MemoryObjectStore();
       const rig = new TimelineRig(random, store);
       const leases = new HeldLeases();
+      rig.config = { ...rig.config, compaction_target_size: random.pick([16_384, 65_536]) };
       await rig.create();
       for (let i = 0; i < 40; i++) {
         await step(rig, random, leases);

@@ -127,6 +127,16 @@ export const storageInfo = z
         .describe('What is done now, and the bytes of layers that it has written so far'),
       l0_layers: bytes.describe('Flushed layers that are not merged yet'),
       last_error: z.string().nullable(),
+      blocked: z
+        .array(
+          z.object({
+            kind: z.enum(['image_layer_creation', 'l0_compaction']),
+            what: z.string().describe('The key range that gets no images, or the layer that is not merged'),
+            error: z.string(),
+            retry_at: timestampText,
+          }),
+        )
+        .describe('What is damaged and left alone until then; the rest is compacted'),
     }),
   })
   .meta({ id: 'TimelineStorageInfo' });

@@ -23,7 +23,8 @@ export function storageRoutes(pageserver: PageserverApi): Route[] {
         const id = idOf(params);
         const retention = await pageserver.retention(id);
         const { waitingLayers, waitingBytes, deleting, lastError } = pageserver.uploadStatus(id);
-        const { isRunning, job, flushedLayers, lastError: compactionError } = pageserver.compactionStatus(id);
+        const compaction = pageserver.compactionStatus(id);
+        const { isRunning, job, flushedLayers, lastError: compactionError, blocked } = compaction;
         return {
           ...retentionInfo(retention),
           uploads: { layers: waitingLayers, bytes: waitingBytes, deletes: deleting, last_error: lastError },
@@ -32,6 +33,12 @@ export function storageRoutes(pageserver: PageserverApi): Route[] {
             job: job && { kind: jobName[job.kind], bytes_written: job.bytesWritten },
             l0_layers: flushedLayers,
             last_error: compactionError,
+            blocked: blocked.map(({ kind, what, error, untilMs }) => ({
+              kind: blockedName[kind],
+              what,
+              error,
+              retry_at: new Date(untilMs).toISOString(),
+            })),
           },
         };
       },
@@ -100,6 +107,7 @@ export function storageRoutes(pageserver: PageserverApi): Route[] {
 }
 
 /** Neon's words. */
+const blockedName = { merge: 'l0_compaction', images: 'image_layer_creation' } as const;
 const jobName = { mergeDeltas: 'l0_compaction', imageColumn: 'image_layer_creation' } as const;
 
 function retentionInfo({ cutoffLsn, spaceCutoffLsn, timeCutoffLsn, points }: Retention) {
