@@ -202,9 +202,13 @@ export interface ObjectStore {
   put(key: string, bytes: Uint8Array, condition?: { ifAbsent: true } | { ifVersion: string }): Promise<string>;
   /**
    * The object or a byte range of it ([start, end), clamped to its size), null if absent. A plain Uint8Array and no subclass of it, whose `slice` may be
-   * the same memory.
+   * the same memory. `fresh`: from where the truth is, and what copies are kept of that range are replaced; asked for by who found what was read damaged.
    */
-  get(key: string, range?: { start: number; end: number }): Promise<{ bytes: Uint8Array; version: string } | null>;
+  get(
+    key: string,
+    range?: { start: number; end: number },
+    options?: { readonly fresh: boolean },
+  ): Promise<{ bytes: Uint8Array; version: string } | null>;
   /** Size in bytes, null if absent. */
   head(key: string): Promise<{ size: number; version: string } | null>;
   /** Keys under a prefix with their sizes, sorted. */

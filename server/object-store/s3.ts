@@ -133,7 +133,7 @@ export class S3ObjectStore implements ObjectStore {
       }
       try {
         const bytes = await this.#inTime(answer.Body!.transformToByteArray());
-        if (answer.ContentLength !== undefined && bytes.length !== answer.ContentLength) throw new Error('cut short');
+        if (bytes.length !== (lengthOf(answer, range) ?? bytes.length)) throw new Error('cut short');
         return { bytes, version: versionOf(answer.ETag) };
       } catch (error) {
         (answer.Body as { destroy?: () => void }).destroy?.();
@@ -263,6 +263,16 @@ function reasonOf(name: string, status: number | undefined, cause: unknown): str
       return [status, code, text].filter((part) => part !== undefined && part !== '').join(' ');
     }
   }
+}
+
+/** Bytes that an answer is to have, by what it says of itself and of the whole object; null if it does not. */
+function lengthOf(
+  { ContentLength, ContentRange }: GetObjectCommandOutput,
+  range: { readonly start: number; readonly end: number } | undefined,
+): number | null {
+  const size = Number(/\/(\d+)$/.exec(ContentRange ?? '')?.[1] ?? Number.NaN);
+  if (range !== undefined && !Number.isNaN(size)) return Math.min(range.end, size) - range.start;
+  return ContentLength ?? null;
 }
 
 const versionOf = (etag: string | undefined): string => etag ?? '';
