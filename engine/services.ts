@@ -197,7 +197,8 @@ export interface SafekeeperPeer extends WalService {
 export interface ObjectStore {
   /**
    * Without a condition: overwrites. `ifAbsent`: rejects `invalid` if the key exists. `ifVersion`: rejects `fenced` unless the object's
-   * version is this one. Returns the new version, an opaque string.
+   * version is this one. Returns the new version, an opaque string. A put that rejects `unavailable` may have happened, or may happen later; with a
+   * condition only if that still holds then, but for `ifVersion` in a store whose server does not know it.
    */
   put(key: string, bytes: Uint8Array, condition?: { ifAbsent: true } | { ifVersion: string }): Promise<string>;
   /**
