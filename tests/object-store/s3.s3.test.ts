@@ -66,9 +66,10 @@ describe('what is wrong is told', () => {
 
   it('wrong credentials, and none', async () => {
     const bucket = await ceph.newBucket();
-    const openWith = async (env: Record<string, string>) => {
+    const openWith = async (env: Record<string, string>, without: readonly string[] = []) => {
       const before = { ...process.env };
       Object.assign(process.env, env);
+      for (const name of without) delete process.env[name];
       try {
         const store = await S3ObjectStore.open({ bucket, prefix: '' });
         return await failure(store.checkAccess());
@@ -78,6 +79,14 @@ describe('what is wrong is told', () => {
     };
     expect(await openWith({ AWS_SECRET_ACCESS_KEY: 'wrong' })).toMatch(/not accepted|denied/);
     expect(await openWith({ AWS_ACCESS_KEY_ID: 'nobody' })).toMatch(/not accepted|denied/);
+    const nowhere = {
+      AWS_SHARED_CREDENTIALS_FILE: '/nonexistent',
+      AWS_CONFIG_FILE: '/nonexistent',
+      AWS_EC2_METADATA_DISABLED: 'true',
+    };
+    expect(await openWith(nowhere, ['AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY'])).toMatch(
+      /there are no credentials: set AWS_ACCESS_KEY_ID/,
+    );
   });
 
   it('a server that is away, and one that never answers', async () => {
