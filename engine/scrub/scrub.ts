@@ -78,12 +78,11 @@ const blocksPerRead = 256;
 export async function scrub(options: ScrubOptions): Promise<ScrubReport> {
   const work = new Scrub(options);
   const { store, tenant } = options;
+  // Before the tenants: a timeline is there before its WAL is.
+  const wal = await store.list(tenant === null ? 'wal/' : `wal/${tenant}/`);
   for (const name of tenant === null ? await store.listFolders('tenants/') : [tenant]) await work.tenant(name);
-  if (tenant !== null) await work.wal(`wal/${tenant}/`);
-  else {
-    await work.wal('wal/');
-    if (options.isShared !== true) await work.root();
-  }
+  work.wal(wal);
+  if (tenant === null && options.isShared !== true) await work.root();
   return work.report;
 }
 
@@ -143,10 +142,9 @@ class Scrub {
   }
 
   /** WAL that safekeepers have sent. */
-  async wal(folder: string): Promise<void> {
-    const { problems, garbage, foreign } = scrubWal(await this.#options.store.list(folder), (id) =>
-      this.#timelines.has(`${id.tenantId}/${id.timelineId}`),
-    );
+  wal(objects: readonly { readonly key: string; readonly size: number }[]): void {
+    const isThere = (id: TenantTimelineId) => this.#timelines.has(`${id.tenantId}/${id.timelineId}`);
+    const { problems, garbage, foreign } = scrubWal(objects, isThere);
     this.#problems.push(...problems);
     for (const { key, size, tenant } of garbage) this.#waste(key, size, this.#tenants.get(tenant) ?? null);
     for (const { key, size } of foreign) this.#foreign(key, size);
@@ -154,10 +152,11 @@ class Scrub {
 
   /** What is in no folder of ours. */
   async root(): Promise<void> {
+    const objects = await this.#options.store.list('');
     const folders = await this.#options.store.listFolders('tenants/');
     const isOurs = (key: string) =>
       rootFiles.includes(key) || key.startsWith('wal/') || folders.some((name) => key.startsWith(`tenants/${name}/`));
-    for (const { key, size } of await this.#options.store.list('')) if (!isOurs(key)) this.#foreign(key, size);
+    for (const { key, size } of objects) if (!isOurs(key)) this.#foreign(key, size);
   }
 
   #waste(key: string, size: number, ownerNodeId: number | null): void {

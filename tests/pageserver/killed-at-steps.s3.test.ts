@@ -197,6 +197,16 @@ async function uploaded(id: TenantTimelineId): Promise<void> {
   await expect.poll(waiting, { timeout: 60_000 }).toBe(0);
 }
 
+/** Nothing of it waits to be stored any more: it is done, the timeline is deleted, or the pageserver has ended. */
+async function quiet(id: TenantTimelineId): Promise<void> {
+  for (;;) {
+    const answer = await storage.get(of(id, 'storage')).catch(() => null);
+    if (answer?.status !== 200) return;
+    const { uploads } = answer.json as { uploads: { layers: number; deletes: number } };
+    if (uploads.layers + uploads.deletes === 0) return;
+  }
+}
+
 async function prepared({
   flushes = 0,
   images = false,
@@ -333,8 +343,7 @@ async function endWork(
   const isEnded = await endAt(
     plan,
     () => act(id),
-    // Of a timeline that is deleted nothing waits.
-    () => uploaded(id).catch(() => {}),
+    () => quiet(id),
   );
   const check = async (state: string, at = moments) => {
     await expectPages(id, at, `${what}, ${state}`);
