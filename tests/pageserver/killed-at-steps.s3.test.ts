@@ -383,7 +383,7 @@ describe(`ended at a later step, if it comes to that (PAGELITE_SEED=${seed})`, (
       const isEnded = await endWork(work, plan);
       // Archiving and unarchiving are an index each.
       if (work.name === 'archiving' && plan.nth === 2) expect(isEnded).toBe(true);
-    }, 240_000);
+    }, 400_000);
   }
 });
 
