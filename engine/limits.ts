@@ -160,6 +160,9 @@ export const compactionRetryMinMs = 1_000;
 export const compactionRetryMaxMs = 60_000;
 /** Keys with a damaged layer or page are left alone for this long. */
 export const compactionBlockedMs = 10 * 60 * 1000;
+/** A damaged object that reads keep finding is told of again after this, and of so many it is remembered that they were told of. */
+export const damageLogPauseMs = 60 * 60 * 1000;
+export const damagedObjectsMax = 1000;
 /** How often a pageserver looks which of its timelines want compaction, garbage collection or a flush. */
 export const housekeepingPeriodMs = 1_000;
 /** How often compaction looks for something to do, beside after each flush (Neon's compaction_period). */

@@ -197,14 +197,19 @@ export interface SafekeeperPeer extends WalService {
 export interface ObjectStore {
   /**
    * Without a condition: overwrites. `ifAbsent`: rejects `invalid` if the key exists. `ifVersion`: rejects `fenced` unless the object's
-   * version is this one. Returns the new version, an opaque string.
+   * version is this one. Returns the new version, an opaque string. A put that rejects `unavailable` may have happened, or may happen later; with a
+   * condition only if that still holds then, but for `ifVersion` in a store whose server does not know it.
    */
   put(key: string, bytes: Uint8Array, condition?: { ifAbsent: true } | { ifVersion: string }): Promise<string>;
   /**
    * The object or a byte range of it ([start, end), clamped to its size), null if absent. A plain Uint8Array and no subclass of it, whose `slice` may be
-   * the same memory.
+   * the same memory. `fresh`: from where the truth is, and what copies are kept of that range are replaced; asked for by who found what was read damaged.
    */
-  get(key: string, range?: { start: number; end: number }): Promise<{ bytes: Uint8Array; version: string } | null>;
+  get(
+    key: string,
+    range?: { start: number; end: number },
+    options?: { readonly fresh: boolean },
+  ): Promise<{ bytes: Uint8Array; version: string } | null>;
   /** Size in bytes, null if absent. */
   head(key: string): Promise<{ size: number; version: string } | null>;
   /** Keys under a prefix with their sizes, sorted. */

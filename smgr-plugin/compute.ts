@@ -13,13 +13,14 @@ import { PGlite, type PGliteOptions, protocol } from '@electric-sql/pglite';
 import { assert, must } from '../engine/assert.ts';
 import { computeStartParams } from '../engine/basebackup/compute-params.ts';
 import { messageOf, type PageliteError } from '../engine/errors.ts';
+import type { TenantTimelineId } from '../engine/model/ids.ts';
 import type { BlockNumber, RelTag } from '../engine/model/rel.ts';
 import type { Log } from '../engine/services.ts';
 import { BackendAbi } from './backend-abi.ts';
 import type { ComputeBridge } from './bridge/compute-bridge.ts';
 import type { ComputeStart } from './bridge/io-host.ts';
 import { SyncBridge } from './bridge/sync-bridge.ts';
-import { withDetail } from './error-detail.ts';
+import { type FailedReads, reasonOf, withDetail } from './error-detail.ts';
 import type { CacheCounters } from './pages/page-cache.ts';
 import { PageStore } from './pages/page-store.ts';
 import { MemorySpill, type SpillStore } from './pages/spill-store.ts';
@@ -97,12 +98,13 @@ export class Compute extends PGlite {
   override execProtocolRawSync(message: Uint8Array): Uint8Array {
     this.#storage.throwIfFailed();
     if (mayCommit(message, this.#inBlock)) this.#storage.expectCommit();
-    const { errorCount } = this.#storage;
+    const { count } = this.failedReads;
     let answer = super.execProtocolRawSync(message);
     // A PANIC of the backend is swallowed by PGlite; why it panicked is known here.
     this.#storage.throwIfFailed();
     // To PostgreSQL it was an "I/O error".
-    if (this.#storage.errorCount !== errorCount) answer = withDetail(answer, this.#storage.reason?.message ?? '');
+    const { failedReads } = this;
+    if (failedReads.count !== count) answer = withDetail(answer, failedReads.reason ?? '');
     // ReadyForQuery ends with the state of the transaction; 'I': there is none.
     if (answer.length >= 6 && answer[answer.length - 6] === 0x5a) this.#inBlock = answer[answer.length - 1] !== 0x49;
     return answer;
@@ -120,20 +122,21 @@ export class Compute extends PGlite {
 
   /** PGlite has parsed an error before its answer could be completed here: it gets its detail afterwards. */
   async #explained<T>(work: () => Promise<T>): Promise<T> {
-    const { errorCount } = this.#storage;
+    const before = this.failedReads.count;
     try {
       return await work();
     } catch (error) {
-      const { reason } = this.#storage;
-      if (
-        this.#storage.errorCount !== errorCount &&
-        reason !== null &&
-        error instanceof protocol.messages.DatabaseError
-      ) {
-        (error as { detail: string | undefined }).detail ??= reason.message;
+      const { count, reason } = this.failedReads;
+      if (count !== before && reason !== null && error instanceof protocol.messages.DatabaseError) {
+        (error as { detail: string | undefined }).detail ??= reason;
       }
       throw error;
     }
+  }
+
+  /** To PostgreSQL they are I/O errors. */
+  get failedReads(): FailedReads {
+    return this.#storage.failedReads;
   }
 
   /** One hop to the I/O host and back, for benchmarks. */
@@ -259,9 +262,10 @@ class ComputeStorage implements Filesystem {
     return this.#mounted?.failure ?? this.#mounted?.lastError ?? null;
   }
 
-  /** Reads that have failed. */
-  get errorCount(): number {
-    return this.#mounted?.errorCount ?? 0;
+  get failedReads(): FailedReads {
+    const { reason } = this;
+    const count = this.#mounted?.errorCount ?? 0;
+    return { count, reason: reason === null ? null : reasonOf(reason, must(this.#mounted).id) };
   }
 
   throwIfFailed(): void {
@@ -395,6 +399,10 @@ class MountedStorage {
     this.#fs.mount(dataFolder);
   }
 
+  get id(): TenantTimelineId {
+    return this.#start.id;
+  }
+
   get failure(): PageliteError | null {
     return this.#bridge.failure;
   }
@@ -461,6 +469,6 @@ class MountedStorage {
   #failed(error: unknown, path: string): void {
     this.lastError = error as PageliteError;
     this.errorCount++;
-    this.#log?.error('storage failed', { path, error: messageOf(error), ...this.lastError.data });
+    this.#log?.error('storage failed', { path, ...this.#start.id, ...this.lastError.data, error: messageOf(error) });
   }
 }

@@ -1,14 +1,30 @@
 /**
  * Tells a client why PostgreSQL could not read: to PostgreSQL a page that cannot be had is an "I/O error", and its reason is known outside of it. The
- * reason becomes the DETAIL of the error in the answer. Called by compute.ts, for answers to statements whose reads failed only.
+ * reason becomes the DETAIL of the error in the answer. Called by compute.ts, and by server/compute for clients of the wire, for answers to statements
+ * whose reads failed only.
  *
  *   'E' | i32 length | fields: byte type, text, 0 | 0
  */
 import { concatBytes } from '../engine/bytes.ts';
+import type { PageliteError } from '../engine/errors.ts';
+import type { TenantTimelineId } from '../engine/model/ids.ts';
 
 const errorResponse = 0x45;
 const detailField = 0x44;
 const headerBytes = 5;
+
+/** Why reads of a compute's storage failed. */
+export interface FailedReads {
+  /** Since it began. */
+  readonly count: number;
+  /** Of the last one; null if none has. */
+  readonly reason: string | null;
+}
+
+/** An error as a reader of `id` is to be told it: with the timeline, which it does not always name. */
+export function reasonOf({ message }: PageliteError, { timelineId }: TenantTimelineId): string {
+  return message.includes(timelineId) ? message : `${message} (reading timeline ${timelineId})`;
+}
 
 /** The answer with `detail` in each of its errors that has none. */
 export function withDetail(answer: Uint8Array, detail: string): Uint8Array {

@@ -6,10 +6,12 @@
  *
  * Invariants:
  * - no byte is used before the checksum over it was checked; damage is `corrupt` and names the file
+ * - damage on the way or in a copy that the store keeps nearby is not the file's: what is damaged is read once more, afresh, before that is said
  * - neighbouring blocks that are missing are read with one request, and no block twice at the same time
  */
 
 import { must } from '../assert.ts';
+import { isPageliteError } from '../errors.ts';
 import { layerReadBytesMax } from '../limits.ts';
 import type { TenantTimelineId } from '../model/ids.ts';
 import { compareKeys, type Key, type KeyPrefix } from '../model/key.ts';
@@ -68,23 +70,25 @@ export class LayerFile {
   /** Reads and checks header, footer and index, unless that is done. */
   open(): LayerIndex | Promise<LayerIndex> {
     if (this.#index !== null) return this.#index;
-    this.#opening ??= this.#open().finally(() => {
-      this.#opening = null;
-    });
+    this.#opening ??= this.#open(false)
+      .catch(ifDamaged(() => this.#open(true)))
+      .finally(() => {
+        this.#opening = null;
+      });
     return this.#opening;
   }
 
-  async #open(): Promise<LayerIndex> {
+  async #open(fresh: boolean): Promise<LayerIndex> {
     if (this.size < headerBytes + footerBytes) throw corruptLayer(this.key, `${this.size} bytes long`);
     const tailStart = Math.max(0, this.size - tailBytes);
-    const tail = await this.#read(tailStart, this.size);
-    const header = tailStart === 0 ? tail : await this.#read(0, headerBytes);
+    const tail = await this.#read(tailStart, this.size, fresh);
+    const header = tailStart === 0 ? tail : await this.#read(0, headerBytes, fresh);
     checkHeader(header, this.key, this.#id, this.desc);
     const { indexOffset, indexBytes } = readFooter(tail.subarray(tail.length - footerBytes), this.key, this.size);
     const inTail = indexOffset >= tailStart;
     const bytes = inTail
       ? tail.subarray(indexOffset - tailStart, indexOffset - tailStart + indexBytes)
-      : await this.#read(indexOffset, indexOffset + indexBytes);
+      : await this.#read(indexOffset, indexOffset + indexBytes, fresh);
     this.#index = new LayerIndex(bytes, this.key, indexOffset);
     return this.#index;
   }
@@ -193,9 +197,15 @@ export class LayerFile {
       end++;
     }
     const base = offsets[first]!;
-    const bytes = this.#read(base, offsets[end]!);
+    const bytes = this.#read(base, offsets[end]!, false);
+    let again: Promise<Uint8Array> | null = null;
     for (let i = first; i < end; i++) {
-      const block = bytes.then((run) => this.#admit(i, run.slice(offsets[i]! - base, offsets[i + 1]! - base)));
+      const admit = (run: Uint8Array) => this.#admit(i, run.slice(offsets[i]! - base, offsets[i + 1]! - base));
+      const readAgain = () => {
+        again ??= this.#read(base, offsets[end]!, true);
+        return again.then(admit);
+      };
+      const block = bytes.then(admit).catch(ifDamaged(readAgain));
       // Whoever waits hears of a failure; nobody may be waiting for this very block.
       block.catch(() => {}).finally(() => this.#loading.delete(i));
       this.#loading.set(i, block);
@@ -210,10 +220,18 @@ export class LayerFile {
     return block;
   }
 
-  async #read(start: number, end: number): Promise<Uint8Array> {
-    const found = await this.#store.get(this.key, { start, end });
+  async #read(start: number, end: number, fresh: boolean): Promise<Uint8Array> {
+    const found = await this.#store.get(this.key, { start, end }, { fresh });
     if (found === null) throw corruptLayer(this.key, 'the file is missing');
     if (found.bytes.length !== end - start) throw corruptLayer(this.key, `cut short, ${this.size} bytes expected`);
     return found.bytes;
   }
 }
+
+/** For `catch`: `work` if what failed is `corrupt`. */
+const ifDamaged =
+  <T>(work: () => Promise<T>) =>
+  (error: unknown): Promise<T> => {
+    if (!isPageliteError(error, 'corrupt')) throw error;
+    return work();
+  };

@@ -3,14 +3,15 @@
  * nothing.
  *
  * Garbage is what a crash or a replaced owner has left: layers that no newest index names, indexes and claims of earlier owners, files of timelines without
- * an index. While pageservers are at work, what they have just written counts as garbage for a moment.
+ * an index, WAL of timelines that are deleted (scrub-wal.ts). What an import under way has brought is none. While processes are at work, what they have just
+ * written counts as garbage for a moment. What has a name that nothing here writes is foreign: it is told, and not to be deleted.
  */
 
 import { must } from '../assert.ts';
 import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
 import { BlockCache } from '../layers/block-cache.ts';
 import { LayerFile } from '../layers/layer-file.ts';
-import { parseLayerName } from '../layers/layer-name.ts';
+import { parseLayerFile, parseLayerName } from '../layers/layer-name.ts';
 import { type TenantId, type TenantTimelineId, tenantId, timelineId } from '../model/ids.ts';
 import type { ObjectStore } from '../services.ts';
 import {
@@ -25,8 +26,11 @@ import {
 } from '../timeline/index-part.ts';
 import { deletedFile, newestClaim, parseClaimName } from '../timeline/tenant-claims.ts';
 import { loadTenantConfig } from '../timeline/tenant-config.ts';
-import { importFileName } from '../transfer/import-record.ts';
-import { transferFileName } from '../transfer/transfer-record.ts';
+import { copyFileName, decodeCopyRecord } from '../transfer/copy-record.ts';
+import { decodeImportRecord, importFileName } from '../transfer/import-record.ts';
+import { layerOfPart } from '../transfer/received-layers.ts';
+import { loadTransferRecord, transferFileName } from '../transfer/transfer-record.ts';
+import { scrubWal } from './scrub-wal.ts';
 
 export interface ScrubOptions {
   readonly store: ObjectStore;
@@ -34,6 +38,8 @@ export interface ScrubOptions {
   readonly tenant: TenantId | null;
   /** Also reads every layer, and checks the checksum of each of its blocks. */
   readonly isDeep: boolean;
+  /** The store is a folder in which a pageserver has other files, too: only what is under `tenants/` and `wal/` is looked at. */
+  readonly isShared?: boolean;
   readonly signal?: AbortSignal;
   readonly onProgress?: (progress: { readonly objects: number; readonly bytes: number }) => void;
 }
@@ -50,10 +56,21 @@ export interface ScrubReport {
   readonly layers: number;
   readonly layerBytes: number;
   readonly problems: readonly ScrubProblem[];
-  readonly garbage: readonly { readonly key: string; readonly size: number; readonly ownerNodeId: number | null }[];
+  readonly garbage: readonly Garbage[];
+}
+
+export interface Garbage {
+  readonly key: string;
+  readonly size: number;
+  /** Of the tenant; null: nobody's. */
+  readonly ownerNodeId: number | null;
+  /** Nothing of ours has such a name: somebody else may have put it there. */
+  readonly isForeign: boolean;
 }
 
 const idPattern = /^[0-9a-f]{32}$/;
+/** Objects beside the folders: what says that it is a storage, and what its server's habits are tried out on. */
+const rootFiles = ['storage.json', 'access-check', 'access-check-swap'];
 const timelinePattern = /^timelines\/([0-9a-f]{32})\/([^/]+)$/;
 /** Blocks of a layer that are read at once. */
 const blocksPerRead = 256;
@@ -61,14 +78,21 @@ const blocksPerRead = 256;
 export async function scrub(options: ScrubOptions): Promise<ScrubReport> {
   const work = new Scrub(options);
   const { store, tenant } = options;
+  // Before the tenants: a timeline is there before its WAL is.
+  const wal = await store.list(tenant === null ? 'wal/' : `wal/${tenant}/`);
   for (const name of tenant === null ? await store.listFolders('tenants/') : [tenant]) await work.tenant(name);
+  work.wal(wal);
+  if (tenant === null && options.isShared !== true) await work.root();
   return work.report;
 }
 
 class Scrub {
   readonly #options: ScrubOptions;
   readonly #problems: ScrubProblem[] = [];
-  readonly #garbage: { key: string; size: number; ownerNodeId: number | null }[] = [];
+  readonly #garbage: Garbage[] = [];
+  /** Tenants with their owners, and timelines, as `<tenant>/<timeline>`, that are there, damaged or not. */
+  readonly #tenants = new Map<string, number | null>();
+  readonly #timelines = new Set<string>();
   readonly #blocks = new BlockCache(1);
   #counts = { tenants: 0, timelines: 0, layers: 0, layerBytes: 0 };
   #objects = 0;
@@ -96,11 +120,13 @@ class Scrub {
     if (objects.has(folder + deletedFile)) return this.#deletedTenant(folder, objects);
     this.#counts.tenants++;
     const owner = await this.#checkTenant(id, objects);
+    this.#tenants.set(id, owner);
     const timelines = new Map<string, string[]>();
     for (const key of objects.keys()) {
       const match = timelinePattern.exec(key.slice(folder.length));
       if (match !== null) timelines.set(match[1]!, [...(timelines.get(match[1]!) ?? []), key]);
       else if (key.startsWith(`${folder}timelines/`)) this.#problem(key, 'is not an object of a timeline');
+      else if (key.indexOf('/', folder.length) >= 0) this.#waste(key, objects.get(key)!, owner);
     }
     const indexes = new Map<string, IndexPart>();
     for (const [timeline, keys] of timelines) {
@@ -119,8 +145,34 @@ class Scrub {
   /** What is there beside the note of its deletion is what the deletion has not come to, or what a stale owner has stored since. */
   #deletedTenant(folder: string, objects: ReadonlyMap<string, number>): void {
     for (const [key, size] of objects) {
-      if (key !== folder + deletedFile) this.#garbage.push({ key, size, ownerNodeId: null });
+      if (key !== folder + deletedFile) this.#waste(key, size, null);
     }
+  }
+
+  /** WAL that safekeepers have sent. */
+  wal(objects: readonly { readonly key: string; readonly size: number }[]): void {
+    const isThere = (id: TenantTimelineId) => this.#timelines.has(`${id.tenantId}/${id.timelineId}`);
+    const { problems, garbage, foreign } = scrubWal(objects, isThere);
+    this.#problems.push(...problems);
+    for (const { key, size, tenant } of garbage) this.#waste(key, size, this.#tenants.get(tenant) ?? null);
+    for (const { key, size } of foreign) this.#foreign(key, size);
+  }
+
+  /** What is in no folder of ours. */
+  async root(): Promise<void> {
+    const objects = await this.#options.store.list('');
+    const folders = await this.#options.store.listFolders('tenants/');
+    const isOurs = (key: string) =>
+      rootFiles.includes(key) || key.startsWith('wal/') || folders.some((name) => key.startsWith(`tenants/${name}/`));
+    for (const { key, size } of objects) if (!isOurs(key)) this.#foreign(key, size);
+  }
+
+  #waste(key: string, size: number, ownerNodeId: number | null): void {
+    this.#garbage.push({ key, size, ownerNodeId, isForeign: false });
+  }
+
+  #foreign(key: string, size: number): void {
+    this.#garbage.push({ key, size, ownerNodeId: null, isForeign: true });
   }
 
   /** Returns the node that owns it. */
@@ -145,7 +197,7 @@ class Scrub {
       if (file.includes('/')) continue;
       const generation = parseClaimName(file);
       if (generation === null ? !known.includes(file) : generation < newest) {
-        this.#garbage.push({ key, size, ownerNodeId: owner });
+        this.#waste(key, size, owner);
       }
     }
     return owner;
@@ -160,16 +212,17 @@ class Scrub {
     const folder = timelineFolder(id);
     const newest = keys.map((key) => parseIndexFile(key.slice(folder.length)) ?? -1).reduce((a, b) => Math.max(a, b));
     const indexKey = keys.find((key) => parseIndexFile(key.slice(folder.length)) === newest && newest >= 0);
-    const isOwn = (key: string) => [importFileName, transferFileName].includes(key.slice(folder.length));
+    const underWay = await this.#underWay(id, keys);
     const garbage = (named: ReadonlySet<string>) => {
       for (const key of keys) {
-        if (!named.has(key) && !isOwn(key)) this.#garbage.push({ key, size: objects.get(key)!, ownerNodeId: owner });
+        if (!named.has(key) && !underWay(key.slice(folder.length))) this.#waste(key, objects.get(key)!, owner);
       }
     };
     if (indexKey === undefined) {
       garbage(new Set());
       return null;
     }
+    this.#timelines.add(`${id.tenantId}/${id.timelineId}`);
     this.#counts.timelines++;
     let part: IndexPart | null = null;
     await this.#reading(indexKey, async () => {
@@ -183,6 +236,39 @@ class Scrub {
     garbage(new Set([indexKey, ...layers.map((entry) => layerKey(id, entry))]));
     for (const entry of layers) await this.#layer(id, entry, objects);
     return part;
+  }
+
+  /** Checks the records beside the index. Returns whether a file is one of them, or belongs to what one of them has begun. */
+  async #underWay(id: TenantTimelineId, keys: readonly string[]): Promise<(file: string) => boolean> {
+    const { store } = this.#options;
+    const folder = timelineFolder(id);
+    const names = new Set<string>();
+    let isKnown = true;
+    const check = async (file: string, work: (bytes: Uint8Array) => readonly { readonly name: string }[]) => {
+      const found = keys.includes(folder + file) ? await store.get(folder + file) : null;
+      if (found === null) return;
+      const before = this.#problems.length;
+      await this.#reading(folder + file, async () => {
+        for (const { name } of work(found.bytes)) names.add(name);
+      });
+      // What it has brought is not known then: it may be anything.
+      if (this.#problems.length > before) isKnown = false;
+    };
+    await check(
+      importFileName,
+      (bytes) => decodeImportRecord(bytes, folder + importFileName).open?.manifest.layers ?? [],
+    );
+    await check(copyFileName, (bytes) => decodeCopyRecord(bytes, folder + copyFileName).layers);
+    if (keys.includes(folder + transferFileName)) {
+      await this.#reading(folder + transferFileName, async () => {
+        await loadTransferRecord(store, id);
+      });
+    }
+    return (file) => {
+      if ([importFileName, copyFileName, transferFileName].includes(file)) return true;
+      const layer = layerOfPart(file) ?? parseLayerFile(file)?.name;
+      return layer !== undefined && (!isKnown || names.has(layer));
+    };
   }
 
   async #layer(id: TenantTimelineId, entry: LayerEntry, objects: ReadonlyMap<string, number>): Promise<void> {

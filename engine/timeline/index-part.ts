@@ -12,6 +12,7 @@
  * - an index names layers of its own generation and of earlier ones
  * - of an LSN that it has a lease of, nothing was removed; a lease is in the store before anybody is told that it was given
  * - `gcCutoffLsn` is at most `diskConsistentLsn`: whoever has only the store reads from the cutoff on
+ * - it is replaced only by who knows what it replaces (`ifVersion`): a put that was given up and comes late changes nothing, or is put right by the next one
  */
 import { crc32c } from '../crc32c.ts';
 import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
@@ -200,23 +201,32 @@ export function decodeChecked(bytes: Uint8Array): string | null {
   return crc32c(bytes, 0, bytes.length - 10) === Number.parseInt(match[2]!, 16) ? match[1]! : null;
 }
 
+/** Puts that may still come, of which it is remembered that they were ours. */
+const attemptsMax = 1000;
+
 /** The index as this owner of the tenant has it in the store. Not for use at once by several: the upload queue's. */
 export class StoredIndex {
   readonly id: TenantTimelineId;
   readonly generation: number;
   readonly #store: ObjectStore;
   #part: IndexPart;
-  /** The object of this generation is there. */
-  #isOwn: boolean;
-  /** What was put as the first object of this generation, and nobody knows whether it is there: the answer was lost. */
-  readonly #attempts: Uint8Array[] = [];
+  /** Of the object of this generation, as we have put or read it last; null: it is not there yet. */
+  #version: string | null;
+  /** What we have put in this generation, the longest ago first: an answer may be lost, and a put that was given up may come late. */
+  readonly #attempts = new Set<string>();
 
-  private constructor(store: ObjectStore, id: TenantTimelineId, generation: number, part: IndexPart, isOwn: boolean) {
+  private constructor(
+    store: ObjectStore,
+    id: TenantTimelineId,
+    generation: number,
+    part: IndexPart,
+    version: string | null,
+  ) {
     this.#store = store;
     this.id = id;
     this.generation = generation;
     this.#part = part;
-    this.#isOwn = isOwn;
+    this.#version = version;
   }
 
   /** What the owners up to this generation have stored last. Throws `notFound`, `corrupt`. */
@@ -234,7 +244,10 @@ export class StoredIndex {
       const object = await store.get(key);
       // A newer owner has removed it since: then that one's is there, which is not for us.
       if (object === null) continue;
-      return new StoredIndex(store, id, generation, decodeIndexPart(object.bytes, key), newest === generation);
+      const version = newest === generation ? object.version : null;
+      const index = new StoredIndex(store, id, generation, decodeIndexPart(object.bytes, key), version);
+      if (version !== null) index.#remember(object.bytes);
+      return index;
     }
   }
 
@@ -245,15 +258,24 @@ export class StoredIndex {
     generation: number,
     part: IndexPart,
   ): Promise<StoredIndex> {
-    const index = new StoredIndex(store, id, generation, part, false);
-    await index.#putFirst(encodeIndexPart(part));
-    index.#isOwn = true;
+    const index = new StoredIndex(store, id, generation, part, null);
+    const bytes = encodeIndexPart(part);
+    try {
+      index.#version = await store.put(index.key, bytes, { ifAbsent: true });
+    } catch (error) {
+      if (!isPageliteError(error, 'invalid')) throw error;
+      // An earlier attempt whose answer was lost may have stored exactly this.
+      const found = await store.get(index.key);
+      if (found === null || !sameBytes(found.bytes, bytes)) throw error;
+      index.#version = found.version;
+    }
+    index.#remember(bytes);
     return index;
   }
 
   /** The store has one of this owner, which replaces what owners of before had. */
   get isOwn(): boolean {
-    return this.#isOwn;
+    return this.#version !== null;
   }
 
   get key(): string {
@@ -268,37 +290,38 @@ export class StoredIndex {
   /** Replaces the index, one put after another. Throws `unavailable`; `fenced` if somebody else writes in this generation. */
   async put(part: IndexPart): Promise<void> {
     const bytes = encodeIndexPart(part);
-    if (this.#isOwn) {
-      await this.#store.put(this.key, bytes);
-    } else {
+    this.#remember(bytes);
+    // Each attempt of before can come between once.
+    for (let round = 0; ; round++) {
       try {
-        this.#attempts.push(bytes);
-        await this.#putFirst(bytes);
+        const condition = this.#version === null ? ({ ifAbsent: true } as const) : { ifVersion: this.#version };
+        this.#version = await this.#store.put(this.key, bytes, condition);
+        break;
       } catch (error) {
-        if (!isPageliteError(error, 'invalid')) throw error;
-        const message = `somebody else has written ${this.key}: two processes with one generation`;
-        throw new PageliteError('fenced', message, { ...this.id, file: this.key }, { cause: error });
+        const isOther = isPageliteError(error, 'fenced') || isPageliteError(error, 'invalid');
+        if (!isOther) throw error;
+        const found = await this.#store.get(this.key);
+        if (found === null || !this.#attempts.has(fingerprint(found.bytes)) || round > this.#attempts.size) {
+          const message = `somebody else has written ${this.key}: two processes with one generation`;
+          throw new PageliteError('fenced', message, { ...this.id, file: this.key }, { cause: error });
+        }
+        this.#version = found.version;
+        if (sameBytes(found.bytes, bytes)) break;
       }
-      this.#isOwn = true;
-      this.#attempts.length = 0;
     }
     this.#part = part;
   }
 
-  async #putFirst(bytes: Uint8Array): Promise<void> {
-    try {
-      await this.#store.put(this.key, bytes, { ifAbsent: true });
-    } catch (error) {
-      if (!isPageliteError(error, 'invalid')) throw error;
-      // An earlier attempt whose answer was lost may have stored exactly this.
-      const found = await this.#store.get(this.key);
-      if (found !== null && sameBytes(found.bytes, bytes)) return;
-      // Or something that was to be stored before.
-      if (found === null || !this.#attempts.some((attempt) => sameBytes(attempt, found.bytes))) throw error;
-      await this.#store.put(this.key, bytes);
-    }
+  #remember(bytes: Uint8Array): void {
+    const attempt = fingerprint(bytes);
+    this.#attempts.delete(attempt);
+    this.#attempts.add(attempt);
+    if (this.#attempts.size > attemptsMax) this.#attempts.delete(this.#attempts.keys().next().value!);
   }
 }
+
+/** Nobody who writes in our generation by mistake writes the same length and the same sum by chance. */
+const fingerprint = (bytes: Uint8Array): string => `${bytes.length}-${crc32c(bytes)}`;
 
 function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
   return a.length === b.length && a.every((byte, i) => byte === b[i]);

@@ -36,6 +36,9 @@ export interface ReceivedLayersParts {
 
 const partPattern = /^(.*)\.part-(\d{1,15})$/;
 
+/** The name of the layer that a file is a part of; null if it is none. */
+export const layerOfPart = (file: string): string | null => partPattern.exec(file)?.[1] ?? null;
+
 export class ReceivedLayers {
   readonly #options: ReceivedLayersParts;
   readonly #folder: string;

@@ -49,6 +49,7 @@ async function runScrub(options: ScrubCommandOptions, context: CliContext): Prom
     store,
     tenant: options.tenantId ?? null,
     isDeep: options.quick !== true,
+    isShared: remoteStorage === null,
     onProgress: ({ bytes }) => line.tell({ text: 'Looking through layers', done: bytes, total: 0, unit: 'bytes' }),
   }).finally(() => line.clear());
   const deleted = options.deleteGarbage ? await deleteGarbage(store, repository, report) : null;
@@ -63,16 +64,20 @@ function tell(context: CliContext, report: ScrubReport, deleted: number | null, 
   const { tenants, timelines, layers, layerBytes, problems, garbage } = report;
   context.say(`${where}: ${tenants} tenants, ${timelines} timelines, ${layers} layers, ${formatBytes(layerBytes)}`);
   for (const { key, problem } of problems) context.say(`DAMAGED ${key}: ${problem}`);
-  for (const { key, size } of garbage) context.say(`garbage ${key} (${formatBytes(size)})`);
+  for (const { key, size, isForeign } of garbage) {
+    context.say(`garbage ${key} (${formatBytes(size)})${isForeign ? ': nothing of Pagelite has such a name' : ''}`);
+  }
   const bytes = garbage.reduce((sum, { size }) => sum + size, 0);
   context.say(`${problems.length} missing or damaged; garbage: ${garbage.length} objects, ${formatBytes(bytes)}`);
   if (deleted !== null) context.say(`Deleted ${deleted} objects`);
 }
 
-/** What belongs to tenants of this pageserver, or to nobody: others' may be in the making. */
+/** What belongs to tenants of this pageserver, or to nobody: others' may be in the making. What is foreign is left to its owner. */
 async function deleteGarbage(store: ObjectStore, repository: Repository, { garbage }: ScrubReport): Promise<number> {
   const { id } = repository.readConfig().pageserver;
-  const own = garbage.filter(({ ownerNodeId }) => ownerNodeId === null || ownerNodeId === id);
+  const own = garbage.filter(
+    ({ ownerNodeId, isForeign }) => !isForeign && (ownerNodeId === null || ownerNodeId === id),
+  );
   for (const { key } of own) await store.delete(key);
   return own.length;
 }

@@ -3,6 +3,7 @@
  * synchronously, as this thread never goes back to an event loop that could carry it.
  */
 import { openSync, writeSync } from 'node:fs';
+import type { Log } from '../../engine/services.ts';
 import type { ComputeStart } from '../../smgr-plugin/bridge/io-host.ts';
 import { type Compute, openCompute } from '../../smgr-plugin/compute.ts';
 import type { PGliteArtefacts } from '../process/pglite-artefacts.ts';
@@ -19,13 +20,14 @@ export interface BackendData {
   readonly serverLogPath?: string;
 }
 
-export async function openBackend(data: unknown): Promise<OpenedBackend> {
+export async function openBackend(data: unknown, log: Log): Promise<OpenedBackend> {
   const { start, artefacts, serverLogPath } = data as BackendData;
   const serverLog = serverLogPath === undefined ? standardOutput : openSync(serverLogPath, 'a');
   const compute = await openCompute(start, {
     artefacts,
     spill: new FileSpill(),
     extensions: { contrib: contribFiles() },
+    log,
     onServerLog: (line) => writeSync(serverLog, `${line}\n`),
   });
   await becomeAdmin(compute, start.readOnly);

@@ -1,7 +1,7 @@
 /**
  * The backend's thread: gives PGlite's one Postgres backend its clients' messages, one session at a time, and blocks on them.
  *
- * Step on the path: in ring -> `#onRead` (the backend's recv) -> PostgreSQL -> `#onWrite` (its send) -> out ring. The thread never
+ * Step on the path: in ring -> `#onRead` (the backend's recv) -> PostgreSQL -> `#onWrite` (its send) -> error-details.ts -> out ring. The thread never
  * goes back to its event loop: it sleeps in `Atomics.wait`, between commands as well as inside COPY FROM STDIN or a full out ring.
  *
  * Invariants
@@ -17,8 +17,10 @@
  */
 import { concatBytes } from '../../engine/bytes.ts';
 import { PageliteError } from '../../engine/errors.ts';
+import { type FailedReads, withDetail } from '../../smgr-plugin/error-detail.ts';
 import { type BackendModule, checkLayout, writeWord } from './backend-layout.ts';
 import { BackendTimers } from './backend-timers.ts';
+import { ErrorDetails } from './error-details.ts';
 import { frame, parseRows } from './own-statements.ts';
 import { attachSharedWire, backendState, type SharedWire, signal, word } from './ring.ts';
 import {
@@ -39,6 +41,8 @@ import { BackendSqlError, SessionStates } from './session-state.ts';
 /** What `runBackend` needs of a PGlite. */
 export interface BackendOwner {
   readonly Module: unknown;
+  /** Absent: its storage does not fail. */
+  readonly failedReads?: FailedReads;
 }
 
 export interface BackendDoor {
@@ -64,17 +68,21 @@ const typeReadyForQuery = charCode('Z');
  * Throws when the backend has ended by itself.
  */
 export function runBackend(pglite: BackendOwner, buffer: SharedArrayBuffer, door: BackendDoor): void {
-  const thread = new BackendThread(pglite.Module as BackendModule, attachSharedWire(buffer), door);
+  const thread = new BackendThread(pglite, attachSharedWire(buffer), door);
   thread.serve();
 }
 
 class BackendThread {
+  readonly #owner: BackendOwner;
   readonly #module: BackendModule;
   readonly #wire: SharedWire;
   readonly #words: Int32Array;
   readonly #door: BackendDoor;
   readonly #sessions: SessionStates;
   readonly #timers: BackendTimers;
+  readonly #details: ErrorDetails;
+  /** Reads that had failed before the present command or statement of our own began. */
+  #failedBefore = 0;
   readonly #header = new Uint8Array(5);
   readonly #ready = new DataView(new ArrayBuffer(readyBytes));
   readonly #readyBytes = new Uint8Array(this.#ready.buffer);
@@ -95,9 +103,15 @@ class BackendThread {
   #ownOffset = 0;
   #ownOutput: Uint8Array[] = [];
 
-  constructor(module: BackendModule, wire: SharedWire, door: BackendDoor) {
+  constructor(owner: BackendOwner, wire: SharedWire, door: BackendDoor) {
+    const module = owner.Module as BackendModule;
     checkLayout(module);
+    this.#owner = owner;
     this.#module = module;
+    this.#details = new ErrorDetails(
+      () => this.#failureReason(),
+      (bytes, start, end) => this.#push(bytes, start, end),
+    );
     this.#wire = wire;
     this.#words = wire.words;
     this.#door = door;
@@ -180,6 +194,7 @@ class BackendThread {
       return;
     }
     this.#inCommand = true;
+    this.#failedBefore = this.#failedReads;
     const failed = this.#loopOnce();
     this.#inCommand = false;
     // The backend has read the whole message, unless it was refused by its type or length alone.
@@ -204,6 +219,23 @@ class BackendThread {
     this.#sendReady();
   }
 
+  get #failedReads(): number {
+    return this.#owner.failedReads?.count ?? 0;
+  }
+
+  /** Why reads have failed since the present command began; null if none did. */
+  #failureReason(): string | null {
+    return this.#failedReads === this.#failedBefore ? null : (this.#owner.failedReads?.reason ?? null);
+  }
+
+  #backendEnded(cause: unknown): PageliteError {
+    const status = (cause as { status?: unknown } | null)?.status;
+    const how = typeof status === 'number' ? `exit status ${status}` : String(cause);
+    const reason = this.#failureReason();
+    const message = `the backend has ended: ${how}${reason === null ? '' : `: ${reason}`}`;
+    return new PageliteError('closed', message, {}, { cause });
+  }
+
   /** One message, up to and including recovery from an ERROR. True if there was one. */
   #loopOnce(): boolean {
     const module = this.#module;
@@ -211,7 +243,7 @@ class BackendThread {
       module._PostgresMainLoopOnce();
       return false;
     } catch (error) {
-      if (!isMainLongJmp(error)) throw backendEnded(error);
+      if (!isMainLongJmp(error)) throw this.#backendEnded(error);
       this.#recover();
       return true;
     }
@@ -224,7 +256,7 @@ class BackendThread {
         this.#module._PostgresMainLongJmp();
         return;
       } catch (error) {
-        if (!isMainLongJmp(error)) throw backendEnded(error);
+        if (!isMainLongJmp(error)) throw this.#backendEnded(error);
       }
     }
   }
@@ -309,7 +341,7 @@ class BackendThread {
       this.#ownOutput.push(this.#module.HEAPU8.slice(pointer, pointer + length));
       return length;
     }
-    this.#push(this.#module.HEAPU8, pointer, pointer + length);
+    this.#details.push(this.#module.HEAPU8, pointer, pointer + length);
     // ReadyForQuery is followed by our own `ready` at once, which rings.
     if (!endsInReadyForQuery(this.#module.HEAPU8, pointer, length)) this.#ringDoorbell();
     return length;
@@ -387,8 +419,7 @@ class BackendThread {
       opened = this.#sessions.open(message);
     } catch (error) {
       if (!(error instanceof BackendSqlError)) throw error;
-      const reason = { code: error.code, message: error.message };
-      opened = { client: message.client, parameters: null, error: reason };
+      opened = { client: message.client, parameters: null, error: error.fields };
     }
     this.#sendControl(controlType.opened, opened);
     this.#sendReady();
@@ -399,7 +430,7 @@ class BackendThread {
       this.#sessions.switchTo(client);
     } catch (error) {
       if (!(error instanceof BackendSqlError)) throw error;
-      this.#sendControl(controlType.lost, { client, error: { code: error.code, message: error.message } });
+      this.#sendControl(controlType.lost, { client, error: error.fields });
       // Until the listener has closed it, its statements must not run under settings that are not its own.
       this.#lost = true;
     }
@@ -445,14 +476,22 @@ class BackendThread {
     this.#ownInput = input;
     this.#ownOffset = 0;
     this.#ownOutput = [];
+    this.#failedBefore = this.#failedReads;
     try {
       this.#loopOnce();
       this.#module._PostgresSendReadyForQueryIfNecessary();
       this.#module._pgl_pq_flush();
-      return parseRows(concatBytes(this.#ownOutput));
+      return this.#ownRows();
     } finally {
       this.#ownInput = null;
     }
+  }
+
+  /** What the backend has answered to ourselves. */
+  #ownRows(): (string | null)[][] {
+    const reason = this.#failureReason();
+    const answer = concatBytes(this.#ownOutput);
+    return parseRows(reason === null ? answer : withDetail(answer, reason));
   }
 
   /** Direct calls into the backend can raise ERROR, too. */
@@ -460,14 +499,15 @@ class BackendThread {
     this.#ownInput = new Uint8Array(0);
     this.#ownOffset = 0;
     this.#ownOutput = [];
+    this.#failedBefore = this.#failedReads;
     try {
       return work();
     } catch (error) {
-      if (!isMainLongJmp(error)) throw backendEnded(error);
+      if (!isMainLongJmp(error)) throw this.#backendEnded(error);
       this.#recover();
       this.#module._PostgresSendReadyForQueryIfNecessary();
       this.#module._pgl_pq_flush();
-      parseRows(concatBytes(this.#ownOutput));
+      this.#ownRows();
       throw new BackendSqlError('XX000', 'a setting of the session could not be put back');
     } finally {
       this.#ownInput = null;
@@ -512,12 +552,6 @@ const copyFail = frame('f', new TextEncoder().encode('the client is gone\0'));
 
 function isMainLongJmp(error: unknown): boolean {
   return (error as { status?: unknown } | null)?.status === mainLongJmp;
-}
-
-function backendEnded(cause: unknown): PageliteError {
-  const status = (cause as { status?: unknown } | null)?.status;
-  const how = typeof status === 'number' ? `exit status ${status}` : String(cause);
-  return new PageliteError('closed', `the backend has ended: ${how}`, {}, { cause });
 }
 
 function endsInReadyForQuery(bytes: Uint8Array, pointer: number, length: number): boolean {

@@ -206,6 +206,7 @@ class RunningEndpoint implements Endpoint {
         if (message.kind === 'bell') multiplexer.drain();
         else if (message.kind === 'timer') this.#setTimer(message.dueAt);
         else if (message.kind === 'serving') resolve(backend);
+        else if (message.kind === 'log') this.#log[message.level](message.message, message.data);
         else this.#onEnded(backend, message.error ?? 'it was shut down', reject);
       });
       worker.once('error', (error) => this.#onEnded(backend, messageOf(error), reject));

@@ -40,5 +40,5 @@ export function parseRows(bytes: Uint8Array): (string | null)[][] {
 
 function parseError(fields: string): BackendSqlError {
   const values = new Map(fields.split('\0').map((field) => [field[0], field.slice(1)]));
-  return new BackendSqlError(values.get('C') ?? 'XX000', values.get('M') ?? 'unknown error');
+  return new BackendSqlError(values.get('C') ?? 'XX000', values.get('M') ?? 'unknown error', values.get('D'));
 }

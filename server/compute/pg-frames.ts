@@ -316,10 +316,12 @@ export interface ErrorFields {
   readonly severity: 'ERROR' | 'FATAL';
   readonly code: string;
   readonly message: string;
+  readonly detail?: string | undefined;
   readonly hint?: string | undefined;
 }
 
 export function errorResponse(fields: ErrorFields): Buffer {
+  const detail = fields.detail === undefined ? [] : [`D${fields.detail}`];
   const hint = fields.hint === undefined ? [] : [`H${fields.hint}`];
   return message(
     'E',
@@ -327,6 +329,7 @@ export function errorResponse(fields: ErrorFields): Buffer {
     `V${fields.severity}`,
     `C${fields.code}`,
     `M${fields.message}`,
+    ...detail,
     ...hint,
     new Uint8Array(1),
   );

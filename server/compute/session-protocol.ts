@@ -53,11 +53,19 @@ export interface IdentifiedMessage {
   readonly expired: boolean;
 }
 
+/** Fields of an ErrorResponse. */
+export interface SessionError {
+  readonly code: string;
+  readonly message: string;
+  readonly detail?: string;
+  readonly hint?: string;
+}
+
 export interface OpenedMessage {
   readonly client: number;
   /** Name and value of every ParameterStatus, or null with `error`. */
   readonly parameters: readonly (readonly [string, string])[] | null;
-  readonly error?: { readonly code: string; readonly message: string; readonly hint?: string };
+  readonly error?: SessionError;
 }
 
 export interface SwitchMessage {
@@ -109,7 +117,7 @@ export interface ClosedMessage {
 
 export interface LostMessage {
   readonly client: number;
-  readonly error: { readonly code: string; readonly message: string };
+  readonly error: SessionError;
 }
 
 export interface ListensMessage {

@@ -167,7 +167,7 @@ export class SessionStates {
     } catch (error) {
       if (!(error instanceof BackendSqlError)) throw error;
       this.#sessions.delete(message.client);
-      return refused({ code: error.code, message: error.message });
+      return refused(error.fields);
     }
     session.unchecked = none;
     const parameters = reportedSettings.map((name) => [name, this.#settings.read(name) ?? ''] as const);
@@ -520,11 +520,19 @@ const hashControl = { keySize: 16, entrySize: 20 } as const;
 /** An ERROR of the backend in something that we asked of it. */
 export class BackendSqlError extends Error {
   readonly code: string;
+  readonly detail: string | undefined;
 
-  constructor(code: string, message: string) {
+  constructor(code: string, message: string, detail?: string) {
     super(message);
     this.name = 'BackendSqlError';
     this.code = code;
+    this.detail = detail;
+  }
+
+  /** As a client is told it. */
+  get fields(): { readonly code: string; readonly message: string; readonly detail?: string } {
+    const { code, message, detail } = this;
+    return { code, message, ...(detail !== undefined && { detail }) };
   }
 }
 

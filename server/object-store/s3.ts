@@ -5,9 +5,11 @@
  * Credentials, region and endpoint come from where the AWS SDK looks for them: environment, profile, instance. The SDK is loaded when a bucket is opened, so
  * that a process without one does not pay for it.
  *
+ *   <prefix>/access-check, <prefix>/access-check-swap    objects that are tried out: there for a moment, or after a kill until the next try
+ *
  * Invariants:
  * - a conditional put is sent once: were its answer lost, the next attempt would meet its own object and take it for somebody else's
- * - a request ends: by its answer, by an error, or by a timeout
+ * - a request ends: by its answer, by an error, or by a timeout, which cuts it. What the server had of it by then it may do all the same, later
  * - whatever is wrong with bucket, network or credentials is `unavailable` and names object, bucket and endpoint; secrets are in no message
  */
 import type { GetObjectCommandOutput, S3Client } from '@aws-sdk/client-s3';
@@ -30,6 +32,16 @@ export interface S3Timeouts {
 }
 
 type Sdk = typeof import('@aws-sdk/client-s3');
+type S3Condition = { readonly IfNoneMatch?: '*'; readonly IfMatch?: string };
+/** With the ETag in its quotes, as AWS has it; without them, as older Ceph; or not at all. */
+type IfMatch = 'quoted' | 'bare' | 'unknown';
+
+const accessCheckKey = 'access-check';
+const swapCheckKey = 'access-check-swap';
+/** Others that try the same at the same moment are in the way of it. */
+const probeAttempts = 4;
+/** Of no object. */
+const noETag = `"${'0'.repeat(32)}"`;
 
 export class S3ObjectStore implements ObjectStore {
   readonly #sdk: Sdk;
@@ -40,6 +52,7 @@ export class S3ObjectStore implements ObjectStore {
   readonly #once: S3Client;
   readonly #where: string;
   readonly #timeouts: S3Timeouts;
+  #ifMatch: Promise<IfMatch> | null = null;
 
   private constructor(sdk: Sdk, { bucket, prefix }: S3Location, env: NodeJS.ProcessEnv, timeouts: S3Timeouts) {
     this.#timeouts = timeouts;
@@ -76,37 +89,107 @@ export class S3ObjectStore implements ObjectStore {
     return new S3ObjectStore(await import('@aws-sdk/client-s3'), location, env, timeouts);
   }
 
-  /** Whether the bucket is there and can be listed and written. Throws `unavailable`, saying what is wrong. */
+  /**
+   * Whether the bucket is there, can be listed and written, and has a server that knows `If-None-Match`. Throws `unavailable`, saying what is wrong;
+   * `invalid` for a server that cannot be used.
+   */
   async checkAccess(): Promise<void> {
     await this.listFolders('');
-    const key = `access-check-${process.pid}-${Date.now()}`;
-    await this.#request(key, () =>
-      this.#client.send(new this.#sdk.PutObjectCommand({ ...this.#at(key), Body: new Uint8Array(1) })),
+    for (let attempt = 0; attempt < probeAttempts; attempt++) {
+      await this.#putIf(accessCheckKey, {});
+      if ((await this.#tryPut(accessCheckKey, { IfNoneMatch: '*' })) === 'refused') {
+        await this.delete(accessCheckKey);
+        return;
+      }
+      // Another pageserver that tries the same has removed it in between; or nobody has.
+    }
+    await this.delete(accessCheckKey);
+    throw new PageliteError(
+      'invalid',
+      `${this.#where} cannot be used: its server takes no notice of If-None-Match, so that two pageservers could have one tenant`,
+      { bucket: this.#bucket },
     );
-    await this.delete(key);
+  }
+
+  /** How this server takes If-Match, found out when it is first needed. */
+  #howToSwap(): Promise<IfMatch> {
+    this.#ifMatch ??= this.#probeIfMatch().catch((error) => {
+      this.#ifMatch = null;
+      throw error;
+    });
+    return this.#ifMatch;
+  }
+
+  async #probeIfMatch(): Promise<IfMatch> {
+    for (let attempt = 0; attempt < probeAttempts; attempt++) {
+      const etag = await this.#putIf(swapCheckKey, {});
+      for (const how of ['quoted', 'bare'] as const) {
+        if ((await this.#tryPut(swapCheckKey, { IfMatch: ifMatch(etag, how) })) === 'refused') continue;
+        const other = await this.#tryPut(swapCheckKey, { IfMatch: ifMatch(noETag, how) });
+        await this.delete(swapCheckKey);
+        return other === 'refused' ? how : 'unknown';
+      }
+      // It was refused whatever was said: another pageserver, which tries the same, has removed it in between.
+    }
+    await this.delete(swapCheckKey);
+    return 'unknown';
+  }
+
+  async #tryPut(key: string, condition: S3Condition): Promise<'done' | 'refused'> {
+    try {
+      await this.#putIf(key, condition);
+      return 'done';
+    } catch (error) {
+      const status = (error as PageliteError).data?.status;
+      // Some say that they do not know the header.
+      const isUnknown = condition.IfMatch !== undefined && (status === 400 || status === 501);
+      if (isConflict(error) || isUnknown || (status === 404 && !isBucketError(error))) return 'refused';
+      throw error;
+    }
+  }
+
+  /** A byte that stands for nothing. Returns its ETag. */
+  async #putIf(key: string, condition: S3Condition): Promise<string> {
+    return this.#send(key, new Uint8Array(1), condition);
   }
 
   async put(key: string, bytes: Uint8Array, condition?: { ifAbsent: true } | { ifVersion: string }): Promise<string> {
     checkObjectKey(key);
+    if (condition === undefined) return this.#send(key, bytes, {});
+    if ('ifAbsent' in condition) {
+      try {
+        return await this.#send(key, bytes, { IfNoneMatch: '*' });
+      } catch (error) {
+        if (!isConflict(error)) throw error;
+        throw new PageliteError('invalid', `object ${key} exists`, { file: key });
+      }
+    }
+    const how = await this.#howToSwap();
+    const changed = () => new PageliteError('fenced', `object ${key} was changed by somebody else`, { file: key });
+    if (how === 'unknown') {
+      if ((await this.head(key))?.version !== condition.ifVersion) throw changed();
+      return this.#send(key, bytes, {});
+    }
+    try {
+      return await this.#send(key, bytes, { IfMatch: ifMatch(condition.ifVersion, how) });
+    } catch (error) {
+      const isGone = (error as PageliteError).data?.status === 404 && !isBucketError(error);
+      if (!isConflict(error) && !isGone) throw error;
+      throw changed();
+    }
+  }
+
+  /** Without a condition it is tried again until it has failed often enough. */
+  async #send(key: string, bytes: Uint8Array, condition: S3Condition): Promise<string> {
     const command = new this.#sdk.PutObjectCommand({
       ...this.#at(key),
       Body: bytes,
       ContentLength: bytes.length,
-      ...(condition && ('ifAbsent' in condition ? { IfNoneMatch: '*' } : { IfMatch: condition.ifVersion })),
+      ...condition,
     });
-    try {
-      const { ETag } = await this.#request(key, () =>
-        (condition === undefined ? this.#client : this.#once).send(command),
-      );
-      return versionOf(ETag);
-    } catch (error) {
-      const status = (error as PageliteError).data?.status;
-      // 409: others are putting the same key at this moment, and one of them wins.
-      const isConflict = status === 412 || (status === 409 && condition !== undefined);
-      if (condition === undefined || !(isConflict || (status === 404 && 'ifVersion' in condition))) throw error;
-      if ('ifAbsent' in condition) throw new PageliteError('invalid', `object ${key} exists`, { file: key });
-      throw new PageliteError('fenced', `object ${key} was changed by somebody else`, { file: key });
-    }
+    const client = Object.keys(condition).length === 0 ? this.#client : this.#once;
+    const { ETag } = await this.#request(key, (abortSignal) => client.send(command, { abortSignal }));
+    return versionOf(ETag);
   }
 
   async get(
@@ -124,7 +207,7 @@ export class S3ObjectStore implements ObjectStore {
     for (let attempt = 0; attempt < s3AttemptsMax; attempt++) {
       let answer: GetObjectCommandOutput;
       try {
-        answer = await this.#request(key, () => this.#client.send(command));
+        answer = await this.#request(key, (abortSignal) => this.#client.send(command, { abortSignal }));
       } catch (error) {
         const status = (error as PageliteError).data?.status;
         if (status === 404 && !isBucketError(error)) return null;
@@ -132,8 +215,9 @@ export class S3ObjectStore implements ObjectStore {
         throw error;
       }
       try {
-        const bytes = await this.#inTime(answer.Body!.transformToByteArray());
-        if (answer.ContentLength !== undefined && bytes.length !== answer.ContentLength) throw new Error('cut short');
+        const body = answer.Body as { destroy?: () => void };
+        const bytes = await this.#inTime(answer.Body!.transformToByteArray(), () => body.destroy?.());
+        if (bytes.length !== (lengthOf(answer, range) ?? bytes.length)) throw new Error('cut short');
         return { bytes, version: versionOf(answer.ETag) };
       } catch (error) {
         (answer.Body as { destroy?: () => void }).destroy?.();
@@ -151,7 +235,8 @@ export class S3ObjectStore implements ObjectStore {
   async head(key: string): Promise<{ size: number; version: string } | null> {
     checkObjectKey(key);
     try {
-      const found = await this.#request(key, () => this.#client.send(new this.#sdk.HeadObjectCommand(this.#at(key))));
+      const command = new this.#sdk.HeadObjectCommand(this.#at(key));
+      const found = await this.#request(key, (abortSignal) => this.#client.send(command, { abortSignal }));
       return { size: found.ContentLength ?? 0, version: versionOf(found.ETag) };
     } catch (error) {
       // Its answer has no body that would tell a missing bucket from a missing object.
@@ -192,7 +277,8 @@ export class S3ObjectStore implements ObjectStore {
 
   async delete(key: string): Promise<void> {
     checkObjectKey(key);
-    await this.#request(key, () => this.#client.send(new this.#sdk.DeleteObjectCommand(this.#at(key))));
+    const command = new this.#sdk.DeleteObjectCommand(this.#at(key));
+    await this.#request(key, (abortSignal) => this.#client.send(command, { abortSignal }));
   }
 
   #at(key: string): { Bucket: string; Key: string } {
@@ -206,29 +292,35 @@ export class S3ObjectStore implements ObjectStore {
       ...(byFolder && { Delimiter: '/' }),
       ...(token !== undefined && { ContinuationToken: token }),
     });
-    return this.#request(prefix, () => this.#client.send(command));
+    return this.#request(prefix, (abortSignal) => this.#client.send(command, { abortSignal }));
   }
 
   async #checkBucket(key: string): Promise<void> {
     const command = new this.#sdk.ListObjectsV2Command({ Bucket: this.#bucket, Prefix: this.#prefix, MaxKeys: 1 });
-    await this.#request(key, () => this.#client.send(command));
+    await this.#request(key, (abortSignal) => this.#client.send(command, { abortSignal }));
   }
 
-  async #request<Output>(key: string, send: () => Promise<Output>): Promise<Output> {
+  async #request<Output>(key: string, send: (signal: AbortSignal) => Promise<Output>): Promise<Output> {
+    const given = new AbortController();
     try {
-      return await this.#inTime(send());
+      return await this.#inTime(send(given.signal), () => given.abort());
     } catch (error) {
       throw this.#unavailable(key, error);
     }
   }
 
-  /** The SDK's own timeouts begin anew with every packet; this one does not. */
-  #inTime<T>(work: Promise<T>): Promise<T> {
+  /** The SDK's own timeouts begin anew with every packet; this one does not. `giveUp` cuts what is under way. */
+  #inTime<T>(work: Promise<T>, giveUp: () => void): Promise<T> {
     let timer: NodeJS.Timeout;
     const timeout = new Promise<never>((_, reject) => {
-      const end = () => reject(Object.assign(new Error('no answer in time'), { name: 'TimeoutError' }));
+      const end = () => {
+        reject(Object.assign(new Error('no answer in time'), { name: 'TimeoutError' }));
+        giveUp();
+      };
       timer = setTimeout(end, this.#timeouts.requestMs * s3AttemptsMax);
     });
+    // What the cut makes of it is nobody's to hear.
+    work.catch(() => {});
     return Promise.race([work, timeout]).finally(() => clearTimeout(timer));
   }
 
@@ -240,6 +332,11 @@ export class S3ObjectStore implements ObjectStore {
     return new PageliteError('unavailable', `${what}: ${reasonOf(name, status, cause)}`, data, { cause });
   }
 }
+
+/** 409: others are putting the same key at this moment, and one of them wins. */
+const isConflict = (error: unknown): boolean => [409, 412].includes((error as PageliteError).data?.status as number);
+
+const ifMatch = (etag: string, how: 'quoted' | 'bare'): string => (how === 'quoted' ? etag : etag.replaceAll('"', ''));
 
 const isBucketError = (error: unknown): boolean => (error as PageliteError).data?.s3Error === 'NoSuchBucket';
 
@@ -263,6 +360,16 @@ function reasonOf(name: string, status: number | undefined, cause: unknown): str
       return [status, code, text].filter((part) => part !== undefined && part !== '').join(' ');
     }
   }
+}
+
+/** Bytes that an answer is to have, by what it says of itself and of the whole object; null if it does not. */
+function lengthOf(
+  { ContentLength, ContentRange }: GetObjectCommandOutput,
+  range: { readonly start: number; readonly end: number } | undefined,
+): number | null {
+  const size = Number(/\/(\d+)$/.exec(ContentRange ?? '')?.[1] ?? Number.NaN);
+  if (range !== undefined && !Number.isNaN(size)) return Math.min(range.end, size) - range.start;
+  return ContentLength ?? null;
 }
 
 const versionOf = (etag: string | undefined): string => etag ?? '';

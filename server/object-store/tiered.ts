@@ -6,6 +6,8 @@
  * Invariants:
  * - what is staged and not uploaded is never given up
  * - a chunk that is missing or damaged is fetched again; a disk that is full or fails costs speed, and no more
+ * - what a chunk's own checksums cannot tell, that it was damaged or cut short before it came here, its reader can: a `fresh` read, and one that finds
+ *   less in a chunk than it wants, replaces it
  * - objects that are kept are immutable: their keys are never used for other bytes (layers have the generation of their owner in theirs)
  */
 import { assert } from '../../engine/assert.ts';
@@ -42,6 +44,8 @@ export class TieredObjectStore implements ObjectStore, LayerStaging {
   #residentBytes = 0;
   #stagedBytes = 0;
   #diskFailed = false;
+  /** Of which objects a reader has found chunks damaged: told once of each. */
+  readonly #foundDamaged = new Set<string>();
   readonly counters: { -readonly [name in keyof StagingCounters]: number } = {
     downloads: 0,
     downloadedBytes: 0,
@@ -142,17 +146,21 @@ export class TieredObjectStore implements ObjectStore, LayerStaging {
   async get(
     key: string,
     range?: { start: number; end: number },
+    { fresh }: { readonly fresh: boolean } = { fresh: false },
   ): Promise<{ bytes: Uint8Array; version: string } | null> {
     if (!isKept(key) || range === undefined || range.end <= range.start) return this.#remote.get(key, range);
     const { start, end } = range;
     const first = Math.floor(start / cacheChunkBytes);
     const last = Math.ceil(end / cacheChunkBytes) - 1;
+    const fetched = fresh ? this.#fetchAgain(key, first, last) : null;
     const parts: Uint8Array[] = [];
     for (let chunk = first; chunk <= last; chunk++) {
       const base = chunk * cacheChunkBytes;
       const from = Math.max(0, start - base);
       const to = Math.min(cacheChunkBytes, end - base);
-      const part = await this.#readChunk(key, chunk, last, from, to);
+      const part = fetched
+        ? sliceOf(await fetched[chunk - first]!, from, to)
+        : await this.#readChunk(key, chunk, last, from, to);
       if (part === null) return null;
       parts.push(part);
       if (part.length < to - from) break;
@@ -176,6 +184,7 @@ export class TieredObjectStore implements ObjectStore, LayerStaging {
 
   async delete(key: string): Promise<void> {
     this.#unstage(key);
+    this.#foundDamaged.delete(key);
     for (const name of [...(this.#ofObject.get(key) ?? [])]) await this.#drop(name);
     await this.#remote.delete(key);
   }
@@ -190,19 +199,31 @@ export class TieredObjectStore implements ObjectStore, LayerStaging {
       this.#chunks.delete(name);
       this.#chunks.set(name, known);
       const bytes = await this.#files.read(key, chunk, from, to);
-      if (bytes !== null) return bytes;
-      if (this.#staged.has(key)) throw lostLayer(key);
+      const isStaged = this.#staged.has(key);
+      if (bytes !== null && (isStaged || bytes.length === to - from)) return bytes;
+      if (isStaged) throw lostLayer(key);
       this.#forget(name);
     }
-    const data = await this.#fetch(key, chunk, last);
-    return data === null ? null : data.subarray(Math.min(from, data.length), Math.min(to, data.length));
+    return sliceOf(await this.#fetch(key, chunk, last), from, to);
   }
 
-  #fetch(key: string, chunk: number, last: number): Promise<Uint8Array | null> {
+  /**
+   * Chunks first..last from the remote storage, each replacing what is here of it as it comes. Null: what this disk alone has cannot be fetched.
+   */
+  #fetchAgain(key: string, first: number, last: number): readonly Promise<Uint8Array | null>[] | null {
+    if (this.#staged.has(key)) return null;
+    if (!this.#foundDamaged.has(key)) this.#log.warn('a layer was read damaged, and is fetched again', { file: key });
+    this.#foundDamaged.add(key);
+    const chunks = Array.from({ length: last - first + 1 }, (_, i) => first + i);
+    return chunks.map((chunk) => this.#fetch(key, chunk, last, true));
+  }
+
+  /** A chunk, and in the same request those behind it, up to `last`, that are not here (`all`: here or not). */
+  #fetch(key: string, chunk: number, last: number, all = false): Promise<Uint8Array | null> {
     const under = this.#fetching.get(nameOf(key, chunk));
     if (under !== undefined) return under;
     let end = chunk + 1;
-    while (end <= last && !this.#chunks.has(nameOf(key, end)) && !this.#fetching.has(nameOf(key, end))) end++;
+    while (end <= last && (all || !this.#chunks.has(nameOf(key, end))) && !this.#fetching.has(nameOf(key, end))) end++;
     const whole = this.#remote.get(key, { start: chunk * cacheChunkBytes, end: end * cacheChunkBytes });
     for (let one = chunk; one < end; one++) {
       const name = nameOf(key, one);
@@ -286,6 +307,9 @@ export class TieredObjectStore implements ObjectStore, LayerStaging {
 
 /** Layers: what is read again and again, and never changes. */
 const isKept = (key: string): boolean => parseLayerFile(key.slice(key.lastIndexOf('/') + 1)) !== null;
+
+const sliceOf = (data: Uint8Array | null, from: number, to: number): Uint8Array | null =>
+  data === null ? null : data.subarray(Math.min(from, data.length), Math.min(to, data.length));
 
 const nameOf = (key: string, chunk: number): string => `${key}#${chunk}`;
 

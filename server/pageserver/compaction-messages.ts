@@ -32,6 +32,7 @@ export type FromWorker =
       readonly key: string;
       readonly start: number;
       readonly end: number;
+      readonly fresh: boolean;
     }
   | { readonly kind: 'layer'; readonly name: string; readonly bytes: Uint8Array; readonly isComplete: boolean }
   | { readonly kind: 'progress'; readonly bytes: number }

@@ -123,11 +123,11 @@ export class CompactionThread implements CompactionHost {
   }
 
   async #get(
-    { request, key, start, end }: Extract<FromWorker, { kind: 'get' }>,
+    { request, key, start, end, fresh }: Extract<FromWorker, { kind: 'get' }>,
     post: (to: ToWorker, transfer?: readonly ArrayBuffer[]) => void,
   ): Promise<void> {
     try {
-      const found = await this.#options.store.get(key, { start, end });
+      const found = await this.#options.store.get(key, { start, end }, { fresh });
       // A copy of what stands in a pooled buffer; what stands alone is handed over.
       const bytes = found === null ? null : found.bytes.slice();
       post({ kind: 'got', request, bytes }, bytes === null ? [] : [bytes.buffer]);

@@ -49,12 +49,12 @@ let abort = new AbortController();
 
 /** Layers, read in the pageserver's thread. */
 const store: Pick<ObjectStore, 'get'> = {
-  async get(key, range) {
+  async get(key, range, options) {
     const { start, end } = must(range, 'layers are read in ranges');
     const request = nextRequest++;
     const bytes = await new Promise<Uint8Array | null>((resolve, reject) => {
       gets.set(request, { resolve, reject });
-      post({ kind: 'get', request, key, start, end });
+      post({ kind: 'get', request, key, start, end, fresh: options?.fresh ?? false });
     });
     return bytes === null ? null : { bytes, version: '' };
   },

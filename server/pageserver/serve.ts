@@ -9,9 +9,11 @@ import type { Log, Random } from '../../engine/services.ts';
 import type { Access } from '../auth/access.ts';
 import { checkListenHost, storageWayOut } from '../auth/listen-policy.ts';
 import { addProcessMetrics, Metrics } from '../process/metrics.ts';
+import { nodeClock } from '../process/node-host.ts';
 import { listen } from '../process/ports.ts';
 import { Turns } from '../process/turns.ts';
 import type { HostPort } from './config.ts';
+import { DamageLog } from './damage-log.ts';
 import { pageserverHttpApi } from './http-api.ts';
 import type { RedoCounters } from './metered-redo.ts';
 import { PageserverMetrics } from './pageserver-metrics.ts';
@@ -48,6 +50,7 @@ export async function servePageserver(
   addProcessMetrics(metrics);
   const counted = new PageserverMetrics(metrics, pageserver, options.redoCounters ?? null);
   const turns = new Turns();
+  const damage = new DamageLog(log, nodeClock);
   metrics.gauge('pageserver_requests_queued', 'Requests that wait for a turn of the event loop', () => turns.length);
 
   const pagestream = await listenPagestream(
@@ -56,7 +59,10 @@ export async function servePageserver(
       turns,
       log,
       onStarted: (kind, timeline) => counted.onStarted(kind, timeline),
-      onServed: (kind, timeline, took, error) => counted.onServed(kind, timeline, took, error),
+      onServed: (kind, timeline, took, error) => {
+        if (error !== undefined) damage.observe(timeline, error);
+        counted.onServed(kind, timeline, took, error);
+      },
     },
     options.listen.host,
     options.listen.port,

@@ -6,7 +6,7 @@
  */
 import { readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { DeleteObjectCommand, ListObjectsV2Command, PutObjectCommand } from '@aws-sdk/client-s3';
+import { DeleteObjectCommand, GetObjectCommand, ListObjectsV2Command, PutObjectCommand } from '@aws-sdk/client-s3';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Ceph } from '../support/ceph.ts';
 import { RepositoryRig } from '../support/repository-rig.ts';
@@ -109,7 +109,7 @@ describe('a repository in a bucket', () => {
     await first.ok('stop');
   }, 240_000);
 
-  it('names objects that are missing or damaged, and reads of other branches go on', async () => {
+  it('names objects that are missing or damaged, in scrub and by SQL, and reads of other branches go on', async () => {
     await second.ok('timeline', 'create', '--branch-name', 'empty');
     const list = JSON.parse(await second.ok('timeline', 'list', '--json')) as {
       branchName: string;
@@ -125,32 +125,104 @@ describe('a repository in a bucket', () => {
     expect(problems).toEqual([]);
     // The stale one has left some, which are nobody's.
     const waste = new Set(garbage.map(({ key }) => `team/${key}`));
-    const layers = (await keys()).filter((key) => key.includes('__') && !waste.has(key));
+    const layers = (await keys()).filter((key) => key.includes('__') && !waste.has(key) && key.includes(mainId));
+    expect(layers.length).toBeGreaterThan(0);
     const client = ceph.client();
-    const damaged = layers.filter((key) => key.includes(mainId)).slice(0, 2);
-    expect(damaged.length).toBeGreaterThan(0);
-    for (const [i, Key] of damaged.entries()) {
-      if (i === 0) await client.send(new DeleteObjectCommand({ Bucket: bucket, Key }));
-      else await client.send(new PutObjectCommand({ Bucket: bucket, Key, Body: new Uint8Array(5000) }));
+    const objects = new Map<string, Uint8Array>();
+    for (const Key of layers) {
+      const { Body } = await client.send(new GetObjectCommand({ Bucket: bucket, Key }));
+      objects.set(Key, await Body!.transformToByteArray());
     }
-    const { code, out } = await second.run('scrub');
-    expect(code).toBe(1);
-    for (const key of damaged) expect(out).toContain(`DAMAGED ${key.slice('team/'.length)}`);
-    rmSync(join(second.dir, 'pageserver_1/tenants'), { recursive: true });
-    await second.ok('start');
-    await second.endpoint('other', '--branch-name', 'empty');
-    expect(await second.sql('other', 'select 1 as one')).toEqual([{ one: 1 }]);
-  }, 240_000);
+    const put = async (Key: string, Body: Uint8Array | null) => {
+      if (Body === null) await client.send(new DeleteObjectCommand({ Bucket: bucket, Key }));
+      else await client.send(new PutObjectCommand({ Bucket: bucket, Key, Body }));
+    };
+    /** Returns which layers are damaged. */
+    const harm = async (damage: (bytes: Uint8Array) => Uint8Array | null): Promise<string[]> => {
+      const damaged: string[] = [];
+      for (const [key, bytes] of objects) {
+        const changed = damage(bytes);
+        await put(key, changed);
+        if (changed !== bytes) damaged.push(key.slice('team/'.length));
+      }
+      const { code, out } = await second.run('scrub');
+      expect(code).toBe(1);
+      expect(damaged.length).toBeGreaterThan(0);
+      for (const key of damaged) expect(out).toContain(`DAMAGED ${key}`);
+      rmSync(join(second.dir, 'pageserver_1/tenants'), { recursive: true, force: true });
+      await second.ok('start');
+      return damaged;
+    };
+    const namesOne = (damaged: readonly string[]) => new RegExp(damaged.join('|'));
+    const goesOn = async () => expect(await second.sql('other', 'select 1 as one')).toEqual([{ one: 1 }]);
 
-  it('whose bucket vanishes says so, and starts again when it is back', async () => {
+    // The table's pages are the last ones of its database, and most of it.
+    const flipped = await harm((bytes) => {
+      if (bytes.length < 1_000_000) return bytes;
+      const [from, to] = [bytes.length * 0.8, bytes.length * 0.9];
+      return bytes.map((byte, i) => (i >= from && i < to && i % 4000 === 0 ? byte ^ 4 : byte));
+    });
+    await second.ok('endpoint', 'start', 'copy');
+    const failed = await second.sql('copy', question).catch((error: unknown) => error);
+    expect(failed).toMatchObject({ code: '58030', detail: expect.stringMatching(namesOne(flipped)) });
+    expect((failed as { detail: string }).detail).toContain(mainId);
+    await second.endpoint('other', '--branch-name', 'empty');
+    await goesOn();
+    // What the bucket has right again is read, though the disk had it damaged.
+    for (const [key, bytes] of objects) await put(key, bytes);
+    expect(await second.sql('copy', question)).toEqual(answer);
+    await second.ok('stop');
+
+    for (const damage of [(bytes: Uint8Array) => bytes.slice(0, 5000), () => null]) {
+      const damaged = await harm(damage);
+      expect(await second.refused('endpoint', 'start', 'copy')).toMatch(namesOne(damaged));
+      await second.ok('endpoint', 'start', 'other');
+      await goesOn();
+      await second.ok('stop');
+    }
+    for (const [Key, Body] of objects) await client.send(new PutObjectCommand({ Bucket: bucket, Key, Body }));
+  }, 400_000);
+
+  it('whose bucket vanishes goes on with what is here, loses no commit, and starts again when it is back', async () => {
     const gone = new RepositoryRig();
     try {
-      expect(await gone.refused('init', '--remote-storage', 's3://no-such-bucket')).toMatch(
-        /bucket no-such-bucket .*does not exist/,
-      );
-      expect(await gone.refused('init', '--remote-storage', 'ftp://x')).toMatch(/s3:\/\/bucket\/prefix/);
+      const own = await ceph.newBucket();
+      await gone.ok('init', '--remote-storage', `s3://${own}/team`);
+      gone.putTemplate();
+      await gone.ok('start');
+      await gone.ok('tenant', 'create', '--set-default');
+      await gone.endpoint('main');
+      const client = await gone.connect('main');
+      await client.query('create table t as select g from generate_series(1, 5000) g');
+      await gone.ok('timeline', 'compact', '--branch-name', 'main', '--force');
+      await ceph.killGateway();
+      for (let i = 0; i < 20; i++) await client.query(`insert into t values (${-i})`);
+      expect((await client.query('select count(*)::int as n from t')).rows).toEqual([{ n: 5020 }]);
+      await gone.ok('endpoint', 'stop', 'main');
+      // What the pageserver has on its disk serves a compute with an empty cache.
+      await gone.ok('endpoint', 'start', 'main');
+      expect(await gone.sql('main', 'select count(*)::int as n from t')).toEqual([{ n: 5020 }]);
+      await gone.ok('endpoint', 'stop', 'main');
+      await gone.ok('pageserver', 'stop', '--mode', 'immediate');
+      expect(await gone.refused('pageserver', 'start')).toMatch(new RegExp(`bucket ${own} at http.*ECONNREFUSED`));
+      await ceph.restartGateway();
+      await gone.ok('pageserver', 'start');
+      await gone.ok('endpoint', 'start', 'main');
+      expect(await gone.sql('main', 'select count(*)::int as n from t')).toEqual([{ n: 5020 }]);
     } finally {
       await gone.close();
+    }
+  }, 240_000);
+
+  it('that is none is refused', async () => {
+    const none = new RepositoryRig();
+    try {
+      expect(await none.refused('init', '--remote-storage', 's3://no-such-bucket')).toMatch(
+        /bucket no-such-bucket .*does not exist/,
+      );
+      expect(await none.refused('init', '--remote-storage', 'ftp://x')).toMatch(/s3:\/\/bucket\/prefix/);
+    } finally {
+      await none.close();
     }
   }, 60_000);
 });

@@ -25,12 +25,7 @@ async function kindOf(promise: Promise<unknown>): Promise<ErrorKind | 'resolved'
   }
 }
 
-/** `ifVersion` false: the store's server does not know that condition. */
-export function runObjectStoreContract(
-  name: string,
-  setup: () => Promise<ObjectStoreFixture>,
-  { ifVersion = true }: { readonly ifVersion?: boolean } = {},
-): void {
+export function runObjectStoreContract(name: string, setup: () => Promise<ObjectStoreFixture>): void {
   describe(`ObjectStore: ${name}`, () => {
     const using = (body: (store: ObjectStore) => Promise<void>) => async () => {
       const { store, close } = await setup();
@@ -142,25 +137,24 @@ export function runObjectStoreContract(
       }),
     );
 
-    if (ifVersion)
-      it(
-        'ifVersion: one of many swaps, the others are fenced',
-        using(async (store) => {
-          const first = await store.put('k', bytes(1));
-          const kinds = await Promise.all(
-            Array.from({ length: 8 }, (_, i) => kindOf(store.put('k', bytes(i + 10), { ifVersion: first }))),
-          );
-          expect(kinds.filter((kind) => kind === 'resolved').length).toBe(1);
-          expect(kinds.filter((kind) => kind === 'fenced').length).toBe(7);
-          const second = await store.get('k');
-          expect(second?.bytes[0]).toBe(kinds.indexOf('resolved') + 10);
-          const third = await store.put('k', bytes(3), { ifVersion: second!.version });
-          expect(third).not.toBe(second!.version);
-          await store.delete('k');
-          expect(await kindOf(store.put('k', bytes(4), { ifVersion: third }))).toBe('fenced');
-          expect(await store.get('k')).toBeNull();
-        }),
-      );
+    it(
+      'ifVersion: one of many swaps, the others are fenced',
+      using(async (store) => {
+        const first = await store.put('k', bytes(1));
+        const kinds = await Promise.all(
+          Array.from({ length: 8 }, (_, i) => kindOf(store.put('k', bytes(i + 10), { ifVersion: first }))),
+        );
+        expect(kinds.filter((kind) => kind === 'resolved').length).toBe(1);
+        expect(kinds.filter((kind) => kind === 'fenced').length).toBe(7);
+        const second = await store.get('k');
+        expect(second?.bytes[0]).toBe(kinds.indexOf('resolved') + 10);
+        const third = await store.put('k', bytes(3), { ifVersion: second!.version });
+        expect(third).not.toBe(second!.version);
+        await store.delete('k');
+        expect(await kindOf(store.put('k', bytes(4), { ifVersion: third }))).toBe('fenced');
+        expect(await store.get('k')).toBeNull();
+      }),
+    );
 
     it(
       'shares no bytes with the caller',

@@ -2,16 +2,25 @@
  * The local disk before a remote storage: reads give what the remote storage has, whatever happens to the disk, and the disk holds no more than its budget.
  *
  * Must hold: against a model, with random ranges, writes, deletes, restarts, wiped, damaged and cut files; staged layers are readable before they are
- * uploaded, and are never given up; concurrent reads of a chunk fetch it once. The seed is in every message.
+ * uploaded, and are never given up; concurrent reads of a chunk fetch it once; what came damaged or cut short once does not stay. The seed is in every
+ * message.
  */
 import { mkdtemp, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { PageliteError } from '../../engine/errors.ts';
+import { BlockCache } from '../../engine/layers/block-cache.ts';
+import { LayerFile } from '../../engine/layers/layer-file.ts';
+import { LayerWriter, type WrittenLayer } from '../../engine/layers/layer-writer.ts';
 import { cacheBlockBytes, cacheChunkBytes } from '../../engine/limits.ts';
+import { tenantId, timelineId } from '../../engine/model/ids.ts';
+import { keyKind, keyPrefix } from '../../engine/model/key.ts';
+import type { Lsn } from '../../engine/model/lsn.ts';
+import { valueKind } from '../../engine/model/value.ts';
 import type { ObjectStore } from '../../engine/services.ts';
 import { MemoryObjectStore } from '../../engine/stores/memory.ts';
+import { timelineFolder } from '../../engine/timeline/index-part.ts';
 import { TieredObjectStore } from '../../server/object-store/tiered.ts';
 import { silentLog } from '../../server/process/node-host.ts';
 import { SeededRandom } from '../support/seeded-random.ts';
@@ -148,7 +157,7 @@ it('readers at the same time fetch a chunk once, neighbours in one request; a fa
       return async (...args: Parameters<ObjectStore['get']>) => {
         requests++;
         if (fails) throw new PageliteError('unavailable', 'away');
-        return target.get(...args);
+        return target.get(args[0], args[1]);
       };
     },
   });
@@ -165,4 +174,90 @@ it('readers at the same time fetch a chunk once, neighbours in one request; a fa
   fails = true;
   const again = await openTier(counting, 1e9);
   expect(Buffer.compare((await again.get(layerKey(1), all))!.bytes, bytes)).toBe(0);
+});
+
+/** What comes is harmed as often as it says. */
+class HarmingStore extends MemoryObjectStore {
+  harms = 0;
+  gets = 0;
+  away = false;
+  readonly #random: SeededRandom;
+
+  constructor(random: SeededRandom) {
+    super();
+    this.#random = random;
+  }
+
+  override async get(key: string, range?: { start: number; end: number }) {
+    if (this.away) throw new PageliteError('unavailable', 'away');
+    this.gets++;
+    const found = await super.get(key, range);
+    if (found === null || this.harms === 0) return found;
+    this.harms--;
+    const { bytes, version } = found;
+    if (this.#random.chance(0.5)) return { bytes: bytes.slice(0, this.#random.below(bytes.length)), version };
+    bytes[this.#random.below(bytes.length)]! ^= 1 << this.#random.below(8);
+    return { bytes, version };
+  }
+}
+
+const id = { tenantId: tenantId('ab'.repeat(16)), timelineId: timelineId('cd'.repeat(16)) };
+const prefix = keyPrefix(keyKind.rel, 1663, 5, 16384, 0);
+const pages = 300;
+
+/** A layer of more than two chunks. */
+function pagesLayer(random: SeededRandom): WrittenLayer {
+  const writer = new LayerWriter('image', id, 1000);
+  for (let page = 0; page < pages; page++) {
+    writer.add(prefix, page, 100 as Lsn, valueKind.image, randomBytes(random, 8192), 0, 8192);
+  }
+  return writer.finish(100 as Lsn, 101 as Lsn)!;
+}
+
+describe('a layer that came damaged', () => {
+  const openFile = ({ desc, bytes }: WrittenLayer, store: ObjectStore) =>
+    new LayerFile(id, desc, timelineFolder(id), bytes.length, store, new BlockCache(1), { generation: 1 });
+  const readAll = async (file: LayerFile) => {
+    const { blockCount } = await file.open();
+    await Promise.all(Array.from({ length: blockCount }, (_, i) => file.holdBlocks(i, i)));
+    await file.holdBlocks(0, blockCount - 1);
+  };
+
+  it('is fetched once more, and the disk keeps what is right', async () => {
+    for (let seed = 1; seed <= 30; seed++) {
+      const random = new SeededRandom(seed);
+      const remote = new HarmingStore(random);
+      const layer = pagesLayer(random);
+      const key = `${timelineFolder(id)}${layer.name}-00000001`;
+      await remote.put(key, layer.bytes);
+      remote.harms = 1;
+      await readAll(openFile(layer, await openTier(remote, 1e9)));
+      expect(remote.harms, `seed ${seed}`).toBe(0);
+      remote.away = true;
+      await readAll(openFile(layer, await openTier(remote, 1e9)));
+      await rm(folder, { recursive: true, force: true });
+    }
+  });
+
+  it('and is damaged in the bucket is an error until the bucket is repaired, also after a restart', async () => {
+    const seed = 31;
+    const random = new SeededRandom(seed);
+    const remote = new HarmingStore(random);
+    const layer = pagesLayer(random);
+    const key = `${timelineFolder(id)}${layer.name}-00000001`;
+    const damaged = layer.bytes.slice();
+    damaged[damaged.length >> 1]! ^= 1;
+    await remote.put(key, damaged);
+    const tier = await openTier(remote, 1e9);
+    const file = openFile(layer, tier);
+    await expect(readAll(file)).rejects.toMatchObject({ kind: 'corrupt', data: { file: key } });
+    await expect(readAll(openFile(layer, await openTier(remote, 1e9)))).rejects.toMatchObject({ kind: 'corrupt' });
+    await remote.put(key, layer.bytes);
+    await readAll(file);
+    await readAll(openFile(layer, await openTier(remote, 1e9)));
+    // Now the disk has all of it.
+    remote.gets = 0;
+    await readAll(openFile(layer, await openTier(remote, 1e9)));
+    expect(remote.gets).toBe(0);
+  });
 });

@@ -1,11 +1,12 @@
 /**
- * A pageserver whose truth is in a bucket of a real S3 server, ended as by SIGKILL right before and right after each step of all that writes there, its disk
- * wiped, and started again.
+ * A pageserver whose truth is in a bucket of a real S3 server, ended as by SIGKILL right before and right after the first step of each kind of all that writes
+ * there, and at later ones that a seed chooses, its disk wiped, and started again.
  *
  * And one whose requests there are slow, fail now and then, or all fail for a while.
  *
  * Must hold: every page at every LSN that is retained is what it was, byte for byte, and that is what PostgreSQL wrote (compared under its own masks); what
- * was cut off succeeds when it is asked again; then a scrub finds every object that an index names whole, and no object that none names.
+ * was cut off succeeds when it is asked again; then a scrub that reads every block finds every object that an index names whole, and no object that
+ * none names.
  */
 import { existsSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -31,6 +32,7 @@ import {
   recordHistory,
   threeMoments,
 } from '../support/recorded-history.ts';
+import { SeededRandom } from '../support/seeded-random.ts';
 import { StorageProcesses } from '../support/storage-processes.ts';
 
 let ceph: Ceph;
@@ -131,18 +133,25 @@ async function expectWhole(what: string): Promise<void> {
     return { problems, garbage };
   };
   await expect.poll(report, { message: what, timeout: 60_000 }).toEqual({ problems: [], garbage: [] });
+  const { problems } = await scrub({ store: bucket, tenant: null, isDeep: true });
+  expect(problems, `${what}, every block`).toEqual([]);
 }
 
-/** The pageserver ends at the step; afterwards it has no disk and no memory. */
+/**
+ * The pageserver ends at the step; afterwards it has no disk and no memory. False: it did not come to a step that is not the first of its kind, and
+ * everything is done (`settled`).
+ */
 async function endAt(
-  plan: Omit<FaultPlan & { kind: 'end' }, 'kind' | 'nth'>,
+  plan: Omit<FaultPlan & { kind: 'end' }, 'kind'>,
   act: () => Promise<unknown>,
-): Promise<void> {
+  settled: () => Promise<unknown> = async () => {},
+): Promise<boolean> {
   const file = (name: string) => join(storage.pageserverDir, name);
   rmSync(file('ended'), { force: true });
-  writeFileSync(file('faults.json'), JSON.stringify({ kind: 'end', nth: 1, ...plan }));
+  writeFileSync(file('faults.json'), JSON.stringify({ kind: 'end', ...plan }));
   let outcome = 'asked';
-  const acted = act().then(
+  const work = plan.nth === 1 ? act() : act().then(settled);
+  const acted = work.then(
     () => {
       outcome = 'done';
     },
@@ -151,14 +160,17 @@ async function endAt(
     },
   );
   const state = () => (existsSync(file('ended')) ? 'ended' : outcome);
+  const ends = plan.nth === 1 ? /^ended$/ : /^(ended|done)$/;
   try {
-    await expect.poll(state, { timeout: 60_000, message: plan.object }).toBe('ended');
+    await expect.poll(state, { timeout: 60_000, message: plan.object }).toMatch(ends);
   } finally {
     rmSync(file('faults.json'));
   }
   await acted;
+  if (!existsSync(file('ended'))) return false;
   rmSync(file('tenants'), { recursive: true, force: true });
   await storage.startPageserver();
+  return true;
 }
 
 interface Work {
@@ -183,6 +195,16 @@ async function uploaded(id: TenantTimelineId): Promise<void> {
     return uploads.layers + uploads.deletes;
   };
   await expect.poll(waiting, { timeout: 60_000 }).toBe(0);
+}
+
+/** Nothing of it waits to be stored any more: it is done, the timeline is deleted, or the pageserver has ended. */
+async function quiet(id: TenantTimelineId): Promise<void> {
+  for (;;) {
+    const answer = await storage.get(of(id, 'storage')).catch(() => null);
+    if (answer?.status !== 200) return;
+    const { uploads } = answer.json as { uploads: { layers: number; deletes: number } };
+    if (uploads.layers + uploads.deletes === 0) return;
+  }
 }
 
 async function prepared({
@@ -310,28 +332,60 @@ const works: readonly Work[] = [
   },
 ];
 
-for (const { name, operations, prepare, act, moments, branchAt } of works) {
-  describe(`ended during ${name}`, () => {
-    for (const [operation, object] of operations) {
+/** Ends a work at a step, and then does it. Returns whether it came to that step. */
+async function endWork(
+  { name, prepare, act, moments, branchAt }: Work,
+  plan: Omit<FaultPlan & { kind: 'end' }, 'kind'>,
+): Promise<boolean> {
+  const { operation, object, when, nth } = plan;
+  const what = `${name}, ${when} ${operation} ${object} ${nth}`;
+  const id = await prepare();
+  const isEnded = await endAt(
+    plan,
+    () => act(id),
+    () => quiet(id),
+  );
+  const check = async (state: string, at = moments) => {
+    await expectPages(id, at, `${what}, ${state}`);
+    const branch = branches.get(id.timelineId);
+    if (branchAt !== undefined && branch) await expectPages(branch, [branchAt], `${what}, branch, ${state}`);
+  };
+  if (isEnded) {
+    await check('after the end');
+    await act(id);
+  }
+  await check('after it was done', moments.slice(-1));
+  await expectWhole(what);
+  return isEnded;
+}
+
+for (const work of works) {
+  describe(`ended during ${work.name}`, () => {
+    for (const [operation, object] of work.operations) {
       for (const when of ['before', 'after'] as const) {
         it(`${when} the first ${operation} of ${object === 'index' ? 'an' : 'a'} ${object}`, async () => {
-          const what = `${name}, ${when} ${operation} ${object}`;
-          const id = await prepare();
-          await endAt({ operation, object, when }, () => act(id));
-          const check = async (state: string, at = moments) => {
-            await expectPages(id, at, `${what}, ${state}`);
-            const branch = branches.get(id.timelineId);
-            if (branchAt !== undefined && branch) await expectPages(branch, [branchAt], `${what}, branch, ${state}`);
-          };
-          await check('after the end');
-          await act(id);
-          await check('after it was done', moments.slice(-1));
-          await expectWhole(what);
+          expect(await endWork(work, { operation, object, when, nth: 1 })).toBe(true);
         }, 240_000);
       }
     }
   });
 }
+
+/** Another one in each run. */
+const seed = Number(process.env.PAGELITE_SEED ?? nodeRandom.next() * 1e6) >>> 0;
+
+describe(`ended at a later step, if it comes to that (PAGELITE_SEED=${seed})`, () => {
+  const random = new SeededRandom(seed);
+  for (const work of works) {
+    const [operation, object] = random.pick(work.operations);
+    const plan = { operation, object, when: random.pick(['before', 'after'] as const), nth: 2 + random.below(2) };
+    it(`of ${work.name}: ${plan.when} ${operation} ${plan.nth} of ${object}`, async () => {
+      const isEnded = await endWork(work, plan);
+      // Archiving and unarchiving are an index each.
+      if (work.name === 'archiving' && plan.nth === 2) expect(isEnded).toBe(true);
+    }, 400_000);
+  }
+});
 
 describe('ended during a start', () => {
   for (const [operation, object] of [
@@ -342,7 +396,7 @@ describe('ended during a start', () => {
       it(`${when} the first ${operation} of a ${object}`, async () => {
         const id = await prepared({ flushes: 2 });
         await storage.stopPageserver('fast');
-        await endAt({ operation, object, when }, () => storage.startPageserver());
+        await endAt({ operation, object, when, nth: 1 }, () => storage.startPageserver());
         await expectPages(id, [0, 1], `start, ${when} ${operation} ${object}`);
         await expectWhole(`start, ${when} ${operation} ${object}`);
       }, 240_000);

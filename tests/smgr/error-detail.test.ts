@@ -1,7 +1,9 @@
 /** The reason of a failed read becomes the DETAIL of PostgreSQL's error: once, in errors that have none, and everything else stays as it is. */
 import { protocol } from '@electric-sql/pglite';
 import { expect, it } from 'vitest';
-import { withDetail } from '../../smgr-plugin/error-detail.ts';
+import { PageliteError } from '../../engine/errors.ts';
+import { tenantId, timelineId } from '../../engine/model/ids.ts';
+import { reasonOf, withDetail } from '../../smgr-plugin/error-detail.ts';
 
 const text = (value: string) => [...new TextEncoder().encode(value), 0];
 
@@ -39,4 +41,12 @@ it('leaves a DETAIL that PostgreSQL gave, other messages, and what is no answer'
 it('a reason cannot end its field', () => {
   const [parsed] = parse(withDetail(new Uint8Array(plain), 'a\0b'));
   expect(parsed?.detail).toBe('ab');
+});
+
+it('a reason names the timeline, once: a stale pageserver speaks of the tenant only', () => {
+  const id = { tenantId: tenantId('a'.repeat(32)), timelineId: timelineId('b'.repeat(32)) };
+  const fenced = new PageliteError('fenced', `tenant ${id.tenantId} was attached to pageserver 2`);
+  expect(reasonOf(fenced, id)).toBe(`${fenced.message} (reading timeline ${id.timelineId})`);
+  const damaged = new PageliteError('corrupt', `layer file tenants/x/timelines/${id.timelineId}/y is damaged`);
+  expect(reasonOf(damaged, id)).toBe(damaged.message);
 });

@@ -5,7 +5,7 @@
  */
 import { execFile } from 'node:child_process';
 import { existsSync } from 'node:fs';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { promisify } from 'node:util';
@@ -73,6 +73,12 @@ export class Ceph {
   /** Killed and started again: whatever is under way is cut off. */
   async restartGateway(): Promise<void> {
     await run(script, ['restart-gateway', this.#dir], { timeout: 120_000 });
+  }
+
+  /** Until it is restarted nobody answers; what is stored stays. */
+  async killGateway(): Promise<void> {
+    const pid = Number(await readFile(join(this.#dir, 'run/rgw.pid'), 'utf8'));
+    process.kill(pid, 'SIGKILL');
   }
 
   async stop(): Promise<void> {
