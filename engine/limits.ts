@@ -76,6 +76,8 @@ export const backupLagBytesMax = walSegmentSize;
 export const partialBackupPauseMs = 10_000;
 /** And at the latest after so long. */
 export const partialBackupPauseMaxMs = 60_000;
+/** A full segment that nobody sends for so long is sent by another safekeeper than the one that should. */
+export const backupTakeOverMs = 10_000;
 /** Pause after a failure to send WAL to the object store. */
 export const backupRetryPauseMs = 5_000;
 /** A proposer asks each quiet safekeeper for a sign of life this often, and gives up a connection that is silent for the second time. */

@@ -9,13 +9,20 @@
  * - a peer or an object store that is away costs what needs it, and is asked again
  */
 import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
-import { backupRetryPauseMs, safekeeperPeerTimeoutMs, safekeeperUpkeepPauseMs } from '../limits.ts';
+import {
+  backupRetryPauseMs,
+  backupTakeOverMs,
+  safekeeperPeerTimeoutMs,
+  safekeeperUpkeepPauseMs,
+  walSegmentSize,
+} from '../limits.ts';
 import type { SafekeeperConfiguration } from '../model/configuration.ts';
 import type { NodeId, TenantTimelineId } from '../model/ids.ts';
 import { formatLsn, type Lsn } from '../model/lsn.ts';
 import { quorumOf } from '../model/quorum.ts';
 import type { Term } from '../model/term.ts';
 import type { Clock, Log, PeerTimelineInfo, SafekeeperPeer } from '../services.ts';
+import { segmentStart } from '../wal/wal-page.ts';
 import { chooseDonor, recoverFrom } from './peer-recovery.ts';
 import type { Safekeeper } from './safekeeper.ts';
 import type { SafekeeperTimeline } from './timeline.ts';
@@ -58,6 +65,8 @@ export class SafekeeperUpkeep {
   /** What goes on beside the rounds, by its name. */
   readonly #jobs = new Map<string, Promise<void>>();
   readonly #backups = new Map<SafekeeperTimeline, WalBackup>();
+  /** Since when a full segment has waited to be sent by another one. */
+  readonly #waiting = new WeakMap<SafekeeperTimeline, { readonly doneLsn: number; readonly sinceMs: number }>();
   readonly #backupPauseUntilMs = new Map<string, number>();
   readonly #away = new Set<NodeId>();
   #target: Promise<BackupTarget> | null = null;
@@ -227,11 +236,11 @@ export class SafekeeperUpkeep {
     if (backup === null || timeline.startLsn === 0) return;
     const own = { nodeId: safekeeper.nodeId, commitLsn: timeline.commitLsn };
     const others = known.map(({ peer, info }) => ({ nodeId: peer.nodeId, commitLsn: info.commitLsn }));
-    if (chooseSender(timeline.id, [own, ...others]) !== safekeeper.nodeId) {
+    const key = keyOf(timeline.id);
+    if (chooseSender(timeline.id, [own, ...others]) !== safekeeper.nodeId && !this.#isBackupLate(timeline)) {
       this.#backups.delete(timeline);
       return;
     }
-    const key = keyOf(timeline.id);
     if ((this.#backupPauseUntilMs.get(key) ?? 0) > clock.now()) return;
     this.#job(backupJob(timeline.id), async () => {
       try {
@@ -250,6 +259,17 @@ export class SafekeeperUpkeep {
         log.warn('WAL cannot be sent to the object store', { ...timeline.id, error: error.message });
       }
     });
+  }
+
+  /** Whoever is to send WAL does not get on: its object store is away, or it has not all of what is to be sent. */
+  #isBackupLate(timeline: SafekeeperTimeline): boolean {
+    const begins = timeline.control.termHistory[0]!.lsn;
+    const doneLsn = Math.max(timeline.backupLsn, segmentStart(begins));
+    const before = this.#waiting.get(timeline);
+    const nowMs = this.#options.clock.now();
+    const isWaiting = timeline.commitLsn - doneLsn >= walSegmentSize;
+    if (!isWaiting || before?.doneLsn !== doneLsn) this.#waiting.set(timeline, { doneLsn, sinceMs: nowMs });
+    return isWaiting && before?.doneLsn === doneLsn && nowMs - before.sinceMs >= backupTakeOverMs;
   }
 
   /** After what goes on under this name. */

@@ -110,6 +110,7 @@ export class WalBackup {
   async send(nowMs: number, isLast = false): Promise<number> {
     const timeline = this.#timeline;
     this.#doneLsn ??= await this.#findDone();
+    if (this.#doneLsn === null) return 0;
     let sentCount = 0;
     for (;;) {
       const start = segmentStart(this.#doneLsn);
@@ -160,19 +161,18 @@ export class WalBackup {
     this.#partials = this.#partials.filter(({ endLsn }) => endLsn > lsn);
   }
 
-  /** Where the full segments end that are in the store, or where WAL begins that can still be sent. */
-  async #findDone(): Promise<Lsn> {
+  /** Where the full segments end that are in the store, or where the log begins. Null if what is to follow there is not all here: others have to send it. */
+  async #findDone(): Promise<Lsn | null> {
     const timeline = this.#timeline;
     const objects = await listBackup(this.#store, this.#folder);
     this.#partials = objects.filter(({ isPartial }) => isPartial);
     const full = objects.filter(({ isPartial }) => !isPartial);
     const begins = timeline.control.termHistory[0]!.lsn;
-    const start = segmentStart(timeline.startLsn);
-    // The beginning of its first segment is not here any more, unless nothing ever was before it.
-    const sendable = timeline.startLsn === begins || start === timeline.startLsn ? start : start + walSegmentSize;
-    const done = Math.max(sendable, ...full.map(({ endLsn }) => endLsn)) as Lsn;
+    const done = Math.max(segmentStart(begins), ...full.map(({ endLsn }) => endLsn)) as Lsn;
     if (full.length > 0) timeline.learnBackup(done);
-    return done;
+    const held = segmentStart(timeline.startLsn);
+    const isHeadHere = timeline.startLsn === begins || (await timeline.wal.holdsHead(held));
+    return done > held || (done === held && isHeadHere) ? done : null;
   }
 }
 

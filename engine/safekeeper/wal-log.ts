@@ -26,6 +26,7 @@ import {
   parseSegmentFileName,
   segmentFileName,
   segmentStart,
+  walPageMagic,
 } from '../wal/wal-page.ts';
 import type { SegmentStorage } from './storage.ts';
 
@@ -226,6 +227,12 @@ export class WalLog {
     const bytes = await this.#readSegment(start, lsn - start, length);
     if (bytes.length < length) throw this.corrupt((lsn + bytes.length) as Lsn, 'the file is cut short');
     return bytes;
+  }
+
+  /** Whether a segment is held from its beginning on, also where the log begins later: not if the log was begun anew in the middle of it. */
+  async holdsHead(segment: Lsn): Promise<boolean> {
+    const header = await this.readFile(segment, longHeaderBytes);
+    return new DataView(header.buffer, header.byteOffset, header.byteLength).getUint16(0, true) === walPageMagic;
   }
 
   /** Where the first record begins in a segment that is held from its beginning on. */

@@ -15,6 +15,7 @@ import { SafekeeperUpkeep } from '../../engine/safekeeper/upkeep.ts';
 import { listBackup, walLogFolder } from '../../engine/safekeeper/wal-backup.ts';
 import type { Log, SafekeeperPeer, WalService } from '../../engine/services.ts';
 import { MemoryObjectStore } from '../../engine/stores/memory.ts';
+import { segmentStart } from '../../engine/wal/wal-page.ts';
 import { Checkers } from './checkers.ts';
 import { SimDisk, type SimStorage } from './faulty-disk.ts';
 import { Network, type NetworkFaults } from './network.ts';
@@ -171,14 +172,14 @@ export class ConsensusCluster {
       const { disk, name } = this.nodes[i]!;
       if (disk.isOld) continue;
       try {
-        this.checkers.complete(name, await this.#readAll(service, endLsn));
+        this.checkers.complete(name, await this.#readAll(this.nodes[i]!, service, endLsn));
       } catch (error) {
         this.checkers.violate(`${name} does not give its WAL: ${(error as Error).message}`);
       }
     }
   }
 
-  async #readAll(service: WalService, endLsn: Lsn): Promise<Uint8Array> {
+  async #readAll({ disk }: SimNode, service: WalService, endLsn: Lsn): Promise<Uint8Array> {
     const out = new Uint8Array(endLsn - simStartLsn);
     const startLsn = (await service.getStatus(simTimeline))?.startLsn ?? simStartLsn;
     for (const { key, startLsn: from } of await listBackup(
@@ -188,6 +189,9 @@ export class ConsensusCluster {
       const bytes = (await this.store.get(key))!.bytes.subarray(Math.max(0, simStartLsn - from), startLsn - from);
       out.set(bytes, Math.max(from, simStartLsn) - simStartLsn);
     }
+    // The end of a record that begins in what was given up is in the first segment that is left, and is not read any more.
+    const head = segmentStart(startLsn);
+    if (head > simStartLsn) out.set(disk.readSegment(simTimeline, head, startLsn - head), head - simStartLsn);
     for await (const chunk of service.readWal(simTimeline, startLsn, new AbortController().signal)) {
       out.set(chunk.bytes.subarray(0, endLsn - chunk.startLsn), chunk.startLsn - simStartLsn);
       if (chunk.startLsn + chunk.bytes.length >= endLsn) break;
