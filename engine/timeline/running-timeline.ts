@@ -429,10 +429,12 @@ export class RunningTimeline {
     const nowMs = clock.now();
     const { validUntilMs } = this.leases.grant(lsn, nowMs, lengthMs);
     // From here on garbage collection sees it.
-    const { leases: stored } = this.uploads.storedPart;
-    const isStored = stored.some((one) => one.lsn === lsn && one.validUntilMs >= validUntilMs);
+    const { storedPart, part } = this.uploads;
+    const hasIt = ({ leases }: IndexPart) => leases.some((one) => one.lsn === lsn && one.validUntilMs >= validUntilMs);
+    // In the store, and not about to go from there.
+    const isStored = hasIt(storedPart) && hasIt(part);
     if (!isStored && lengthMs > 0) {
-      await this.uploads.storeLeases(this.leases.toStore(this.uploads.part.leases, nowMs, lengthMs));
+      await this.uploads.storeLeases(this.leases.toStore(part.leases, nowMs, lengthMs));
     }
     return Math.max(0, nowMs + lengthMs - clock.now());
   }

@@ -94,7 +94,7 @@ it('taken over without a detach, it is usable as far as it is stored, and a warn
   await here.ok('stop', '--mode', 'immediate');
   const { code, err } = await there.run('tenant', 'attach', '--tenant-id', tenant);
   expect([code, err]).toEqual([0, expect.stringMatching(/was not detached before.*newer commits may be in the safe/)]);
-  await there.ok('endpoint', 'start', 'main');
+  await there.ok('endpoint', 'start', 'main', '--branch-name', 'main');
   expect(await rows(there)).toEqual(stored);
   await there.ok('timeline', 'branch', '--branch-name', 'made-there');
   await there.ok('endpoint', 'stop', 'main');
@@ -104,7 +104,7 @@ it('taken over without a detach, it is usable as far as it is stored, and a warn
 it('deleted by the one, it stays deleted whatever the other does', async () => {
   await here.ok('start');
   await here.ok('tenant', 'attach', '--tenant-id', tenant);
-  await here.run('endpoint', 'start', 'main');
+  await here.ok('endpoint', 'start', 'main');
   await here.sql('main', "insert into t values (1, 'of an owner')");
   await there.ok('tenant', 'attach', '--tenant-id', tenant);
   await there.ok('tenant', 'delete', '--tenant-id', tenant, '--yes');
