@@ -402,7 +402,8 @@ async function idleTimelines(place: Place, { scale, say }: BenchContext): Promis
 }
 
 const ownRel: RelTag = { spc: 1663, db: 5, rel: 90_000, fork: 0 };
-const ownDeltas = 3;
+/** Fewer than compaction_threshold: they stay as they are. */
+const ownDeltas = 2;
 const ownBlocks = 50;
 
 /** An image layer of `ownRel` and a few deltas above it, named by the index. */
