@@ -469,7 +469,9 @@ export class SafekeeperTimeline {
       control.commitLsn,
       Math.max(this.#flushLsn, this.#wal.startLsn, control.startLsn),
     ) as Lsn;
-    await this.#storage.replaceFile(controlFileName, encodeControlFile({ ...control, commitLsn }));
+    // And it may be from before WAL was given up.
+    const startLsn = Math.max(control.startLsn, this.#wal.startLsn) as Lsn;
+    await this.#storage.replaceFile(controlFileName, encodeControlFile({ ...control, startLsn, commitLsn }));
     this.#savedCommitLsn = commitLsn;
   }
 
