@@ -424,8 +424,8 @@ export class RunningTimeline {
 
   /** For how long it holds, in milliseconds: it is stored then. */
   async #lease(lsn: Lsn): Promise<number> {
-    const { clock, config } = this.#shared;
-    const { lsn_lease_length: lengthMs } = config();
+    const { clock, config, attachment } = this.#shared;
+    const { lsn_lease_length: lengthMs, gc_period } = config();
     const nowMs = clock.now();
     const { validUntilMs } = this.leases.grant(lsn, nowMs, lengthMs);
     // From here on garbage collection sees it.
@@ -433,7 +433,9 @@ export class RunningTimeline {
     const hasIt = ({ leases }: IndexPart) => leases.some((one) => one.lsn === lsn && one.validUntilMs >= validUntilMs);
     // In the store, and not about to go from there.
     const isStored = hasIt(storedPart) && hasIt(part);
-    if (!isStored && lengthMs > 0) {
+    // A tab collects no garbage: its leases keep nothing that would go, and reading must not need room.
+    const isNeeded = gc_period > 0 || attachment.generation > 0;
+    if (!isStored && lengthMs > 0 && isNeeded) {
       await this.uploads.storeLeases(this.leases.toStore(part.leases, nowMs, lengthMs));
     }
     return Math.max(0, nowMs + lengthMs - clock.now());
