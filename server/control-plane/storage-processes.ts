@@ -65,8 +65,18 @@ function areSafekeepersKnown(repository: Repository): boolean {
   return (
     hasRunningEndpoints(repository) ||
     runningPid(repository.pageserverPidFile) !== null ||
-    safekeepers.some(({ id }) => runningPid(repository.safekeeperPidFile(id)) !== null)
+    safekeepers.some(({ id }) => hasProcess(repository, id))
   );
+}
+
+/** One whose folder is damaged has none; what is wrong is said when it is started. */
+function hasProcess(repository: Repository, id: number): boolean {
+  try {
+    return runningPid(repository.safekeeperPidFile(id)) !== null;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOTDIR') return false;
+    throw error;
+  }
 }
 
 /** All at once, before the first of them starts: they know each other. */

@@ -2,7 +2,7 @@
  * Three safekeepers as a user runs them: any one may be away, without a majority commits wait and what is in memory is still read, and the one
  * that returns gets what it missed. Which branches there are does not depend on who is up.
  */
-import { existsSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { findFreePort } from '../../server/process/ports.ts';
@@ -155,6 +155,57 @@ describe('three safekeepers', () => {
     expect([acknowledged, acknowledged + 1]).toContain(row!.n);
     expect(acknowledged).toBeGreaterThan(0);
     await rig.ok('endpoint', 'stop', 'rival', '--destroy');
+    await rig.ok('endpoint', 'start', 'main');
+  });
+
+  it('one that was away catches up from the others without a compute', async () => {
+    await rig.ok('safekeeper', 'stop', '3');
+    await rig.sql('main', `insert into t select 10000 + i, repeat('y', 1000) from generate_series(1, 500) i`);
+    await rig.ok('endpoint', 'stop', 'main');
+    await rig.ok('safekeeper', 'start', '3');
+    await caughtUp();
+    await rig.ok('endpoint', 'start', 'main');
+  });
+
+  it('WAL that is in the remote storage and in layers goes from the disks', async () => {
+    for (let i = 0; i < 3; i++) {
+      await rig.sql(
+        'main',
+        `insert into t select ${20_000 + 10_000 * i} + i, repeat('z', 1000) from generate_series(1, 9000) i`,
+      );
+    }
+    await rig.ok('timeline', 'compact', '--branch-name', 'main');
+    const { timeline_id } = (await status()).flatMap(branch('main'))[0]!;
+    const files = (id: number) =>
+      readdirSync(join(rig.dir, `safekeepers/sk${id}/${tenant()}/${timeline_id}`)).filter((name) => /^0000/.test(name));
+    await expect.poll(() => [1, 2, 3].map((id) => files(id).length)).toEqual([1, 1, 1]);
+    const logs = join(rig.dir, 'local_fs_remote_storage/pageserver/wal', tenant(), timeline_id);
+    const sent = readdirSync(join(logs, readdirSync(logs)[0]!)).filter((name) => /^[0-9A-F]{24}$/.test(name));
+    expect(sent.length).toBeGreaterThan(1);
+    expect(await rig.ok('scrub')).toMatch(/0 missing or damaged/);
+  });
+
+  it('a lost one is replaced: what was committed is with the new one, and clients go on', async () => {
+    expect(await rig.refused('safekeeper', 'replace', '2')).toMatch(/is running.*not lost/);
+    await rig.ok('safekeeper', 'stop', '2', '--mode', 'immediate');
+    rmSync(join(rig.dir, 'safekeepers/sk2'), { recursive: true });
+    await rig.sql('main', 'insert into t values (90001)');
+    expect(await rig.ok('safekeeper', 'replace', '2')).toMatch(/Safekeeper 4 has taken the place of 2/);
+    await rig.sql('main', 'insert into t values (90002)');
+    await caughtUp();
+    expect((await status()).map(({ id, state }) => [id, state])).toEqual([
+      [1, 'running'],
+      [4, 'running'],
+      [3, 'running'],
+    ]);
+    expect(await rig.refused('safekeeper', 'replace', '2')).toMatch(/no safekeeper 2/);
+    // The new one and the one that lags most are all that is left of it.
+    await rig.ok('endpoint', 'stop', 'main');
+    await rig.ok('safekeeper', 'stop', '1', '--mode', 'immediate');
+    await rig.ok('endpoint', 'start', 'main');
+    expect(await rig.sql('main', 'select count(*)::int as n from t where id > 90000')).toEqual([{ n: 2 }]);
+    await rig.ok('safekeeper', 'start', '1');
+    await caughtUp();
   });
 });
 
