@@ -172,14 +172,14 @@ export class ConsensusCluster {
       const { disk, name } = this.nodes[i]!;
       if (disk.isOld) continue;
       try {
-        this.checkers.complete(name, await this.#readAll(this.nodes[i]!, service, endLsn));
+        this.checkers.complete(name, await this.#readAll(service, endLsn));
       } catch (error) {
         this.checkers.violate(`${name} does not give its WAL: ${(error as Error).message}`);
       }
     }
   }
 
-  async #readAll({ disk }: SimNode, service: WalService, endLsn: Lsn): Promise<Uint8Array> {
+  async #readAll(service: WalService, endLsn: Lsn): Promise<Uint8Array> {
     const out = new Uint8Array(endLsn - simStartLsn);
     const startLsn = (await service.getStatus(simTimeline))?.startLsn ?? simStartLsn;
     for (const { key, startLsn: from } of await listBackup(
@@ -189,9 +189,12 @@ export class ConsensusCluster {
       const bytes = (await this.store.get(key))!.bytes.subarray(Math.max(0, simStartLsn - from), startLsn - from);
       out.set(bytes, Math.max(from, simStartLsn) - simStartLsn);
     }
-    // The end of a record that begins in what was given up is in the first segment that is left, and is not read any more.
+    // The end of a record that begins in what was given up is in the first segment that is left, and is not read any more: on all that have not begun anew.
     const head = segmentStart(startLsn);
-    if (head > simStartLsn) out.set(disk.readSegment(simTimeline, head, startLsn - head), head - simStartLsn);
+    if (head > simStartLsn) {
+      const heads = this.nodes.map(({ disk }) => disk.readSegment(simTimeline, head, startLsn - head));
+      out.set(heads.find((bytes) => bytes[0] !== 0) ?? [], head - simStartLsn);
+    }
     for await (const chunk of service.readWal(simTimeline, startLsn, new AbortController().signal)) {
       out.set(chunk.bytes.subarray(0, endLsn - chunk.startLsn), chunk.startLsn - simStartLsn);
       if (chunk.startLsn + chunk.bytes.length >= endLsn) break;
