@@ -4,7 +4,8 @@
  *
  * Garbage is what a crash or a replaced owner has left: layers that no newest index names, indexes and claims of earlier owners, files of timelines without
  * an index, WAL of timelines that are deleted (scrub-wal.ts). What an import under way has brought is none. While processes are at work, what they have just
- * written counts as garbage for a moment. What has a name that nothing here writes is foreign: it is told, and not to be deleted.
+ * written counts as garbage for a moment; a problem is only what is still there when the same index is looked at again. What has a name that nothing here
+ * writes is foreign: it is told, and not to be deleted.
  */
 
 import { must } from '../assert.ts';
@@ -74,6 +75,8 @@ const rootFiles = ['storage.json', 'access-check', 'access-check-swap'];
 const timelinePattern = /^timelines\/([0-9a-f]{32})\/([^/]+)$/;
 /** Blocks of a layer that are read at once. */
 const blocksPerRead = 256;
+/** How often a timeline with a problem is looked at while its index keeps changing. */
+const looksMax = 20;
 
 export async function scrub(options: ScrubOptions): Promise<ScrubReport> {
   const work = new Scrub(options);
@@ -203,12 +206,35 @@ class Scrub {
     return owner;
   }
 
+  /** A pageserver at work swaps the index and removes layers between the listing and the reading: then it is looked at again. */
   async #timeline(
     id: TenantTimelineId,
     keys: readonly string[],
     objects: ReadonlyMap<string, number>,
     owner: number | null,
   ): Promise<IndexPart | null> {
+    const { store } = this.#options;
+    const [problemCount, garbageCount, counts] = [this.#problems.length, this.#garbage.length, { ...this.#counts }];
+    let look = await this.#look(id, keys, objects, owner);
+    for (let n = 1; n < looksMax && this.#problems.length > problemCount; n++) {
+      const again = new Map((await store.list(timelineFolder(id))).map(({ key, size }) => [key, size]));
+      this.#problems.length = problemCount;
+      this.#garbage.length = garbageCount;
+      this.#counts = { ...counts };
+      const before = look.index;
+      look = await this.#look(id, [...again.keys()], again, owner);
+      if (look.index === before) break;
+    }
+    return look.part;
+  }
+
+  /** `index`: which one was read, and in which version. */
+  async #look(
+    id: TenantTimelineId,
+    keys: readonly string[],
+    objects: ReadonlyMap<string, number>,
+    owner: number | null,
+  ): Promise<{ readonly part: IndexPart | null; readonly index: string | null }> {
     const folder = timelineFolder(id);
     const newest = keys.map((key) => parseIndexFile(key.slice(folder.length)) ?? -1).reduce((a, b) => Math.max(a, b));
     const indexKey = keys.find((key) => parseIndexFile(key.slice(folder.length)) === newest && newest >= 0);
@@ -220,22 +246,24 @@ class Scrub {
     };
     if (indexKey === undefined) {
       garbage(new Set());
-      return null;
+      return { part: null, index: null };
     }
     this.#timelines.add(`${id.tenantId}/${id.timelineId}`);
     this.#counts.timelines++;
     let part: IndexPart | null = null;
+    let index = indexKey;
     await this.#reading(indexKey, async () => {
       const found = await this.#options.store.get(indexKey);
       if (found === null) throw new PageliteError('corrupt', 'it vanished', { file: indexKey });
+      index += ` ${found.version}`;
       part = decodeIndexPart(found.bytes, indexKey);
     });
     // What a damaged index names is not known: then nothing is garbage.
-    if (part === null) return null;
+    if (part === null) return { part: null, index };
     const { layers } = part as IndexPart;
     garbage(new Set([indexKey, ...layers.map((entry) => layerKey(id, entry))]));
     for (const entry of layers) await this.#layer(id, entry, objects);
-    return part;
+    return { part, index };
   }
 
   /** Checks the records beside the index. Returns whether a file is one of them, or belongs to what one of them has begun. */

@@ -162,10 +162,15 @@ async function endAt(
   const state = () => (existsSync(file('ended')) ? 'ended' : outcome);
   const ends = plan.nth === 1 ? /^ended$/ : /^(ended|done)$/;
   try {
-    await expect.poll(state, { timeout: 60_000, message: plan.object }).toMatch(ends);
-  } finally {
+    await expect.poll(state, { timeout: 60_000, message: `${plan.object}, ${outcome}` }).toMatch(ends);
+  } catch (error) {
+    // What comes after this test has a pageserver that works.
     rmSync(file('faults.json'));
+    await storage.stopPageserver('immediate');
+    await storage.startPageserver();
+    throw error;
   }
+  rmSync(file('faults.json'));
   await acted;
   if (!existsSync(file('ended'))) return false;
   rmSync(file('tenants'), { recursive: true, force: true });
