@@ -171,7 +171,8 @@ export interface WalService {
   connectProposer(id: TenantTimelineId): Channel;
   /**
    * Committed WAL from `startLsn` on, without end, following commitLsn. Ends when the signal fires. Rejects `notFound` (no such timeline
-   * here yet), `invalid` (startLsn below what is held or past its end), `corrupt` (a stored segment is damaged: names it).
+   * here yet), `invalid` (startLsn below what is held or past its end), `corrupt` (a stored segment is damaged: names it). What is not held any more but was
+   * sent to the object store comes from there: `unavailable` if that is away.
    * `startLsn` is where a record ends. With a term (a proposer that brings another safekeeper up to date) also what is not committed yet,
    * as long as that term rules here: `fenced` after that.
    */

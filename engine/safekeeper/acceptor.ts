@@ -53,8 +53,6 @@ export type PersistEffect =
   | { readonly kind: 'saveControl'; readonly control: ControlState }
   /** Cut the WAL off at this LSN. On an empty log it sets where the log begins. */
   | { readonly kind: 'truncateWal'; readonly lsn: Lsn }
-  /** Give up all WAL that is held: the log begins at this LSN. */
-  | { readonly kind: 'restartWal'; readonly lsn: Lsn }
   /** Goes where the last write ended. */
   | { readonly kind: 'writeWal'; readonly lsn: Lsn; readonly bytes: Uint8Array };
 
@@ -175,17 +173,13 @@ export class Acceptor {
     }
     const isDiverged = !isFirst && common < this.flushLsn;
     if (isDiverged && peer.commitLsn <= common) return null;
-    // The peer has given up what would connect the two logs: this one begins anew where that one does, all of it committed.
-    const beginsAnew = common < peer.startLsn;
-    if (beginsAnew && peer.startLsn > peer.commitLsn) return null;
-    const goOnAt = beginsAnew ? peer.startLsn : common;
-    if (goOnAt < commitLsn || (!isFirst && common < startLsn)) {
+    if (!isFirst && common < Math.max(commitLsn, startLsn)) {
       return this.#refuse(
         `the log of a peer parts at ${formatLsn(common)}: here WAL is committed up to ${formatLsn(commitLsn)}`,
       );
     }
     const persist: PersistEffect[] = [];
-    // First the cut, then the history, then what is given up: at any moment the WAL that is held is of the history that is stored.
+    // First the cut, then the history: at any moment the WAL that is held is of the history that is stored.
     if (isFirst || this.writeLsn !== common) persist.push({ kind: 'truncateWal', lsn: common });
     const newTerm = Math.max(term, peer.term, lastTermOfPeer) as Term;
     persist.push(
@@ -193,12 +187,11 @@ export class Acceptor {
         term: newTerm,
         ...(newTerm > term && { ruler: noProposer }),
         termHistory: peer.termHistory,
-        ...((isFirst || beginsAnew) && { startLsn: goOnAt, commitLsn: goOnAt }),
+        ...(isFirst && { startLsn: common, commitLsn: common }),
       }),
     );
-    if (beginsAnew) persist.push({ kind: 'restartWal', lsn: goOnAt });
-    if (this.writeLsn !== goOnAt) {
-      this.#scan = new RecordScan(goOnAt, goOnAt === this.flushLsn ? this.#scan.lastRecordLsn : invalidLsn);
+    if (this.writeLsn !== common) {
+      this.#scan = new RecordScan(common, common === this.flushLsn ? this.#scan.lastRecordLsn : invalidLsn);
     }
     this.#endAdoption();
     session.greeted = true;

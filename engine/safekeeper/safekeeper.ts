@@ -29,6 +29,7 @@ import type { ControlState } from './control-file.ts';
 import { ProposerConnection } from './proposer-connection.ts';
 import type { SafekeeperStorage } from './storage.ts';
 import { SafekeeperTimeline } from './timeline.ts';
+import type { BackupTarget } from './wal-backup.ts';
 import { readTimelineWal } from './wal-reader.ts';
 
 export interface SafekeeperOptions {
@@ -40,6 +41,8 @@ export interface SafekeeperOptions {
    * worth nothing. Readers are served: what is committed stays so.
    */
   readonly refusal?: PageliteError;
+  /** Where WAL is sent (upkeep.ts), and read that is not here any more; absent or null: it is sent nowhere. */
+  readonly backup?: (() => Promise<BackupTarget>) | null;
 }
 
 /** Proposers of a timeline that are remembered: those that may still live, many times over. */
@@ -50,6 +53,7 @@ export class Safekeeper implements SafekeeperPeer {
   readonly #storage: SafekeeperStorage;
   readonly #log: Log;
   readonly #refusal: PageliteError | null;
+  readonly #backup: (() => Promise<BackupTarget>) | null;
   readonly #timelines = new Map<string, Promise<SafekeeperTimeline | null>>();
   readonly #loaded = new Set<SafekeeperTimeline>();
   /** The latest proposers of each timeline, oldest first. */
@@ -63,6 +67,7 @@ export class Safekeeper implements SafekeeperPeer {
     this.#storage = options.storage;
     this.#log = options.log;
     this.#refusal = options.refusal ?? null;
+    this.#backup = options.backup ?? null;
   }
 
   connectProposer(id: TenantTimelineId): Channel {
@@ -98,7 +103,7 @@ export class Safekeeper implements SafekeeperPeer {
   ): AsyncGenerator<WalChunk, void, undefined> {
     const timeline = await this.#open(id);
     if (timeline === null) throw notFound(id);
-    yield* readTimelineWal(timeline, startLsn, signal, term);
+    yield* readTimelineWal(timeline, startLsn, signal, this.#backup, term);
   }
 
   async getStatus(id: TenantTimelineId): Promise<SafekeeperTimelineStatus | null> {

@@ -428,8 +428,6 @@ export class SafekeeperTimeline {
         return this.#wal.write(effect.lsn, effect.bytes);
       case 'truncateWal':
         return this.#truncate(effect.lsn);
-      case 'restartWal':
-        return this.#wal.restart(effect.lsn);
       case 'saveControl':
         return this.#flushAndSave(effect.control);
     }

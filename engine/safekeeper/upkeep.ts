@@ -199,6 +199,8 @@ export class SafekeeperUpkeep {
     }
     this.#recover(timeline, known);
     this.#backUp(timeline, known);
+    // Where WAL is sent nowhere, one that is away for long must find it here when it is back.
+    if (this.#options.backup === null && known.length < this.#options.peers.length) return;
     await removeWal(timeline, {
       commitLsn: timeline.commitLsn,
       remoteConsistentLsn: timeline.remoteConsistentLsn,

@@ -205,16 +205,6 @@ export class WalLog {
     }
   }
 
-  /** Gives up everything: an empty log that begins at `lsn`. That it does must be durable already. */
-  async restart(lsn: Lsn): Promise<void> {
-    this.#startLsn = lsn;
-    this.#tail.truncate(this.#tail.startLsn);
-    this.#full.clear();
-    for (const start of [...this.#names.keys()]) await this.#removeSegment(start);
-    this.#writeLsn = lsn;
-    this.#filledLsn = 0;
-  }
-
   /** Up to `lengthMax` bytes at `lsn`, below writeLsn; at least one. Never past the end of a segment unless it comes from memory. */
   readCached(lsn: Lsn, lengthMax: number): Uint8Array | null {
     return this.#tail.read(lsn, lengthMax);
@@ -229,10 +219,16 @@ export class WalLog {
     return bytes;
   }
 
-  /** Whether a segment is held from its beginning on, also where the log begins later: not if the log was begun anew in the middle of it. */
+  /** Whether a segment is held from its beginning on, also where the log begins later: not if the log begins in the middle of it, as a peer's did. */
   async holdsHead(segment: Lsn): Promise<boolean> {
     const header = await this.readFile(segment, longHeaderBytes);
     return new DataView(header.buffer, header.byteOffset, header.byteLength).getUint16(0, true) === walPageMagic;
+  }
+
+  /** Whether WAL at `lsn`, before the log's beginning, is here nevertheless: the end of the record that ends where the log begins. */
+  async holdsEndOfRecordAt(lsn: Lsn): Promise<boolean> {
+    const segment = segmentStart(this.#startLsn);
+    return lsn >= segment && this.#names.has(segment) && (await this.holdsHead(segment));
   }
 
   /** Where the first record begins in a segment that is held from its beginning on. */

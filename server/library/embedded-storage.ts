@@ -73,13 +73,13 @@ export class EmbeddedStorage implements TransferStorage {
     const locks = claimAll(repository, ids);
     // Several synchronise side by side only where none holds up the thread.
     const syncInThread = ids.length === 1 && (options.syncInThread ?? false);
+    const openTarget = backup === null ? null : () => openBackup(backup);
     const bare = ids.map((id) => {
       const storage = new DiskSafekeeperStorage(repository.safekeeperDir(id), { syncInThread });
-      return { safekeeper: new Safekeeper({ nodeId: nodeId(id), storage, log }), storage };
+      return { safekeeper: new Safekeeper({ nodeId: nodeId(id), storage, log, backup: openTarget }), storage };
     });
     const safekeepers = bare.map(({ safekeeper, storage }) => {
       const peers = bare.map((other) => other.safekeeper).filter((other) => other !== safekeeper);
-      const openTarget = backup === null ? null : () => openBackup(backup);
       return {
         safekeeper,
         storage,

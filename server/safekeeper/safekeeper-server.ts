@@ -74,11 +74,12 @@ export async function startSafekeeper(options: SafekeeperServerOptions): Promise
   const { dir, nodeId, log, peers = [], backup = null, token = noToken } = options;
   const access = accessOf('safekeeper', options.publicKeyPath ?? null, log);
   const storage = new DiskSafekeeperStorage(dir);
-  const safekeeper = new Safekeeper({ nodeId, storage, log });
+  const openTarget = backup === null ? null : () => openBackup(backup);
+  const safekeeper = new Safekeeper({ nodeId, storage, log, backup: openTarget });
   const upkeep = new SafekeeperUpkeep({
     safekeeper,
     peers: peers.map((address) => connectSafekeeper(address, token)),
-    backup: backup === null ? null : () => openBackup(backup),
+    backup: openTarget,
     clock: nodeClock,
     log,
   });

@@ -43,19 +43,25 @@ class Rig {
   }
 
   open(i: number): Safekeeper {
-    return new Safekeeper({ nodeId: (i + 1) as NodeId, storage: this.storages[i]!, log: silentLog });
+    return new Safekeeper({
+      nodeId: (i + 1) as NodeId,
+      storage: this.storages[i]!,
+      log: silentLog,
+      backup: this.#openBackup,
+    });
   }
+
+  readonly #openBackup = async () => {
+    if (this.storeError) throw this.storeError;
+    return { store: this.store, cluster };
+  };
 
   upkeep(i: number, withBackup = false): SafekeeperUpkeep {
     const peers = this.nodes.filter((node, other) => node !== null && other !== i) as SafekeeperPeer[];
-    const openBackup = async () => {
-      if (this.storeError) throw this.storeError;
-      return { store: this.store, cluster };
-    };
     return new SafekeeperUpkeep({
       safekeeper: this.nodes[i]!,
       peers,
-      backup: withBackup ? openBackup : null,
+      backup: withBackup ? this.#openBackup : null,
       clock: { now: () => this.nowMs, sleep: hostClock.sleep },
       log: silentLog,
     });
@@ -98,6 +104,16 @@ class Rig {
       random: hostRandom,
       log: silentLog,
     });
+  }
+
+  /** What they have is sent, and removed where that is possible. */
+  async giveUp(nodes: readonly number[]): Promise<void> {
+    for (const i of [...nodes, ...nodes]) {
+      await this.nodes[i]!.reportConsistent(this.id, this.wal.endLsn);
+      const upkeep = this.upkeep(i, true);
+      await upkeep.round();
+      await upkeep.idle();
+    }
   }
 
   /** Its WAL from `lsn` on, as a reader gets it. */
@@ -187,30 +203,64 @@ describe('a safekeeper that lags', () => {
     expect(same(await rig.read(2, beginLsn), rig.all())).toBe(true);
   });
 
-  it('begins anew where its peers do, if they have given up what would connect it', async () => {
+  it('gets what its peers have given up from where it was sent; so does whoever reads', async () => {
     const rig = new Rig(3);
     await rig.write([0, 1, 2], 100_000);
-    await rig.write([0, 1], 2.2 * walSegmentSize);
+    await rig.write([0, 1], 3.2 * walSegmentSize);
     const third = rig.nodes[2]!;
     rig.nodes[2] = null;
+    await rig.giveUp([0, 1]);
     for (const i of [0, 1]) {
-      await rig.nodes[i]!.reportConsistent(rig.id, rig.wal.endLsn);
-      await rig.upkeep(i).round();
+      expect((await rig.status(i)).startLsn).toBeGreaterThan(3 * walSegmentSize);
+      expect(same(await rig.read(i, beginLsn), rig.all())).toBe(true);
     }
-    const { startLsn } = await rig.status(0);
-    expect(startLsn).toBeGreaterThan(3 * walSegmentSize);
     rig.nodes[2] = third;
-    const upkeep = rig.upkeep(2);
+    const upkeep = rig.upkeep(2, true);
     await upkeep.round();
     await upkeep.idle();
     await upkeep.round();
-    expect(await rig.status(2)).toMatchObject({ startLsn, flushLsn: rig.wal.endLsn, commitLsn: rig.wal.endLsn });
-    expect(same(await rig.read(2, startLsn), rig.all(startLsn))).toBe(true);
-    expect(await rig.files(2)).toEqual([`${segmentFileName(3 * walSegmentSize)}.partial`]);
+    expect(await rig.status(2)).toMatchObject({ flushLsn: rig.wal.endLsn, commitLsn: rig.wal.endLsn });
+    expect(same(await rig.read(2, beginLsn), rig.all())).toBe(true);
     await rig.nodes[2]!.close();
     rig.nodes[2] = rig.open(2);
-    expect(await rig.status(2)).toMatchObject({ startLsn, flushLsn: rig.wal.endLsn });
+    expect(await rig.status(2)).toMatchObject({ flushLsn: rig.wal.endLsn });
     await rig.write([1, 2], 1000);
+  });
+
+  it('gets it from a compute, too, which stays connected all the time', async () => {
+    const rig = new Rig(3);
+    await rig.write([0, 1, 2], 100_000);
+    await rig.write([0, 1], 3.2 * walSegmentSize);
+    const third = rig.nodes[2]!;
+    rig.nodes[2] = null;
+    await rig.giveUp([0, 1]);
+    rig.nodes[2] = third;
+    expect((await rig.status(2)).flushLsn).toBeLessThan(2 * walSegmentSize);
+    expect((await rig.status(0)).startLsn).toBeGreaterThan(3 * walSegmentSize);
+    // The first one is gone: without the third there is no quorum.
+    const driver = await rig.elect([1, 2]);
+    expect(driver.startLsn).toBe(rig.wal.endLsn);
+    driver.close();
+    expect(same(await rig.read(2, beginLsn), rig.all())).toBe(true);
+  });
+
+  it('hears which object is missing or damaged', async () => {
+    const rig = new Rig(1);
+    await rig.write([0], 3.2 * walSegmentSize);
+    await rig.giveUp([0]);
+    const key = rig.backupFolder + segmentFileName(2 * walSegmentSize);
+    const { bytes } = (await rig.store.get(key))!;
+    const damaged = bytes.slice();
+    damaged[5_000_000]! ^= 4;
+    await rig.store.put(key, damaged);
+    await expect(rig.read(0, beginLsn)).rejects.toMatchObject({ kind: 'corrupt', data: { file: key } });
+    await rig.store.delete(key);
+    await expect(rig.read(0, beginLsn)).rejects.toMatchObject({ kind: 'unavailable', data: { file: key } });
+    rig.storeError = new PageliteError('unavailable', 'the bucket is away');
+    await expect(rig.read(0, beginLsn)).rejects.toMatchObject({ message: 'the bucket is away' });
+    await rig.store.put(key, bytes);
+    rig.storeError = null;
+    expect(same(await rig.read(0, beginLsn), rig.all())).toBe(true);
   });
 
   it('gets timelines that it never heard of, if most have them, and none that was deleted here', async () => {
@@ -376,8 +426,9 @@ describe('WAL in the object store', () => {
     await upkeep.round();
     await upkeep.idle();
     await upkeep.round();
-    expect((await rig.status(0)).startLsn).toBeGreaterThanOrEqual(3 * walSegmentSize);
-    expect(await rig.files(0)).toHaveLength(1);
+    // The segment in which the log begins now is stored as a whole.
+    expect((await rig.status(0)).startLsn).toBeGreaterThanOrEqual(2 * walSegmentSize);
+    expect(await rig.files(0)).toHaveLength(2);
   });
 
   it('goes with the timeline, but for what other clusters have', async () => {
@@ -428,15 +479,18 @@ describe('WAL in the object store', () => {
 });
 
 describe('removal', () => {
-  it('waits for the pageserver, for readers and for peers that lag', async () => {
+  it('waits for the pageserver, for readers and for peers that lag or are away', async () => {
     const rig = new Rig(3);
     await rig.write([0, 1, 2], 100_000);
     await rig.write([0, 1], 2.2 * walSegmentSize);
-    const upkeep = rig.upkeep(0);
-    await upkeep.round();
-    expect((await rig.status(0)).startLsn).toBe(beginLsn);
-    // The third one is there, and lags.
+    const there = rig.nodes[2]!;
+    rig.nodes[2] = { ...away(3 as NodeId) } as unknown as Safekeeper;
     await rig.nodes[0]!.reportConsistent(rig.id, rig.wal.endLsn);
+    await rig.upkeep(0).round();
+    expect((await rig.status(0)).startLsn).toBe(beginLsn);
+    rig.nodes[2] = there;
+    const upkeep = rig.upkeep(0);
+    // The third one is there, and lags.
     await upkeep.round();
     expect((await rig.status(0)).startLsn).toBe(beginLsn);
     const third = rig.upkeep(2);

@@ -12,10 +12,9 @@ import { RemoteWalService } from '../../engine/remote/remote-wal-service.ts';
 import { serveWalStream } from '../../engine/remote/wal-stream-handler.ts';
 import { Safekeeper } from '../../engine/safekeeper/safekeeper.ts';
 import { SafekeeperUpkeep } from '../../engine/safekeeper/upkeep.ts';
-import { listBackup, walLogFolder } from '../../engine/safekeeper/wal-backup.ts';
+import type { BackupTarget } from '../../engine/safekeeper/wal-backup.ts';
 import type { Log, SafekeeperPeer, WalService } from '../../engine/services.ts';
 import { MemoryObjectStore } from '../../engine/stores/memory.ts';
-import { segmentStart } from '../../engine/wal/wal-page.ts';
 import { Checkers } from './checkers.ts';
 import { SimDisk, type SimStorage } from './faulty-disk.ts';
 import { Network, type NetworkFaults } from './network.ts';
@@ -64,12 +63,14 @@ export class ConsensusCluster {
   /** Where WAL goes. */
   readonly store = new MemoryObjectStore();
   readonly #withUpkeep: boolean;
+  #switchesLeft: number;
   staleRestores = 0;
   recoveries = 0;
 
   constructor(world: World, { acceptorCount, faults, upkeep, trace }: ClusterOptions) {
     this.world = world;
     this.#withUpkeep = upkeep;
+    this.#switchesLeft = upkeep && world.chance(0.2) ? 1 + world.below(3) : 0;
     this.network = new Network(world, faults);
     this.nodes = Array.from({ length: acceptorCount }, (_, i) => new SimNode(i + 1, world));
     const say = (level: string) => (message: string, data?: object) => {
@@ -103,6 +104,7 @@ export class ConsensusCluster {
       nodeId: node.id,
       storage: node.storage,
       log: { ...this.log, error: (message, data) => this.#failed(node, message, data) },
+      backup: this.#openBackup,
       ...(node.disk.isOld && { refusal: new PageliteError('invalid', 'the disk was put back') }),
     });
     node.safekeeper = safekeeper;
@@ -114,11 +116,20 @@ export class ConsensusCluster {
     node.upkeep = new SafekeeperUpkeep({
       safekeeper,
       peers: this.servicesFor(node.name).filter(({ nodeId }) => nodeId !== node.id),
-      backup: async () => ({ store: this.store, cluster: simCluster }),
+      backup: this.#openBackup,
       clock: this.world,
       log: this.log,
     });
     node.upkeep.start();
+  }
+
+  readonly #openBackup = async (): Promise<BackupTarget> => ({ store: this.store, cluster: simCluster });
+
+  /** Whether the next record is to end its segment: a few times in a run, so that whole segments are sent and given up. */
+  mustSwitch(): boolean {
+    if (this.#switchesLeft === 0 || !this.world.chance(0.05)) return false;
+    this.#switchesLeft--;
+    return true;
   }
 
   /** The process is gone at once; on a power failure what was not synchronised may be, too. */
@@ -166,40 +177,29 @@ export class ConsensusCluster {
     );
   }
 
-  /** Every safekeeper whose disk is its own gives all committed WAL up to `endLsn`, what it has given up the object store. */
+  /** Every safekeeper whose disk is its own gives all committed WAL up to `endLsn`, what it has given up from the object store. */
   async verify(endLsn: Lsn): Promise<void> {
     for (const [i, service] of this.servicesFor('verifier').entries()) {
       const { disk, name } = this.nodes[i]!;
-      if (disk.isOld) continue;
-      try {
-        this.checkers.complete(name, await this.#readAll(service, endLsn));
-      } catch (error) {
-        this.checkers.violate(`${name} does not give its WAL: ${(error as Error).message}`);
-      }
+      if (!disk.isOld) this.checkers.complete(name, await this.#readAll(service, endLsn));
     }
   }
 
+  /** Again and again: what is not on its disk any more may just be on the way to the object store. */
   async #readAll(service: WalService, endLsn: Lsn): Promise<Uint8Array> {
-    const out = new Uint8Array(endLsn - simStartLsn);
-    const startLsn = (await service.getStatus(simTimeline))?.startLsn ?? simStartLsn;
-    for (const { key, startLsn: from } of await listBackup(
-      this.store,
-      walLogFolder(simTimeline, simStartLsn, simCluster),
-    )) {
-      const bytes = (await this.store.get(key))!.bytes.subarray(Math.max(0, simStartLsn - from), startLsn - from);
-      out.set(bytes, Math.max(from, simStartLsn) - simStartLsn);
+    for (;;) {
+      const out = new Uint8Array(endLsn - simStartLsn);
+      try {
+        for await (const chunk of service.readWal(simTimeline, simStartLsn, new AbortController().signal)) {
+          out.set(chunk.bytes.subarray(0, endLsn - chunk.startLsn), chunk.startLsn - simStartLsn);
+          if (chunk.startLsn + chunk.bytes.length >= endLsn) return out;
+        }
+      } catch (error) {
+        this.log.warn('not all WAL is there yet', { node: service.nodeId, error: (error as Error).message });
+        if (!isPageliteError(error, 'unavailable') && !isPageliteError(error, 'closed')) throw error;
+      }
+      await this.world.sleep(1000);
     }
-    // The end of a record that begins in what was given up is in the first segment that is left, and is not read any more: on all that have not begun anew.
-    const head = segmentStart(startLsn);
-    if (head > simStartLsn) {
-      const heads = this.nodes.map(({ disk }) => disk.readSegment(simTimeline, head, startLsn - head));
-      out.set(heads.find((bytes) => bytes[0] !== 0) ?? [], head - simStartLsn);
-    }
-    for await (const chunk of service.readWal(simTimeline, startLsn, new AbortController().signal)) {
-      out.set(chunk.bytes.subarray(0, endLsn - chunk.startLsn), chunk.startLsn - simStartLsn);
-      if (chunk.startLsn + chunk.bytes.length >= endLsn) break;
-    }
-    return out;
   }
 
   /** Everything that a run leads to, as one number. */
@@ -238,11 +238,6 @@ export async function followWal(cluster: ConsensusCluster, name: string, signal:
       if (world.chance(0.3)) await services[which]!.reportConsistent(simTimeline, at);
     } catch (error) {
       if (!isPageliteError(error)) throw error;
-      // Another reader was faster, and what is below is given up.
-      const status = isPageliteError(error, 'invalid')
-        ? await services[which]!.getStatus(simTimeline).catch(() => null)
-        : null;
-      if (status !== null && status.startLsn > at) at = status.startLsn;
     }
     signal.removeEventListener('abort', stop);
     await world.sleep(50 * world.next());

@@ -65,7 +65,10 @@ export async function simulate(seed: number, trace = false): Promise<Outcome> {
   if (last.committed < 5) checkers.violate('no compute could commit after all was well again');
   else {
     let verified = false;
-    void cluster.verify(last.endLsn).then(() => {
+    const verifying = cluster
+      .verify(last.endLsn)
+      .catch((error: Error) => checkers.violate(`WAL is not there: ${error.message}`));
+    void verifying.then(() => {
       verified = true;
     });
     await world.run(healMs, () => verified);

@@ -3,7 +3,7 @@
  * matter. The decoder takes it as it takes Postgres's.
  */
 import { crc32c } from '../../engine/crc32c.ts';
-import { pageSize } from '../../engine/limits.ts';
+import { pageSize, walSegmentSize } from '../../engine/limits.ts';
 import { alignLsn, type Lsn, writeLsn } from '../../engine/model/lsn.ts';
 import { headerBytesAt, nextRecordStart, writePageHeader } from '../../engine/wal/wal-page.ts';
 
@@ -46,11 +46,23 @@ export class SyntheticWal {
 
   /** The next record; `payload` is its main data. */
   next(payload: Uint8Array): SyntheticRecord {
-    const recordLsn = nextRecordStart(this.#endLsn);
     const record = xlogRecord(this.#isBoot ? shutdownCheckpointInfo : noopInfo, payload, this.#lastRecordLsn);
     this.#isBoot = false;
+    return this.#place(record);
+  }
+
+  /** A record that ends with its segment, as pg_switch_wal() writes: zeros behind it. */
+  switchSegment(): SyntheticRecord {
+    return this.#place(finishRecord(new Uint8Array(24), switchInfo, this.#lastRecordLsn), walSegmentSize);
+  }
+
+  #place(record: Uint8Array, alignment = 8): SyntheticRecord {
+    const recordLsn = nextRecordStart(this.#endLsn);
     const startLsn = this.#endLsn;
-    const bytes = placeRecord(startLsn, record);
+    const placed = placeRecord(startLsn, record);
+    const end = Math.ceil((startLsn + placed.length) / alignment) * alignment;
+    const bytes = new Uint8Array(end - startLsn);
+    bytes.set(placed);
     this.#endLsn = (startLsn + bytes.length) as Lsn;
     this.#lastRecordLsn = recordLsn;
     return { startLsn, endLsn: this.#endLsn, bytes };
@@ -72,16 +84,22 @@ export function syntheticWal(startLsn: Lsn, count: number, payloadBytes: number)
 
 const noopInfo = 0x20;
 const shutdownCheckpointInfo = 0x00;
+const switchInfo = 0x40;
 
 function xlogRecord(info: number, payload: Uint8Array, prevLsn: Lsn): Uint8Array {
   const record = new Uint8Array(24 + 5 + payload.length);
+  record[24] = 254; // XLR_BLOCK_ID_DATA_LONG
+  new DataView(record.buffer).setUint32(25, payload.length, true);
+  record.set(payload, 29);
+  return finishRecord(record, info, prevLsn);
+}
+
+/** Its header. */
+function finishRecord(record: Uint8Array, info: number, prevLsn: Lsn): Uint8Array {
   const view = new DataView(record.buffer);
   view.setUint32(0, record.length, true);
   writeLsn(view, 8, prevLsn);
   record[16] = info;
-  record[24] = 254; // XLR_BLOCK_ID_DATA_LONG
-  view.setUint32(25, payload.length, true);
-  record.set(payload, 29);
   view.setUint32(20, crc32c(record, 0, 20, crc32c(record, 24)), true);
   return record;
 }

@@ -116,7 +116,7 @@ it('a pageserver that works on, and swaps an index between what is listed and wh
   const watched: ObjectStore = {
     list,
     listFolders: (folder) => store.listFolders(folder),
-    get: (...of) => store.get(...of),
+    get: (key, range) => store.get(key, range),
     head: (key) => store.head(key),
     put: (...of) => store.put(...of),
     delete: (key) => store.delete(key),
