@@ -14,7 +14,16 @@ import { isAccessRefusal, isPageliteError, messageOf, PageliteError } from '../e
 import { ingestBytesPerTurn, walReceiverPauseMaxMs, walReceiverPauseMinMs, walReceiverSilenceMs } from '../limits.ts';
 import type { TenantTimelineId } from '../model/ids.ts';
 import { formatLsn, type Lsn } from '../model/lsn.ts';
-import type { Clock, Log, Random, ValueReader, ValueSink, WalChunk, WalService } from '../services.ts';
+import type {
+  Clock,
+  Log,
+  Random,
+  SafekeeperTimelineStatus,
+  ValueReader,
+  ValueSink,
+  WalChunk,
+  WalService,
+} from '../services.ts';
 import { WalDecoder } from '../wal/wal-decoder.ts';
 import { WalIngest } from './wal-ingest.ts';
 
@@ -117,7 +126,10 @@ export class WalReceiver {
     this.#pause = null;
   }
 
-  /** The safekeeper whose commitLsn is highest; null if none knows the timeline or all are away. Those at the same LSN are chosen by chance. */
+  /**
+   * The safekeeper whose commitLsn is highest; null if none knows the timeline or all are away. Those at the same LSN are chosen by chance. One that has
+   * given up what is needed, and would have to read it from the object store, is asked only if all have.
+   */
   async #furthest(): Promise<WalService | null> {
     const { services, target, random } = this.#parts;
     const statuses = await Promise.all(
@@ -134,11 +146,15 @@ export class WalReceiver {
         ),
       ),
     );
+    const holds = (status: SafekeeperTimelineStatus | null) =>
+      status !== null && status.startLsn <= target.lastRecordLsn;
+    const mustHold = statuses.some((status, i) => holds(status) && !this.#damaged.has(services[i]!));
     let best: WalService[] = [];
     let bestLsn = target.lastRecordLsn;
     for (const [i, status] of statuses.entries()) {
       if (this.#damaged.has(services[i]!)) continue;
-      if (status === null || status.commitLsn < bestLsn || status.startLsn > target.lastRecordLsn) continue;
+      if (status === null || status.startLsn === 0 || status.commitLsn < bestLsn) continue;
+      if (mustHold && !holds(status)) continue;
       if (status.commitLsn > bestLsn) best = [];
       bestLsn = status.commitLsn;
       best.push(services[i]!);

@@ -16,6 +16,9 @@ import type { PeerTimelineInfo, WalService } from '../services.ts';
 import { newProposerSession } from './acceptor.ts';
 import type { ReplyTarget, SafekeeperTimeline } from './timeline.ts';
 
+/** Whom WAL is taken from: a peer, or what is left of the log in the object store (archived-log.ts). */
+export type LogDonor = Pick<WalService, 'getStatus' | 'readWal'>;
+
 /** The most advanced of the peers that are ahead; null if none is. */
 export function chooseDonor<P extends Pick<PeerTimelineInfo, 'lastTerm' | 'flushLsn'>>(
   own: { readonly lastTerm: number; readonly flushLsn: Lsn },
@@ -32,7 +35,7 @@ export function chooseDonor<P extends Pick<PeerTimelineInfo, 'lastTerm' | 'flush
 /** Up to where the WAL is now, in a term of at least `termMin`, if there was anything to catch up with; null if not. Rejects as the peer does, and `cancelled` if a proposer came. */
 export async function recoverFrom(
   timeline: SafekeeperTimeline,
-  donor: WalService,
+  donor: LogDonor,
   signal: AbortSignal,
   termMin = noTerm,
 ): Promise<Lsn | null> {

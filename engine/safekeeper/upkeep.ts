@@ -23,6 +23,7 @@ import { quorumOf } from '../model/quorum.ts';
 import type { Term } from '../model/term.ts';
 import type { Clock, Log, PeerTimelineInfo, SafekeeperPeer } from '../services.ts';
 import { segmentStart } from '../wal/wal-page.ts';
+import { ArchivedLog } from './archived-log.ts';
 import { chooseDonor, recoverFrom } from './peer-recovery.ts';
 import type { Safekeeper } from './safekeeper.ts';
 import type { SafekeeperTimeline } from './timeline.ts';
@@ -132,6 +133,26 @@ export class SafekeeperUpkeep {
     await timeline.raiseTerm(term);
     await timeline.configure(configuration);
     return { flushLsn: timeline.flushLsn, term };
+  }
+
+  /**
+   * A timeline that no disk has any more gets the WAL that is in the object store. One that has WAL here keeps that. Rejects `notFound` and `corrupt` as
+   * ArchivedLog.open, `invalid` if WAL is sent nowhere.
+   */
+  async restore(id: TenantTimelineId): Promise<PulledTimeline> {
+    const { safekeeper, backup } = this.#options;
+    if (backup === null)
+      throw new PageliteError('invalid', 'WAL is sent nowhere: there is nothing to restore', { ...id });
+    const archived = await ArchivedLog.open(await backup(), id);
+    const timeline = await safekeeper.createFromPeers(id);
+    if (timeline === null) throw new PageliteError('notFound', 'the timeline was deleted here', { ...id });
+    await this.#alone(recoverJob(id), async () => {
+      if (timeline.startLsn === 0) await recoverFrom(timeline, archived, this.#abort.signal);
+    });
+    if (timeline.startLsn === 0) {
+      throw new PageliteError('unavailable', 'a compute is connected: stop it, and try again', { ...id });
+    }
+    return { flushLsn: timeline.flushLsn, term: timeline.term };
   }
 
   /** A timeline was deleted here: what was sent of it goes, too. */

@@ -20,8 +20,7 @@ import type { Log } from '../services.ts';
 import { RecordScan } from '../wal/record-scan.ts';
 import { WalChunks } from '../wal/wal-chunks.ts';
 import {
-  firstBoundaryOf,
-  firstIsContrecord,
+  firstBoundaryIn,
   longHeaderBytes,
   parseSegmentFileName,
   segmentFileName,
@@ -233,10 +232,7 @@ export class WalLog {
 
   /** Where the first record begins in a segment that is held from its beginning on. */
   async firstBoundary(segment: Lsn): Promise<Lsn> {
-    const header = await this.readFile(segment, longHeaderBytes);
-    const view = new DataView(header.buffer, header.byteOffset, header.byteLength);
-    const isContinued = (view.getUint16(2, true) & firstIsContrecord) !== 0;
-    return firstBoundaryOf(segment, isContinued ? view.getUint32(16, true) : 0);
+    return firstBoundaryIn(segment, await this.readFile(segment, longHeaderBytes));
   }
 
   /** The error for damage at `lsn`. */

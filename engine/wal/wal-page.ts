@@ -71,6 +71,13 @@ export function firstBoundaryOf(segment: Lsn, remLen: number): Lsn {
   }
 }
 
+/** The same from the segment's first `longHeaderBytes` bytes. */
+export function firstBoundaryIn(segment: Lsn, header: Uint8Array): Lsn {
+  const view = new DataView(header.buffer, header.byteOffset, header.byteLength);
+  const isContinued = (view.getUint16(2, true) & firstIsContrecord) !== 0;
+  return firstBoundaryOf(segment, isContinued ? view.getUint32(16, true) : 0);
+}
+
 /** File name of the segment that holds `lsn`, on PostgreSQL timeline 1. */
 export function segmentFileName(lsn: number): string {
   const number = Math.floor(lsn / walSegmentSize);

@@ -1,8 +1,9 @@
-/** `pagelite timeline info|compact|gc|archive|unarchive|detach-ancestor`: how branches are stored. */
+/** `pagelite timeline info|compact|gc|archive|unarchive|detach-ancestor|recover`: how branches are stored. */
 import type { Command } from 'commander';
-import type { TenantId, TenantTimelineId } from '../../engine/model/ids.ts';
+import type { TenantId, TenantTimelineId, TimelineId } from '../../engine/model/ids.ts';
 import { formatLsn } from '../../engine/model/lsn.ts';
-import { chooseTenant, nameOfTimeline, resolveBranch } from '../control-plane/branches.ts';
+import { checkNewBranchName, chooseTenant, nameOfTimeline, resolveBranch } from '../control-plane/branches.ts';
+import { recoverTimeline } from '../control-plane/recover-timeline.ts';
 import type { Repository } from '../control-plane/repository.ts';
 import {
   checkNoEndpoints,
@@ -11,7 +12,7 @@ import {
   type TimelineStorageInfo,
 } from '../control-plane/storage-admin.ts';
 import type { TimelineInfo } from '../control-plane/storage-api.ts';
-import { type CliContext, tenantArgument } from './context.ts';
+import { type CliContext, tenantArgument, timelineArgument } from './context.ts';
 import { formatBytes, ProgressLine } from './progress.ts';
 
 interface BranchOptions {
@@ -77,6 +78,60 @@ export function addTimelineStorageCommands(timeline: Command, context: CliContex
         context.say(`Branch '${options.branchName}' has no ancestor any more`);
       }),
   );
+  command(
+    'recover',
+    'make a branch again from its WAL in the remote storage alone',
+    `\n  $ pagelite timeline recover --branch-name main --timeline-id 1f0d…\n  $ pagelite timeline recover --branch-name dev --ancestor-branch-name main${recoverHelp}`,
+  )
+    .option('--timeline-id <id>', 'the timeline, if the name is not known any more', timelineArgument)
+    .option('--ancestor-branch-name <name>', 'what it branched from, if the pageserver does not know it any more')
+    .option('--json', 'as JSON')
+    .action((options: RecoverOptions) => recover(options, context));
+}
+
+const recoverHelp = `
+
+For when layers are lost or damaged beyond repair, or safekeepers have lost their disks. The layers that there are go, and are made again by
+reading all WAL of the branch; safekeepers that have no WAL of it get its end. What was committed and had not been sent yet is lost with the
+disks that had it. A branch that was imported cannot be made again from WAL.`;
+
+interface RecoverOptions extends BranchOptions {
+  readonly timelineId?: TimelineId;
+  readonly ancestorBranchName?: string;
+}
+
+function recover(options: RecoverOptions, context: CliContext): Promise<void> {
+  return context.changeRepository(async (repository) => {
+    const config = repository.readConfig();
+    const tenantId = chooseTenant(config, options.tenantId);
+    const { branchName: name, ancestorBranchName } = options;
+    const id = { tenantId, timelineId: options.timelineId ?? resolveBranch(config, tenantId, name) };
+    if (options.timelineId !== undefined && nameOfTimeline(config, id) !== name)
+      checkNewBranchName(config, tenantId, name);
+    const ancestor = ancestorBranchName === undefined ? null : resolveBranch(config, tenantId, ancestorBranchName);
+    const line = new ProgressLine(context.progressOutput);
+    try {
+      const storage = context.storage(repository);
+      const result = await recoverTimeline(storage, repository, { id, name, ancestor, onProgress: line.tell });
+      line.clear();
+      const { startLsn, endLsn, hadLsn } = result;
+      if (options.json) {
+        context.sayJson({
+          timelineId: id.timelineId,
+          startLsn: formatLsn(startLsn),
+          endLsn: formatLsn(endLsn),
+          lostUpToLsn: hadLsn && formatLsn(hadLsn),
+        });
+        return;
+      }
+      context.say(
+        `Made branch '${name}' again from its WAL: timeline '${id.timelineId}' up to Lsn ${formatLsn(endLsn)}`,
+      );
+      if (hadLsn !== null) context.say(`What was written after that, up to Lsn ${formatLsn(hadLsn)}, is lost`);
+    } finally {
+      line.clear();
+    }
+  });
 }
 
 const jobText: Readonly<Record<string, string>> = {

@@ -147,11 +147,16 @@ export class HttpStorage implements TransferStorage {
 
   /** A pageserver that does not have it any more was asked before: its WAL is what is left. */
   async deleteTimeline(id: TenantTimelineId): Promise<void> {
+    await this.forgetTimeline(id);
+    await this.safekeepers.deleteTimeline(id);
+  }
+
+  /** Its layers go; its WAL stays. */
+  async forgetTimeline(id: TenantTimelineId): Promise<void> {
     const path = `/v1/tenant/${id.tenantId}/timeline/${id.timelineId}`;
     await this.#api.call(z.unknown(), 'DELETE', path).catch((error: unknown) => {
       if (!isPageliteError(error, 'notFound')) throw error;
     });
-    await this.safekeepers.deleteTimeline(id);
   }
 
   async listLayers(id: TenantTimelineId): Promise<LayerSummary> {

@@ -8,6 +8,7 @@
  *   DELETE /v1/tenant/:t/timeline/:tl       its WAL goes, here and in the object store, and its proposers end; {} also if it is not here
  *   PUT    /v1/tenant/:t/timeline/:tl/membership   {mconf: {generation, members: [{id}]}}: only proposers of this configuration are heard from now on
  *   POST   /v1/pull_timeline                {tenant_id, timeline_id, mconf, answers}: takes over what the peers have; so many of them must answer
+ *   POST   /v1/tenant/:t/timeline/:tl/restore      what no disk has any more comes from the object store: {flush_lsn, term}
  *   GET    /metrics                         Prometheus text
  */
 import { Hono } from 'hono';
@@ -115,6 +116,13 @@ export function safekeeperHttpApi({ safekeeper, storage, metrics, log, upkeep, a
     const { tenant_id, timeline_id, mconf, answers } = await readBody(c, pullSchema);
     const id = { tenantId: tenantId(tenant_id), timelineId: timelineId(timeline_id) };
     const { flushLsn, term } = await upkeep.pull(id, mconf, answers);
+    return c.json({ flush_lsn: formatLsn(flushLsn), term });
+  });
+  api.post('/v1/tenant/:tenant/timeline/:timeline/restore', async (c) => {
+    const id = { tenantId: tenantId(c.req.param('tenant')), timelineId: timelineId(c.req.param('timeline')) };
+    authorize(c, null);
+    if (upkeep === undefined) throw new PageliteError('invalid', 'this safekeeper sends its WAL nowhere');
+    const { flushLsn, term } = await upkeep.restore(id);
     return c.json({ flush_lsn: formatLsn(flushLsn), term });
   });
   api.delete('/v1/tenant/:tenant/timeline/:timeline', async (c) => {

@@ -178,7 +178,7 @@ describe('three safekeepers', () => {
     const { timeline_id } = (await status()).flatMap(branch('main'))[0]!;
     const files = (id: number) =>
       readdirSync(join(rig.dir, `safekeepers/sk${id}/${tenant()}/${timeline_id}`)).filter((name) => /^0000/.test(name));
-    await expect.poll(() => [1, 2, 3].map((id) => files(id).length)).toEqual([1, 1, 1]);
+    await expect.poll(() => [1, 2, 3].map((id) => files(id).length)).toEqual([2, 2, 2]);
     const logs = join(rig.dir, 'local_fs_remote_storage/pageserver/wal', tenant(), timeline_id);
     const sent = readdirSync(join(logs, readdirSync(logs)[0]!)).filter((name) => /^[0-9A-F]{24}$/.test(name));
     expect(sent.length).toBeGreaterThan(1);

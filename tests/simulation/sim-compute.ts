@@ -99,7 +99,7 @@ export class SimCompute {
     const size = world.chance(0.1) ? world.below(25_000) : world.below(400);
     const payload = new Uint8Array(16 + size).fill(world.below(256));
     new TextEncoder().encodeInto(`${this.name} ${i}`, payload);
-    const record = this.#cluster.mustSwitch() ? wal.switchSegment() : wal.next(payload);
+    const record = i > 0 && this.#cluster.mustSwitch() ? wal.switchSegment() : wal.next(payload);
     const cut = world.below(record.bytes.length);
     if (cut > 0) driver.append(record.startLsn, record.bytes.slice(0, cut));
     driver.append((record.startLsn + cut) as Lsn, record.bytes.slice(cut));

@@ -1,0 +1,150 @@
+/**
+ * Makes a branch again from its WAL in the remote storage alone (`pagelite timeline recover`): its layers, and the WAL of safekeepers that have lost theirs.
+ *
+ * In this order, and again from the beginning after a crash, which finds what was done done:
+ * 1. nothing is touched before it is known that the WAL is there from its beginning on, and what it begins from: the template, or another branch
+ * 2. safekeepers that have none of it get the end of it (SafekeeperUpkeep.restore); those that have some keep it: it may be more
+ * 3. the pageserver begins the timeline anew, and reads all of its WAL through the safekeepers (wal-archive.ts)
+ *
+ * Invariant: all safekeepers must answer. One that is away may have commits that are not in the storage.
+ */
+import { z } from 'zod';
+import { isPageliteError, messageOf, PageliteError } from '../../engine/errors.ts';
+import { newTimelineId, type TenantTimelineId, type TimelineId } from '../../engine/model/ids.ts';
+import { formatLsn, type Lsn } from '../../engine/model/lsn.ts';
+import { ArchivedLog, type ArchivedLogInfo } from '../../engine/safekeeper/archived-log.ts';
+import type { TransferProgress } from '../../engine/transfer/push-timeline.ts';
+import { nodeClock, nodeRandom } from '../process/node-host.ts';
+import { openBackup } from '../safekeeper/safekeeper-server.ts';
+import { nameBranch, nameOfTimeline } from './branches.ts';
+import { longRequestTimeoutMs } from './http-api.ts';
+import type { Repository } from './repository.ts';
+import { checkNoEndpoints } from './storage-admin.ts';
+import type { TimelineInfo } from './storage-api.ts';
+import type { HttpStorage } from './storage-clients.ts';
+import { checkNotEmbedded } from './storage-processes.ts';
+
+export interface RecoverOptions {
+  readonly id: TenantTimelineId;
+  /** Given to the timeline if it has none. */
+  readonly name: string;
+  /** What it branched from; default: what the pageserver knows, if it knows the timeline. */
+  readonly ancestor: TimelineId | null;
+  readonly onProgress: (progress: TransferProgress) => void;
+}
+
+export interface RecoveredTimeline {
+  readonly startLsn: Lsn;
+  readonly endLsn: Lsn;
+  /** The pageserver had WAL up to here that is nowhere else; null if nothing is lost. */
+  readonly hadLsn: Lsn | null;
+}
+
+const pollPauseMs = 200;
+
+export async function recoverTimeline(
+  storage: HttpStorage,
+  repository: Repository,
+  { id, name, ancestor: given, onProgress }: RecoverOptions,
+): Promise<RecoveredTimeline> {
+  checkNotEmbedded(repository);
+  checkNoEndpoints(repository, id.tenantId, id.timelineId);
+  const log = await findLog(repository, id);
+  const known = await knownTimelines(storage, id);
+  const before = known.find(({ timelineId }) => timelineId === id.timelineId) ?? null;
+  const children = known.filter(({ ancestor }) => ancestor?.timelineId === id.timelineId);
+  if (children.length > 0) {
+    const names = children.map(({ timelineId }) => nameOfTimeline(repository.readConfig(), { ...id, timelineId }));
+    const text = `${names.join(', ')} branched from it and would lose what it is made of`;
+    throw new PageliteError(
+      'invalid',
+      `branch "${name}" cannot be made again: ${text}. Delete what branched from it first`,
+    );
+  }
+  const ancestor = given ?? before?.ancestor?.timelineId ?? null;
+  if (ancestor !== null) checkAncestor(known, ancestor);
+  else await checkTemplate(storage, id, log);
+
+  await restoreSafekeepers(storage, id);
+  const committed = await storage.getCommitLsn(id);
+  if (before !== null) await storage.forgetTimeline(id);
+  await storage.createTimeline(id, ancestor && { timelineId: ancestor, lsn: log.startLsn });
+  if (nameOfTimeline(repository.readConfig(), id) === null) {
+    await repository.update((config) => nameBranch(config, name, id));
+  }
+  const endLsn = committed ?? log.startLsn;
+  await caughtUp(storage, id, log.startLsn, endLsn, onProgress);
+  const had = before?.lastRecordLsn ?? null;
+  return { startLsn: log.startLsn, endLsn, hadLsn: had !== null && had > endLsn ? had : null };
+}
+
+async function findLog(repository: Repository, id: TenantTimelineId): Promise<ArchivedLogInfo> {
+  const backup = await repository.walBackup();
+  if (backup === null) {
+    const text = 'the safekeepers of this repository send their WAL nowhere (init --disable-wal-backup)';
+    throw new PageliteError('invalid', `${text}: there is nothing to make a branch from`);
+  }
+  const { info } = await ArchivedLog.open(await openBackup(backup), id);
+  return info;
+}
+
+/** A tenant that is gone is made again, too. */
+async function knownTimelines(storage: HttpStorage, id: TenantTimelineId): Promise<readonly TimelineInfo[]> {
+  try {
+    return await storage.listTimelines(id.tenantId);
+  } catch (error) {
+    if (!isPageliteError(error, 'notFound')) throw error;
+    await storage.createTenant(id.tenantId);
+    return [];
+  }
+}
+
+function checkAncestor(known: readonly TimelineInfo[], ancestor: TimelineId): void {
+  const found = known.find(({ timelineId }) => timelineId === ancestor);
+  if (found !== undefined && found.broken === null) return;
+  const problem = found === undefined ? 'is not there' : `is broken: ${found.broken}`;
+  throw new PageliteError('notFound', `timeline ${ancestor}, which it branched from, ${problem}. Recover that first`);
+}
+
+/** What does not begin at the template's end was imported, or came from elsewhere: what it began with is not in its WAL. */
+async function checkTemplate(storage: HttpStorage, id: TenantTimelineId, log: ArchivedLogInfo): Promise<void> {
+  const scratch = { ...id, timelineId: newTimelineId(nodeRandom) };
+  const { lastRecordLsn } = await storage.createTimeline(scratch, null);
+  await storage.deleteTimeline(scratch);
+  if (lastRecordLsn === log.startLsn) return;
+  const begins = formatLsn(log.startLsn);
+  const text = `its WAL begins at ${begins}, an empty branch at ${formatLsn(lastRecordLsn ?? (0 as Lsn))}: it began with something else`;
+  const hint =
+    'If it branched from another branch: --ancestor-branch-name. What was imported cannot be made again from WAL: pagelite import';
+  throw new PageliteError('invalid', `timeline ${id.timelineId} cannot be made from the template: ${text}. ${hint}`);
+}
+
+async function restoreSafekeepers(storage: HttpStorage, { tenantId, timelineId }: TenantTimelineId): Promise<void> {
+  const path = `/v1/tenant/${tenantId}/timeline/${timelineId}/restore`;
+  const results = await Promise.allSettled(
+    storage.safekeepers.apis.map((api) => api.call(z.unknown(), 'POST', path, {}, longRequestTimeoutMs)),
+  );
+  const failures = results.flatMap((result) => (result.status === 'rejected' ? [messageOf(result.reason)] : []));
+  if (failures.length === 0) return;
+  const hint =
+    'One that does not answer may have what the remote storage does not: start it, or put another one in its place';
+  throw new PageliteError('unavailable', `not all safekeepers have the WAL: ${failures.join('; ')}. ${hint}`);
+}
+
+async function caughtUp(
+  storage: HttpStorage,
+  id: TenantTimelineId,
+  startLsn: Lsn,
+  endLsn: Lsn,
+  onProgress: (progress: TransferProgress) => void,
+): Promise<void> {
+  for (;;) {
+    const { lastRecordLsn, broken } = await storage.getTimeline(id);
+    if (broken !== null)
+      throw new PageliteError('corrupt', `timeline ${id.timelineId} cannot be made again: ${broken}`);
+    const at = lastRecordLsn ?? startLsn;
+    if (at >= endLsn) return;
+    onProgress({ text: 'reading WAL', done: at - startLsn, total: endLsn - startLsn, unit: 'bytes' });
+    await nodeClock.sleep(pollPauseMs);
+  }
+}
