@@ -28,6 +28,10 @@ export const walMessageBytesMax = 1024 * 1024;
 export const channelMessageBytesMax = 64 * 1024 * 1024;
 /** WAL a compute may have written that no safekeeper acknowledged: bounds memory of proposer and compute. */
 export const walInFlightBytesMax = 32 * 1024 * 1024;
+/** WAL that a compute may be ahead of what the pageserver has ingested before its writers wait (Neon's max_replication_write_lag). */
+export const maxReplicationWriteLagBytes = 500 * 1024 * 1024;
+/** How often a compute that is far ahead asks the pageserver how far it is. */
+export const pageserverLagPollMs = 100;
 /** How long a read waits for an LSN that has not arrived (Neon's wait_lsn_timeout is 60 s). */
 export const waitLsnTimeoutMs = 60_000;
 

@@ -92,6 +92,11 @@ export function portArgument(text: string): number {
   return port;
 }
 
+export function megabytesArgument(text: string): number {
+  if (!/^\d{1,7}$/.test(text)) throw new InvalidArgumentError(`"${text}" is not a number of MB`);
+  return Number(text);
+}
+
 export function nodeIdArgument(text: string): number {
   if (!/^[1-9]\d{0,8}$/.test(text)) throw new InvalidArgumentError(`"${text}" is not a node id`);
   return Number(text);

@@ -24,7 +24,7 @@ import type { Repository } from '../control-plane/repository.ts';
 import { setRolePassword } from '../control-plane/role-password.ts';
 import { stopProcess } from '../control-plane/storage-processes.ts';
 import type { StopMode } from '../process/daemon.ts';
-import { type CliContext, lsnArgument, portArgument, tenantArgument } from './context.ts';
+import { type CliContext, lsnArgument, megabytesArgument, portArgument, tenantArgument } from './context.ts';
 import {
   addListeningOptions,
   connectionString,
@@ -74,6 +74,11 @@ export function addEndpointCommands(program: Command, context: CliContext): void
     .option('--lsn <lsn>', 'read-only, at this LSN', lsnArgument)
     .option('--pg-port <port>', 'Postgres port (default: the next free one from 55432 on)', portArgument)
     .option('--http-port <port>', 'serve GET /status and GET /metrics on this port', portArgument)
+    .option(
+      '--max-replication-write-lag <mb>',
+      'how far it may be ahead of the pageserver before writers wait, in MB; 0: no bound (default: 500)',
+      megabytesArgument,
+    )
     .option('--tenant-id <id>', 'the tenant (default: the default one)', tenantArgument)
     .option('--allow-multiple', 'accepted as in neon_local; it matters at the start')
     .addHelpText('after', createHelp);
@@ -144,6 +149,7 @@ interface CreateOptions extends ListeningOptions {
   readonly lsn?: Lsn;
   readonly pgPort?: number;
   readonly httpPort?: number;
+  readonly maxReplicationWriteLag?: number;
   readonly tenantId?: TenantId;
 }
 
@@ -173,6 +179,7 @@ async function create(
     pgPort: options.pgPort ?? null,
     httpPort: options.httpPort ?? null,
     listening: listeningFrom(options, {}),
+    maxReplicationWriteLag: options.maxReplicationWriteLag,
   });
 }
 

@@ -28,6 +28,8 @@ export interface ComputeNodeOptions {
   readonly mode: IoHostOptions['mode'];
   readonly doors: EndpointDoors;
   readonly port: number;
+  /** See IoHostOptions. */
+  readonly maxWriteLagBytes?: number;
   readonly artefacts: PGliteArtefacts;
   readonly log: Log;
   /** PostgreSQL's own log is appended to this file; absent: to standard output. */
@@ -113,7 +115,7 @@ export class ComputeNode {
   async #prepare(): Promise<void> {
     if (this.#fenced) throw this.#fenced;
     await this.#ioHost?.close();
-    const { pages, wal, safekeepersGeneration, mode, log } = this.#options;
+    const { pages, wal, safekeepersGeneration, maxWriteLagBytes, mode, log } = this.#options;
     const ioHost = new IoHost({
       pages,
       wal,
@@ -122,6 +124,7 @@ export class ComputeNode {
       clock: nodeClock,
       random: nodeRandom,
       ...(safekeepersGeneration !== undefined && { safekeepersGeneration }),
+      ...(maxWriteLagBytes !== undefined && { maxWriteLagBytes }),
     });
     ioHost.onFailed((error) => this.#onFailed(error));
     this.#ioHost = ioHost;

@@ -44,6 +44,9 @@ await runProcess('compute', dir, log, async (): Promise<RunningProcess> => {
     pages,
     wal: config.safekeepers.map((address) => connectSafekeeper({ ...address, id: nodeId(address.id) }, token)),
     ...(config.safekeepersGeneration !== undefined && { safekeepersGeneration: config.safekeepersGeneration }),
+    ...(config.maxReplicationWriteLag !== undefined && {
+      maxWriteLagBytes: config.maxReplicationWriteLag * 1024 * 1024,
+    }),
     mode: lsn === null ? 'primary' : { readOnlyAt: lsn },
     doors: endpointDoors(dir, config, config.pgPort, log),
     port: config.pgPort,

@@ -36,6 +36,8 @@ const endpointSchema = z.strictObject({
   auth: z.enum(['trust', 'scram-sha-256']).default('trust'),
   /** PEM files; null: TLS is not offered. */
   tls: z.strictObject({ certPath: z.string(), keyPath: z.string(), required: z.boolean() }).nullable().default(null),
+  /** In MB, as the setting of that name in Neon: how far it may be ahead of the pageserver before writers wait. 0: no bound. Absent: the default. */
+  maxReplicationWriteLag: z.int().nonnegative().optional(),
   /** Where the storage was when the endpoint was last started. */
   pageserver: z.strictObject({ host: z.string(), port }).nullable(),
   safekeepers: z.array(z.strictObject({ id: z.int().positive(), host: z.string(), port })),
@@ -135,6 +137,8 @@ export interface NewEndpoint {
   readonly pgPort: number | null;
   readonly httpPort: number | null;
   readonly listening?: Partial<EndpointListening>;
+  /** In MB; absent: the default. */
+  readonly maxReplicationWriteLag?: number | undefined;
 }
 
 /** How its Postgres port is reached. */
@@ -162,6 +166,7 @@ export async function createEndpoint(repository: Repository, wanted: NewEndpoint
     pgPortFixed: wanted.pgPort !== null,
     httpPort: wanted.httpPort,
     ...listeningOf(repository, wanted.listening ?? {}),
+    ...(wanted.maxReplicationWriteLag !== undefined && { maxReplicationWriteLag: wanted.maxReplicationWriteLag }),
     pageserver: null,
     safekeepers: [],
   };

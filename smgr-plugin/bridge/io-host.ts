@@ -13,7 +13,7 @@
 import { AssertionError, assert } from '../../engine/assert.ts';
 import { bootWal, type WalPiece } from '../../engine/basebackup/control-data.ts';
 import { type ErrorData, isPageliteError, messageOf, PageliteError } from '../../engine/errors.ts';
-import { walInFlightBytesMax, walMessageBytesMax } from '../../engine/limits.ts';
+import { maxReplicationWriteLagBytes, walInFlightBytesMax, walMessageBytesMax } from '../../engine/limits.ts';
 import { configurationOf } from '../../engine/model/configuration.ts';
 import type { TenantTimelineId } from '../../engine/model/ids.ts';
 import { formatLsn, type Lsn, maxLsn } from '../../engine/model/lsn.ts';
@@ -30,6 +30,7 @@ import type {
   ReadLsn,
   WalService,
 } from '../../engine/services.ts';
+import { PageserverLag } from '../wal/pageserver-lag.ts';
 import { ProposerDriver } from '../wal/proposer-driver.ts';
 import {
   answerBytesMax,
@@ -54,6 +55,8 @@ export interface IoHostOptions {
   readonly clock: Clock;
   readonly random: Random;
   readonly log: Log;
+  /** WAL ahead of the pageserver before writers wait; 0: no bound. Default: maxReplicationWriteLagBytes. */
+  readonly maxWriteLagBytes?: number;
   /** `primary` writes: it takes the timeline over from whoever wrote before. Read-only sees the timeline at one LSN. */
   readonly mode: 'primary' | { readonly readOnlyAt: Lsn };
 }
@@ -83,6 +86,7 @@ export class IoHost {
   readonly #closing = new AbortController();
   readonly #readAhead: ReadAhead;
   #proposer: ProposerDriver | null = null;
+  #lag: PageserverLag | null = null;
   #bootLsn = 0 as Lsn;
   #taken = 0;
   #takenLsn = 0 as Lsn;
@@ -187,6 +191,14 @@ export class IoHost {
       signal,
     });
     this.#proposer = proposer;
+    this.#lag = new PageserverLag(proposer.startLsn, {
+      pages,
+      clock,
+      log,
+      lagBytesMax: this.#options.maxWriteLagBytes ?? maxReplicationWriteLagBytes,
+      onRoom: () => this.#wakeSelf(),
+      signal,
+    });
     proposer.onFenced((error) => this.#fail(fencedMessage(error, pages.id)));
     // What is ingested was committed, and the vote has found all that was committed here.
     const { lastRecordLsn } = await pages.getStatus(signal);
@@ -261,10 +273,12 @@ export class IoHost {
     }
   }
 
-  /** Back-pressure: what no quorum has acknowledged is held in memory here. */
+  /** Back-pressure: what no quorum has acknowledged is held in memory here, and what the pageserver has not ingested keeps reads waiting. */
   #isFull(): boolean {
     const proposer = this.#proposer;
-    if (proposer === null || proposer.inFlightBytes < walInFlightBytesMax) return false;
+    if (proposer === null) return false;
+    if (this.#lag?.mustWait(proposer.endLsn)) return true;
+    if (proposer.inFlightBytes < walInFlightBytesMax) return false;
     if (this.#waitingForRoom) return true;
     this.#waitingForRoom = true;
     const target = (proposer.endLsn - walInFlightBytesMax / 2) as Lsn;

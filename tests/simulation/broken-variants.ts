@@ -131,8 +131,8 @@ export const brokenVariants: readonly BrokenVariant[] = [
       { file: acceptor, find: 'if (isFirst || this.writeLsn !== common) persist', replace: 'if (isFirst) persist' },
       {
         file: acceptor,
-        find: 'if (this.writeLsn !== goOnAt) {',
-        replace: 'if (this.writeLsn < goOnAt) {',
+        find: 'if (this.writeLsn !== common) {',
+        replace: 'if (this.writeLsn < common) {',
       },
     ],
   },
@@ -141,8 +141,13 @@ export const brokenVariants: readonly BrokenVariant[] = [
     edits: [
       {
         file: removal,
-        find: 'Math.min(horizon, consumers.backupLsn ?? horizon)',
+        find: 'backupLsn === null ? horizon : Math.min(horizon, backupLsn - 1)',
         replace: 'horizon',
+      },
+      {
+        file: removal,
+        find: 'backupLsn === null || segmentStart(boundary)',
+        replace: 'boundary > 0 || segmentStart(boundary)',
       },
     ],
   },
