@@ -58,6 +58,11 @@ export const channelSilenceMaxMs = waitLsnTimeoutMs + 15_000;
 export const pagestreamHelloTimeoutMs = 15_000;
 /** Entries of a term history: one per election that wrote, so years of a compute that restarts every minute. Bounds what a peer makes us read. */
 export const termHistoryEntriesMax = 1_000_000;
+/**
+ * A candidate's term is at most so far above the one that a safekeeper knows: more than any number of elections it can have missed, and so little of what a
+ * term can be that one that is nonsense does not use up all that come after it.
+ */
+export const termStepMax = 2 ** 32;
 /** WAL of one proposer that a safekeeper has received and not made durable: above what a correct proposer has in flight. */
 export const walUnsyncedBytesMax = 2 * walInFlightBytesMax;
 /** The newest WAL of a timeline that a safekeeper keeps in memory, so that those who follow it cost no disk reads. */

@@ -5,7 +5,7 @@
  * Called by safekeeper/timeline.ts, which performs `persist` in order, flushes, and only then sends `reply` and shows the LSNs.
  *
  * Invariants (safekeeper/spec/ProposerAcceptorStatic.tla of Neon)
- * - `term` never goes down; a vote in a term is given to one proposer id, and repeated only to that one
+ * - `term` never goes down, nor up so far at once that terms could be used up; a vote in a term is given to one proposer id, and repeated only to that one
  * - WAL is taken only from a proposer whose `proposerElected` in the current term came over the same connection, or from a peer that no proposer has
  *   interrupted (`adopt`), and only where the last ended: no gap, no overwrite
  * - before WAL of a new term is taken, what is not in its proposer's history has been cut off
@@ -15,7 +15,7 @@
  */
 import { assert, unreachable } from '../assert.ts';
 import { PageliteError } from '../errors.ts';
-import { walSegmentSize } from '../limits.ts';
+import { termStepMax, walSegmentSize } from '../limits.ts';
 import {
   formatConfiguration,
   noConfiguration,
@@ -133,6 +133,11 @@ export class Acceptor {
   step(session: ProposerSession, message: ProposerMessage): AcceptorStep {
     if (!session.greeted && message.kind !== 'proposerGreeting') {
       return this.#refuse(`${message.kind} before the greeting`);
+    }
+    if (message.kind === 'voteRequest' || message.kind === 'proposerElected') {
+      const { term } = this.#control;
+      if (message.term > term + termStepMax)
+        return this.#refuse(`term ${message.term} is out of reach of term ${term}`);
     }
     switch (message.kind) {
       case 'proposerGreeting':

@@ -13,7 +13,7 @@
 import { isPageliteError, PageliteError } from '../errors.ts';
 import type { SafekeeperConfiguration } from '../model/configuration.ts';
 import type { NodeId, TenantTimelineId } from '../model/ids.ts';
-import type { Lsn } from '../model/lsn.ts';
+import { invalidLsn, type Lsn } from '../model/lsn.ts';
 import type { ProposerGreeting, ProposerId } from '../protocol/proposer-acceptor.ts';
 import { createChannelPair } from '../remote/channel-pair.ts';
 import type {
@@ -24,7 +24,7 @@ import type {
   SafekeeperTimelineStatus,
   WalChunk,
 } from '../services.ts';
-import { newControlState } from './acceptor.ts';
+import { Acceptor, newControlState, newProposerSession } from './acceptor.ts';
 import type { ControlState } from './control-file.ts';
 import { ProposerConnection } from './proposer-connection.ts';
 import type { SafekeeperStorage } from './storage.ts';
@@ -213,10 +213,7 @@ export class Safekeeper implements SafekeeperPeer {
     const existing = await this.#open(id);
     if (existing) return existing;
     // Another greeting may have been faster.
-    const created = await this.#once(
-      id,
-      async () => (await this.#openStored(id)) ?? this.#create(newControlState(id, greeting)),
-    );
+    const created = await this.#once(id, async () => (await this.#openStored(id)) ?? this.#createFor(greeting));
     if (created === null) throw notFound(id);
     return created;
   }
@@ -243,6 +240,14 @@ export class Safekeeper implements SafekeeperPeer {
       this.#log.error('a timeline cannot be opened', { ...id, error: (error as Error).message });
       throw error;
     }
+  }
+
+  /** Who is refused leaves nothing behind. */
+  async #createFor(greeting: ProposerGreeting): Promise<SafekeeperTimeline> {
+    const control = newControlState(greeting.timeline, greeting);
+    const { error } = new Acceptor(this.nodeId, control, invalidLsn).step(newProposerSession(), greeting);
+    if (error) throw error;
+    return this.#create(control);
   }
 
   async #create(control: ControlState): Promise<SafekeeperTimeline> {

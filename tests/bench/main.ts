@@ -14,6 +14,7 @@ import { inProcessBenchmark } from './in-process.ts';
 import { ingestBenchmark } from './ingest.ts';
 import { layerMapBenchmark } from './layer-map.ts';
 import { redoBenchmark } from './redo.ts';
+import { safekeepersBenchmark } from './safekeepers.ts';
 import { scaleBenchmark } from './scale.ts';
 import { walCommit } from './wal-commit.ts';
 
@@ -27,6 +28,7 @@ const benchmarks: readonly Benchmark[] = [
   getPageBenchmark,
   layerMapBenchmark,
   walCommit,
+  safekeepersBenchmark,
   scaleBenchmark,
 ];
 

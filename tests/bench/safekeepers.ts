@@ -1,0 +1,452 @@
+/**
+ * What three safekeepers cost and give, against one: real processes on loopback with files of their own, a real proposer, WAL without a Postgres. All
+ * processes share this machine's cores and its disk, which three machines would not: the ratios are the worst that there are.
+ *
+ * Commits are measured in short runs of each side in turn, so that noise hits them alike; after a run the safekeeper that was not waited for has time to
+ * finish, which the next run would otherwise pay for.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdirSync, openSync } from 'node:fs';
+import { open, readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { Worker } from 'node:worker_threads';
+import { walInFlightBytesMax, walSegmentSize } from '../../engine/limits.ts';
+import { type NodeId, newTenantId, newTimelineId, type TenantTimelineId } from '../../engine/model/ids.ts';
+import type { Lsn } from '../../engine/model/lsn.ts';
+import type { WalService } from '../../engine/services.ts';
+import { nodeClock, nodeRandom, silentLog } from '../../server/process/node-host.ts';
+import { findFreePort } from '../../server/process/ports.ts';
+import { connectSafekeeper } from '../../server/safekeeper/connect.ts';
+import { ProposerDriver } from '../../smgr-plugin/wal/proposer-driver.ts';
+import { type SyntheticRecord, SyntheticWal, syntheticSystemIdentifier } from '../support/synthetic-wal.ts';
+import { type BenchContext, type Benchmark, interleave, median, type Row, spread, timed } from './harness.ts';
+
+/** A small transaction's WAL. */
+const commitBytes = 300;
+/** A record with a page in it. */
+const recordBytes = 8192;
+const commitsPerRun = 25;
+const slowMs = 100;
+/** Longer than a message and its answer take to the slow one. */
+const settleMs = 3 * slowMs;
+const startLsn = (walSegmentSize + 40) as Lsn;
+const megabyte = 1_000_000;
+const host = '127.0.0.1';
+/** Peers know each other's ports before they start: the first free ones from here on. */
+const firstPort = 25_454;
+
+export const safekeepersBenchmark: Benchmark = {
+  name: 'safekeepers',
+  about:
+    'three safekeepers against one: commits, WAL per second, elections, one that is slow, one that has to catch up',
+  async run(context: BenchContext): Promise<Row[]> {
+    const three = await Cluster.start(join(context.folder, 'three'), 3);
+    const one = await Cluster.start(join(context.folder, 'one'), 1);
+    const proxy = await delayProxy(three.nodes[2]!.port);
+    try {
+      return [
+        ...(await commitRows(context, three, one, proxy.port)),
+        await streamRow(context, three, one),
+        await electionRow(context, three, one),
+        ...(await recoveryRows(context, three)),
+      ];
+    } finally {
+      proxy.close();
+      three.kill();
+      one.kill();
+    }
+  },
+};
+
+// Rows
+
+async function commitRows(context: BenchContext, three: Cluster, one: Cluster, slowPort: number): Promise<Row[]> {
+  const [first, second, third] = three.services as [WalService, WalService, WalService];
+  const far = connectSafekeeper({ id: third.nodeId, host, port: slowPort });
+  const sides = [await Writer.elect(one.services), await Writer.elect(three.services)];
+  sides.push(await Writer.elect([first, second, far]));
+  const disk = await bareSyncs(join(context.folder, 'bare'));
+  const syncs: number[][] = [[], []];
+  const runs = Math.max(2, Math.round(16 * context.scale)) * context.rounds;
+  context.say(`${runs * commitsPerRun} commits through one, three, and three of which one is slow`);
+  const figures: number[][] = sides.map(() => []);
+  for (let run = -1; run < runs; run++) {
+    for (let i = 0; i < commitsPerRun; i++) {
+      syncs[0]!.push(await disk.once(1, 1));
+      syncs[1]!.push(await disk.once(3, 2));
+    }
+    for (const [side, writer] of sides.entries()) {
+      const latencies = await writer.commits(commitsPerRun);
+      if (run >= 0) figures[side]!.push(...latencies);
+      await sleep(settleMs);
+    }
+  }
+  for (const writer of sides) writer.close();
+  await disk.close();
+  const [alone, quick, slow] = figures.map(median) as [number, number, number];
+  const [oneSync, twoSyncs] = syncs.map(median) as [number, number];
+  const us = (ms: number) => `${Math.round(ms * 1000)} us`;
+  return [
+    {
+      what: 'commit, 3 safekeepers',
+      measured: us(quick),
+      against: 'commit, 1 safekeeper',
+      baseline: us(alone),
+      ratio: quick / alone,
+      target: { op: '<=', bound: 1.3 },
+      note: `spread ${spread(figures[1]!)} ms`,
+    },
+    {
+      what: 'of which this disk: fdatasync, 2 of 3 files',
+      measured: us(twoSyncs),
+      against: 'fdatasync, 1 file',
+      baseline: us(oneSync),
+      ratio: twoSyncs / oneSync,
+    },
+    {
+      what: `commit, 1 of 3 safekeepers ${slowMs} ms away`,
+      measured: us(slow),
+      against: 'commit, 3 safekeepers',
+      baseline: us(quick),
+      ratio: slow / quick,
+      target: { op: '<=', bound: 1.1 },
+      note: `spread ${spread(figures[2]!)} ms`,
+    },
+  ];
+}
+
+async function streamRow(context: BenchContext, three: Cluster, one: Cluster): Promise<Row> {
+  const sides = [
+    { cluster: three, writer: await Writer.elect(three.services) },
+    { cluster: one, writer: await Writer.elect(one.services) },
+  ];
+  // More than may be in flight, or it is only about how quickly that fills.
+  const bytes = Math.max(1.5 * walInFlightBytesMax, 128 * megabyte * context.scale);
+  context.say(`${Math.round(bytes / megabyte)} MB of WAL through each`);
+  const rates = await interleave(
+    context.rounds + 1,
+    sides.map(({ cluster, writer }) => async () => {
+      const records = writer.prepare(bytes);
+      const ms = await timed(() => writer.stream(records));
+      // The last one's work is not the next side's to pay for.
+      for (const service of cluster.services) await caughtUp(service, writer.id, writer.endLsn);
+      return bytes / megabyte / (ms / 1000);
+    }),
+  );
+  for (const { writer } of sides) writer.close();
+  // The first round makes the connections warm.
+  const [all, alone] = rates.map((figures) => figures.slice(1)) as [number[], number[]];
+  return {
+    what: 'WAL through 3 safekeepers',
+    measured: `${Math.round(median(all))} MB/s`,
+    against: 'WAL through 1 safekeeper',
+    baseline: `${Math.round(median(alone))} MB/s`,
+    ratio: median(all) / median(alone),
+    target: { op: '>=', bound: 0.7 },
+    note: `spread ${spread(all)} MB/s, ${spread(alone)} MB/s`,
+  };
+}
+
+/** From nothing to the right to write, after a proposer that is gone, with WAL that all of them have. */
+async function electionRow(context: BenchContext, three: Cluster, one: Cluster): Promise<Row> {
+  const writers = [await Writer.elect(three.services), await Writer.elect(one.services)];
+  const count = Math.max(10, Math.round(40 * context.scale)) * context.rounds;
+  context.say(`${count} elections of each`);
+  const figures = await interleave(
+    count,
+    writers.map((writer) => async () => {
+      await writer.commits(3);
+      writer.close();
+      await sleep(20);
+      return timed(() => writer.elect());
+    }),
+  );
+  for (const writer of writers) writer.close();
+  const [all, alone] = figures.map(median) as [number, number];
+  return {
+    what: 'election at 3 safekeepers',
+    measured: `${all.toFixed(1)} ms`,
+    against: 'election at 1 safekeeper',
+    baseline: `${alone.toFixed(1)} ms`,
+    ratio: all / alone,
+    note: `spread ${spread(figures[0]!)} ms, ${spread(figures[1]!)} ms`,
+  };
+}
+
+/** One of three is killed, WAL goes on, and it starts again: from then on until it has all of it. */
+async function recoveryRows(context: BenchContext, three: Cluster): Promise<Row[]> {
+  // More than the proposer keeps in memory, so that it comes from a donor's disk.
+  const bytes = Math.max(1.5 * walInFlightBytesMax, 100 * megabyte * context.scale);
+  const per100 = (ms: number) => (ms / bytes) * 100 * megabyte;
+  context.say(`${Math.round(bytes / megabyte)} MB of WAL to catch up with`);
+  const writer = await Writer.elect(three.services);
+  const victim = three.nodes[2]!;
+  /** From the start of the process until the proposer has connected again, which it tries less and less often. */
+  const waits: number[] = [];
+  const miss = async () => {
+    await caughtUp(victim.service, writer.id, writer.endLsn);
+    await victim.kill();
+    await writer.stream(writer.prepare(bytes));
+    // Not while the others still write.
+    for (const { service } of three.nodes.slice(0, 2)) await caughtUp(service, writer.id, writer.endLsn);
+  };
+  const recovered = () => caughtUp(victim.service, writer.id, writer.endLsn);
+  const [proposer, peer, copy] = (await interleave(context.rounds, [
+    async () => {
+      await miss();
+      // Without peers, of which it would otherwise hear before the proposer has connected again.
+      await victim.start([]);
+      const started = performance.now();
+      await recovered();
+      waits.push(writer.recoveryBeganMs - started);
+      return per100(performance.now() - writer.recoveryBeganMs);
+    },
+    async () => {
+      await miss();
+      // The compute is gone.
+      writer.close();
+      await victim.start(three.addresses);
+      const ms = await timed(recovered);
+      await writer.elect();
+      return per100(ms);
+    },
+    async () => {
+      const donor = join(three.nodes[0]!.dir, writer.id.tenantId, writer.id.timelineId);
+      return per100(await timed(() => copyWal(donor, join(context.folder, 'copy'), bytes)));
+    },
+  ])) as [number[], number[], number[]];
+  writer.close();
+  const seconds = (ms: number) => `${(ms / 1000).toFixed(2)} s per 100 MB`;
+  const row = (what: string, figures: number[], note: string): Row => ({
+    what,
+    measured: seconds(median(figures)),
+    against: 'copy and fdatasync',
+    baseline: seconds(median(copy)),
+    ratio: median(figures) / median(copy),
+    note: `${note}; spread ${spread(figures)} ms`,
+  });
+  const begins = `begins ${Math.round(median(waits))} ms after its start`;
+  return [
+    row('catching up by a proposer', proposer, begins),
+    row('catching up from a peer', peer, 'from its start on'),
+  ];
+}
+
+/** The newest `bytes` of WAL segments into files of their own. */
+async function copyWal(from: string, to: string, bytes: number): Promise<void> {
+  mkdirSync(to, { recursive: true });
+  const names = (await readdir(from)).filter((name) => /^[0-9A-F]{24}$/.test(name)).sort();
+  const buffer = new Uint8Array(1024 * 1024);
+  let left = bytes;
+  for (let i = 1; left > 0 && i <= names.length; i++) {
+    const source = await open(join(from, names.at(-i)!), 'r');
+    const target = await open(join(to, names.at(-i)!), 'w');
+    for (let at = 0; at < walSegmentSize && left > 0; at += buffer.length) {
+      await source.read(buffer, 0, buffer.length, at);
+      await target.write(buffer, 0, buffer.length, at);
+      left -= buffer.length;
+    }
+    await target.datasync();
+    await target.close();
+    await source.close();
+  }
+}
+
+/** What the disk alone makes of a commit: overwrites of blocks that exist, in `files` files at once, until `wanted` of them are synchronised. */
+async function bareSyncs(dir: string) {
+  mkdirSync(dir);
+  const files = await Promise.all([1, 2, 3].map((name) => open(join(dir, `${name}`), 'w+')));
+  for (const file of files) {
+    await file.write(Buffer.alloc(walSegmentSize));
+    await file.sync();
+  }
+  const bytes = Buffer.alloc(commitBytes, 7);
+  let at = 0;
+  return {
+    async once(count: number, wanted: number): Promise<number> {
+      at = (at + commitBytes) % (walSegmentSize - commitBytes);
+      const start = performance.now();
+      const took: number[] = [];
+      await Promise.all(
+        files.slice(0, count).map(async (file) => {
+          await file.write(bytes, 0, commitBytes, at);
+          await file.datasync();
+          took.push(performance.now() - start);
+        }),
+      );
+      return took[wanted - 1]!;
+    },
+    close: () => Promise.all(files.map((file) => file.close())),
+  };
+}
+
+// Processes
+
+class Node {
+  readonly dir: string;
+  readonly service: WalService & { readonly nodeId: NodeId };
+  readonly port: number;
+  readonly #id: number;
+  #child: ChildProcess | null = null;
+
+  constructor(dir: string, id: number, port: number) {
+    this.dir = dir;
+    this.#id = id;
+    this.port = port;
+    this.service = connectSafekeeper({ id: id as NodeId, host, port });
+    mkdirSync(dir, { recursive: true });
+  }
+
+  get address(): string {
+    return `${this.#id}=${host}:${this.port}`;
+  }
+
+  async start(addresses: readonly string[]): Promise<void> {
+    const entry = fileURLToPath(new URL('../../server/safekeeper/main.js', import.meta.url));
+    const peers = addresses.filter((address) => address !== this.address);
+    const args = ['-D', this.dir, '--id', `${this.#id}`, '--listen-http', `${host}:0`];
+    args.push('--listen-pg', `${host}:${this.port}`, ...(peers.length > 0 ? ['--peers', peers.join()] : []));
+    const log = openSync(`${this.dir}.log`, 'a');
+    this.#child = spawn(process.execPath, [entry, ...args], { stdio: ['ignore', log, log, 'ipc'] });
+    await once(this.#child, 'message');
+  }
+
+  async kill(): Promise<void> {
+    const child = this.#child;
+    if (child === null || child.exitCode !== null || child.signalCode !== null) return;
+    const exited = once(child, 'exit');
+    child.kill('SIGKILL');
+    await exited;
+  }
+}
+
+class Cluster {
+  readonly nodes: readonly Node[];
+
+  private constructor(nodes: readonly Node[]) {
+    this.nodes = nodes;
+  }
+
+  static async start(dir: string, count: number): Promise<Cluster> {
+    const nodes: Node[] = [];
+    for (let id = 1; id <= count; id++) {
+      const port = await findFreePort((nodes.at(-1)?.port ?? firstPort - 1) + 1);
+      nodes.push(new Node(join(dir, `${id}`), id, port));
+    }
+    const cluster = new Cluster(nodes);
+    await Promise.all(nodes.map((node) => node.start(cluster.addresses)));
+    return cluster;
+  }
+
+  get services(): readonly WalService[] {
+    return this.nodes.map(({ service }) => service);
+  }
+
+  get addresses(): readonly string[] {
+    return this.nodes.map(({ address }) => address);
+  }
+
+  kill(): void {
+    for (const node of this.nodes) void node.kill();
+  }
+}
+
+async function delayProxy(port: number): Promise<{ port: number; close: () => void }> {
+  const worker = new Worker(new URL('./delay-proxy.js', import.meta.url), { workerData: { port, delayMs: slowMs } });
+  const [own] = (await once(worker, 'message')) as [number];
+  return { port: own, close: () => void worker.terminate() };
+}
+
+/** Until this safekeeper has all WAL up to `lsn`. */
+async function caughtUp(service: WalService, id: TenantTimelineId, lsn: Lsn): Promise<void> {
+  for (;;) {
+    const status = await service.getStatus(id).catch(() => null);
+    if (status !== null && status.flushLsn >= lsn) return;
+    await sleep(10);
+  }
+}
+
+/** One timeline's proposer and its WAL. */
+class Writer {
+  readonly id: TenantTimelineId = { tenantId: newTenantId(nodeRandom), timelineId: newTimelineId(nodeRandom) };
+  readonly #services: readonly WalService[];
+  #driver!: ProposerDriver;
+  #wal = new SyntheticWal(startLsn);
+  /** When its proposer last began to bring a safekeeper up to date. */
+  recoveryBeganMs = 0;
+
+  private constructor(services: readonly WalService[]) {
+    this.#services = services;
+  }
+
+  static async elect(services: readonly WalService[]): Promise<Writer> {
+    const writer = new Writer(services);
+    await writer.elect();
+    await writer.commits(5);
+    return writer;
+  }
+
+  async elect(): Promise<void> {
+    this.#driver = await ProposerDriver.elect({
+      id: this.id,
+      services: this.#services,
+      startLsnIfEmpty: startLsn,
+      systemIdentifier: syntheticSystemIdentifier,
+      clock: nodeClock,
+      random: nodeRandom,
+      log: {
+        ...silentLog,
+        info: (text) => {
+          if (text === 'bringing a safekeeper up to date') this.recoveryBeganMs = performance.now();
+        },
+      },
+    });
+    this.#wal = SyntheticWal.afterBoot(this.#driver.startLsn);
+  }
+
+  get endLsn(): Lsn {
+    return this.#driver.endLsn;
+  }
+
+  /** Milliseconds of each, one after the other. */
+  async commits(count: number): Promise<number[]> {
+    const latencies: number[] = [];
+    const payload = new Uint8Array(commitBytes - 32);
+    for (let i = 0; i < count; i++) {
+      const record = this.#wal.next(payload);
+      latencies.push(
+        await timed(() => {
+          this.#driver.append(record.startLsn, record.bytes);
+          return this.#driver.waitCommit(record.endLsn);
+        }),
+      );
+    }
+    return latencies;
+  }
+
+  /** WAL to stream next. */
+  prepare(bytes: number): SyntheticRecord[] {
+    const payload = new Uint8Array(recordBytes - 32);
+    const records: SyntheticRecord[] = [];
+    const { endLsn } = this.#wal;
+    while (this.#wal.endLsn - endLsn < bytes) records.push(this.#wal.next(payload));
+    return records;
+  }
+
+  /** As a compute does: as much as may be in flight. */
+  async stream(records: readonly SyntheticRecord[]): Promise<void> {
+    const driver = this.#driver;
+    for (const record of records) {
+      while (driver.inFlightBytes > walInFlightBytesMax) await driver.waitCommit((driver.commitLsn + 1) as Lsn);
+      driver.append(record.startLsn, record.bytes);
+    }
+    await driver.waitCommit(this.#wal.endLsn);
+  }
+
+  close(): void {
+    this.#driver.close();
+  }
+}

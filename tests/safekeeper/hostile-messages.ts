@@ -1,0 +1,651 @@
+/**
+ * Attacks a safekeeper with what nobody should send: the messages of real conversations, changed, cut, in the wrong order, of others. Driven by
+ * hostile-messages.test.ts.
+ *
+ * Every attempt is a safekeeper of its own, in which two proposers of one timeline have their say, message by message as it was recorded; at one place
+ * something else comes. An attempt is repeated by the seed and its number.
+ *
+ * What must hold, whatever comes
+ * - nothing is thrown outside of the safekeeper, and no timeline stops
+ * - a connection ends only with an error that has a name (`endings`), which its peer is told first
+ * - a message that is refused leaves control file, WAL and files as they were: only an unfinished record may go, and commitLsn may be told to the file
+ * - a message that is taken (it may be one that is as good as another) leaves WAL below commitLsn as it was; terms, commitLsn never go down; a term has one
+ *   ruler; what is acknowledged is stored, whole records of it
+ * - nothing is made for another tenant
+ * - afterwards a proposer that keeps the protocol is elected, goes on from where the WAL ends, commits, and reads all of it back; also from what is stored
+ *
+ * Compared is what lies in the storage, read beside the safekeeper.
+ */
+import { accessRefused, isPageliteError, PageliteError } from '../../engine/errors.ts';
+import { pgVersionNumber, walSegmentSize } from '../../engine/limits.ts';
+import { configurationOf } from '../../engine/model/configuration.ts';
+import { type NodeId, newTenantId, newTimelineId, type TenantTimelineId } from '../../engine/model/ids.ts';
+import { formatLsn, type Lsn } from '../../engine/model/lsn.ts';
+import { decodeAcceptorMessage, decodeProposerMessage } from '../../engine/protocol/proposer-acceptor.ts';
+import {
+  decodeWalStreamResponse,
+  encodeWalStreamRequest,
+  type WalStreamRequest,
+} from '../../engine/protocol/wal-stream.ts';
+import { createChannelPair } from '../../engine/remote/channel-pair.ts';
+import { serveWalStream } from '../../engine/remote/wal-stream-handler.ts';
+import {
+  type ControlState,
+  controlFileName,
+  decodeControlFile,
+  encodeControlFile,
+} from '../../engine/safekeeper/control-file.ts';
+import { Safekeeper } from '../../engine/safekeeper/safekeeper.ts';
+import type { SafekeeperStorage } from '../../engine/safekeeper/storage.ts';
+import type { Channel, WalService } from '../../engine/services.ts';
+import { RecordScan } from '../../engine/wal/record-scan.ts';
+import { nodeClock, silentLog } from '../../server/process/node-host.ts';
+import { ProposerDriver } from '../../smgr-plugin/wal/proposer-driver.ts';
+import { SeededRandom } from '../support/seeded-random.ts';
+import { SyntheticWal, syntheticSystemIdentifier } from '../support/synthetic-wal.ts';
+import { LeanStorage } from './lean-storage.ts';
+import { mutate } from './mutate-message.ts';
+
+export interface AttackOptions {
+  readonly seed: number;
+  /** How many attempts, from `first` on. */
+  readonly count: number;
+  readonly first?: number;
+}
+
+/** What came of the attempts. */
+export interface AttackReport {
+  /** Messages that ended their connection, by the kind of the error. */
+  readonly refused: Record<string, number>;
+  /** Attempts in which no message was. */
+  taken: number;
+  /** Proposers that went on afterwards. */
+  elected: number;
+  /**
+   * Attempts in which somebody with another WAL of the same term was elected, and cut the log in the middle of a record. Terms are given to one only, and what
+   * an acceptor believes rests on that: it cannot tell. Committed WAL is as safe as ever; what comes behind the cut is not looked at.
+   */
+  cutWithin: number;
+}
+
+const nodeId = 1 as NodeId;
+const startLsn = (walSegmentSize + 40) as Lsn;
+const endings = ['invalid', 'corrupt', 'fenced', 'notFound'] as const;
+const configuration = configurationOf(1, [nodeId]);
+/** All WAL of a recorded conversation, and some zeros behind. */
+const storedBytes = 24 * 1024;
+/** How many messages after the changed one are looked at one by one. */
+const watchedMessages = 5;
+/** Each so many attempts in which nothing was taken a proposer that keeps the protocol comes all the same, and each so many the safekeeper starts again. */
+const honestEvery = 8;
+const restartEvery = 256;
+
+// Recording
+
+/** One connection's messages. */
+type Script = readonly Uint8Array[];
+
+interface Recording {
+  readonly victim: TenantTimelineId;
+  /** Two proposers of the victim, one after the other. */
+  readonly scripts: readonly Script[];
+  /** Other proposers of the same timeline, in a world in which these two never were. */
+  readonly fork: readonly Script[];
+  /** A proposer of another tenant's timeline. */
+  readonly stranger: Script;
+  readonly strangerId: TenantTimelineId;
+}
+
+export async function recordConversations(random: SeededRandom): Promise<Recording> {
+  const newId = () => ({ tenantId: newTenantId(random), timelineId: newTimelineId(random) });
+  const [victim, strangerId] = [newId(), newId()];
+  return {
+    victim,
+    strangerId,
+    scripts: await converse(victim, random, [
+      [100, 4000, 30],
+      [700, 5000, 60],
+    ]),
+    fork: await converse(victim, random, [[300], [2000, 500], [90]]),
+    stranger: (await converse(strangerId, random, [[200, 300]]))[0]!,
+  };
+}
+
+/** For each proposer the sizes of its records; what it sent. */
+async function converse(
+  id: TenantTimelineId,
+  random: SeededRandom,
+  proposers: readonly (readonly number[])[],
+): Promise<Script[]> {
+  const safekeeper = new Safekeeper({ nodeId, storage: new LeanStorage(), log: silentLog });
+  const scripts: Script[] = [];
+  for (const sizes of proposers) {
+    const sent: Uint8Array[] = [];
+    scripts.push(sent);
+    const driver = await elect(id, random, { ...serviceOf(safekeeper), connectProposer: () => tapped(sent) });
+    const wal = SyntheticWal.afterBoot(driver.startLsn);
+    for (const size of sizes) {
+      const payload = new Uint8Array(size);
+      random.fill(payload);
+      const record = wal.next(payload);
+      // A long record in two parts.
+      const cut = size > 1000 ? random.below(record.bytes.length) : record.bytes.length;
+      driver.append(record.startLsn, record.bytes.slice(0, cut));
+      if (cut < record.bytes.length) driver.append((record.startLsn + cut) as Lsn, record.bytes.slice(cut));
+      await driver.waitCommit(record.endLsn);
+      await turn();
+    }
+    driver.close();
+    await turn();
+  }
+  return scripts;
+
+  function tapped(sent: Uint8Array[]): Channel {
+    const channel = safekeeper.connectProposer(id);
+    const send = channel.send.bind(channel);
+    channel.send = (message) => {
+      sent.push(message.slice());
+      send(message);
+    };
+    return channel;
+  }
+}
+
+// One attempt
+
+/** What a storage holds of a timeline. */
+interface Stored {
+  readonly control: Uint8Array;
+  readonly files: string;
+  /** Of the segment in which the recorded WAL lies. */
+  readonly wal: Uint8Array;
+  /** As the safekeeper says. */
+  readonly flushLsn: number;
+  readonly commitLsn: number;
+}
+
+class Attempt {
+  readonly #recording: Recording;
+  readonly #random: SeededRandom;
+  readonly #report: AttackReport;
+  readonly #storage = new LeanStorage();
+  #safekeeper = newSafekeeper(this.#storage);
+  /** Whom each term was given to. */
+  readonly #rulers = new Map<number, string>();
+  #refused = 0;
+  #isCutWithin = false;
+
+  constructor(recording: Recording, random: SeededRandom, report: AttackReport) {
+    this.#recording = recording;
+    this.#random = random;
+    this.#report = report;
+  }
+
+  async run(number: number): Promise<void> {
+    const { scripts } = this.#recording;
+    let place = this.#random.below(scripts.reduce((sum, script) => sum + script.length, 0));
+    let watched = 0;
+    for (const script of scripts) {
+      const link = new Link(this, this.#safekeeper, this.#recording, this.#random.chance(0.5));
+      for (const [at, message] of script.entries()) {
+        if (place-- === 0) {
+          watched = 1;
+          await this.#attack(link, script, at);
+        } else if (watched > 0 && watched <= watchedMessages) {
+          watched++;
+          await this.#watch(link, [message]);
+        } else {
+          link.send(message);
+          if (at === 0) await turn();
+        }
+        if (link.ended) break;
+      }
+      await turn();
+      link.close();
+      await turn();
+    }
+    if (this.#isCutWithin) this.#report.cutWithin++;
+    if (this.#refused === 0) this.#report.taken++;
+    if (this.#refused === 0 || number % honestEvery === 0) await this.#goOn(number % restartEvery === 0);
+    for (const { tenantId } of this.#storage.ids) {
+      check(tenantId === this.#recording.victim.tenantId, "another tenant's timeline was made");
+    }
+  }
+
+  async #attack(link: Link, script: Script, at: number): Promise<void> {
+    const random = this.#random;
+    const message = script[at]!;
+    const { fork, stranger } = this.#recording;
+    const others = [script, ...fork, stranger];
+    switch (random.below(12)) {
+      case 0: // It never comes.
+        return;
+      case 1: // Twice.
+        return this.#watch(link, [message, message]);
+      case 2: // Out of order.
+        return this.#watch(link, [random.pick(script), message]);
+      case 3: // Of another conversation.
+        return this.#watch(link, [random.pick(random.pick(others)), message]);
+      case 4: // In its place.
+        return this.#watch(link, [random.pick(random.pick(others))]);
+      case 5: {
+        // A rival comes over a connection of its own, from its first message on.
+        const rival = new Link(this, this.#safekeeper, this.#recording, random.chance(0.5));
+        const all = random.pick(others);
+        await this.#watch(rival, all.slice(0, 1 + random.below(all.length)));
+        await this.#watch(link, [message]);
+        rival.close();
+        return;
+      }
+      default:
+        return this.#watch(link, [mutate(message, random)]);
+    }
+  }
+
+  /** Sends messages one by one, and compares what is stored before and after each. */
+  async #watch(link: Link, messages: readonly Uint8Array[]): Promise<void> {
+    await turn();
+    let before = await this.#stored();
+    for (const message of messages) {
+      if (link.ended) return;
+      link.send(message);
+      await turn();
+      const after = await this.#stored();
+      if (link.ended !== null) {
+        this.#refused++;
+        const { kind } = link.ended;
+        this.#report.refused[kind] = (this.#report.refused[kind] ?? 0) + 1;
+        this.#checkRefused(before, after, link.ended);
+      }
+      this.#checkKept(before, after, message);
+      before = after;
+    }
+  }
+
+  /** Null if there is no such timeline. */
+  async #stored(): Promise<Stored | null> {
+    const timeline = this.#storage.peek(this.#recording.victim);
+    const control = await timeline?.readFile(controlFileName);
+    if (!timeline || !control) return null;
+    const files = await timeline.segments.list();
+    const first = files.find(({ name }) => name.startsWith('000000010000000000000001'));
+    const status = await this.#safekeeper.getStatus(this.#recording.victim);
+    return {
+      control,
+      files: files.map(({ name, size }) => `${name} ${size}`).join(),
+      wal: first ? await timeline.segments.read(first.name, 0, storedBytes) : new Uint8Array(0),
+      flushLsn: status!.flushLsn,
+      commitLsn: status!.commitLsn,
+    };
+  }
+
+  #checkRefused(before: Stored | null, after: Stored | null, error: PageliteError): void {
+    if (before === null || after === null) {
+      check(before === after, `a refused message made a timeline: ${error.message}`);
+      return;
+    }
+    if (!same(before.control, after.control)) {
+      const told = encodeControlFile({ ...this.#control(before), commitLsn: before.commitLsn as Lsn });
+      check(same(told, after.control), `a refused message changed the control file: ${error.message}`);
+    }
+    check(before.files === after.files, `a refused message changed files: ${before.files}, then ${after.files}`);
+    check(before.flushLsn === after.flushLsn, `a refused message moved flushLsn: ${error.message}`);
+    check(before.commitLsn === after.commitLsn, `a refused message moved commitLsn: ${error.message}`);
+    if (same(before.wal, after.wal)) return;
+    check(error.message.includes('garbage'), `a refused message changed WAL: ${error.message}`);
+    const kept = Math.max(0, before.flushLsn - walSegmentSize);
+    check(same(before.wal.subarray(0, kept), after.wal.subarray(0, kept)), 'garbage changed whole records');
+    check(
+      after.wal.subarray(kept).every((byte) => byte === 0),
+      'something is left behind the last record',
+    );
+  }
+
+  /** Of every message, refused or taken. */
+  #checkKept(before: Stored | null, after: Stored | null, message: Uint8Array): void {
+    if (before === null) return;
+    check(after !== null, 'the timeline is gone');
+    const [was, is] = [this.#control(before), this.#control(after)];
+    check(is.term >= was.term, `term ${is.term} after term ${was.term}`);
+    check(is.configuration.generation >= was.configuration.generation, 'an older configuration');
+    check(after.commitLsn >= before.commitLsn, 'commitLsn went down');
+    check(after.flushLsn >= after.commitLsn, 'commitLsn is ahead of flushLsn');
+    check(was.startLsn === 0 || is.startLsn === was.startLsn, 'the log begins elsewhere');
+    // A log that begins is at its end, and has no file yet.
+    const committed = ({ wal }: Stored) =>
+      wal.subarray(was.startLsn - walSegmentSize, before.commitLsn - walSegmentSize);
+    check(before.commitLsn <= was.startLsn || same(committed(before), committed(after)), 'committed WAL has changed');
+    if (after.flushLsn < before.flushLsn) {
+      check(decodeProposerMessage(message).kind === 'proposerElected', 'whole records were cut off by nobody elected');
+      const scan = new RecordScan(was.startLsn);
+      scan.feed(before.wal.subarray(Math.max(0, was.startLsn - walSegmentSize), after.flushLsn - walSegmentSize));
+      if (scan.boundaryLsn !== after.flushLsn) this.#isCutWithin = true;
+    }
+  }
+
+  #control(stored: Stored): ControlState {
+    return decodeControlFile(stored.control, this.#recording.victim, 'control');
+  }
+
+  /** Called by a link for each answer. */
+  heard(bytes: Uint8Array): void {
+    const message = decodeAcceptorMessage(bytes);
+    if (message.kind !== 'voteResponse' || !message.voteGiven) return;
+    const ruler = this.#rulers.get(message.term) ?? message.ruler;
+    check(ruler === message.ruler, `two votes in term ${message.term}`);
+    this.#rulers.set(message.term, ruler);
+  }
+
+  /** A proposer that keeps the protocol, of the system that the safekeeper was told of. */
+  async #goOn(restart: boolean): Promise<void> {
+    const before = await this.#stored();
+    if (restart) {
+      await this.#safekeeper.close();
+      this.#safekeeper = newSafekeeper(this.#storage);
+    }
+    const safekeeper = this.#safekeeper;
+    const { victim } = this.#recording;
+    const known = before && this.#control(before);
+    const electing = elect(victim, this.#random, serviceOf(safekeeper), known);
+    const isOther = (pgVersion: number) => Math.floor(pgVersion / 10000) !== Math.floor(pgVersionNumber / 10000);
+    // 0: not known yet.
+    if (known && known.pgVersion !== 0 && isOther(known.pgVersion)) {
+      const error: unknown = await electing.catch((reason: unknown) => reason);
+      check(isPageliteError(error, 'invalid'), 'a proposer of another PostgreSQL is let in');
+      return;
+    }
+    const driver = await electing;
+    const begins = before?.flushLsn || startLsn;
+    check(driver.startLsn === begins, `goes on at ${formatLsn(driver.startLsn)}, not at ${formatLsn(begins)}`);
+    const record = SyntheticWal.afterBoot(driver.startLsn).next(new Uint8Array(200));
+    driver.append(record.startLsn, record.bytes);
+    await soon(driver.waitCommit(record.endLsn), 'the commit');
+    await turn();
+    driver.close();
+    await turn();
+    const after = await this.#stored();
+    if (before) this.#checkKept(before, after, new Uint8Array(0));
+    if (!this.#isCutWithin) {
+      this.#checkRecords(after!, record.endLsn);
+      await readBack(safekeeper, victim, after!, this.#control(after!).startLsn, record.endLsn);
+    }
+    this.#report.elected++;
+  }
+
+  /** What counts as durable is stored, and whole records. */
+  #checkRecords(stored: Stored, endLsn: Lsn): void {
+    const { startLsn: begin } = this.#control(stored);
+    check(stored.flushLsn === endLsn && stored.commitLsn === endLsn, 'not all of it is committed');
+    if (endLsn > walSegmentSize + storedBytes) return;
+    const scan = new RecordScan(begin);
+    scan.feed(stored.wal.subarray(begin - walSegmentSize, endLsn - walSegmentSize));
+    check(
+      scan.boundaryLsn === endLsn,
+      `records end at ${formatLsn(scan.boundaryLsn)}, not at ${formatLsn(endLsn)}: ${scan.problem}; they begin at ${formatLsn(begin)}`,
+    );
+  }
+}
+
+async function readBack(safekeeper: Safekeeper, id: TenantTimelineId, stored: Stored, from: Lsn, to: Lsn) {
+  const stop = new AbortController();
+  let at = from;
+  for await (const { startLsn: lsn, bytes } of safekeeper.readWal(id, from, stop.signal)) {
+    check(lsn === at, `WAL is read from ${formatLsn(lsn)}, not from ${formatLsn(at)}`);
+    const offset = lsn - walSegmentSize;
+    if (to <= walSegmentSize + storedBytes) {
+      check(same(stored.wal.subarray(offset, offset + bytes.length), bytes), 'what is read is not what is stored');
+    }
+    at = (at + bytes.length) as Lsn;
+    if (at >= to) break;
+  }
+  check(at === to, 'WAL cannot be read to its end');
+}
+
+/** A connection of a proposer, as a process of its own has it. */
+class Link {
+  readonly #channel: Channel;
+  #told: PageliteError | null = null;
+  /** Why the safekeeper ended it; null as long as it has not. */
+  ended: PageliteError | null = null;
+  #closed = false;
+
+  /** `named`: made for the victim's timeline; else its greeting alone says which, and a token says which tenant. */
+  constructor(attempt: Attempt, safekeeper: Safekeeper, { victim }: Recording, named: boolean) {
+    const [near, far] = createChannelPair();
+    safekeeper.acceptProposer(far, named ? victim : null, ({ tenantId }) => {
+      if (tenantId !== victim.tenantId) throw new PageliteError('invalid', 'access refused', accessRefused);
+    });
+    this.#channel = near;
+    near.onMessage((bytes) => {
+      const message = decodeAcceptorMessage(bytes);
+      if (message.kind === 'error') this.#told = message.error;
+      else attempt.heard(bytes);
+    });
+    near.onClose((error) => {
+      if (this.#closed) return;
+      check(isPageliteError(error), `a connection ended with ${error}`);
+      check(
+        endings.some((kind) => kind === error.kind),
+        `a connection ended as ${error.kind}: ${error.message}`,
+      );
+      check(this.#told?.kind === error.kind, 'the peer is not told why');
+      this.ended = error;
+    });
+  }
+
+  send(message: Uint8Array): void {
+    // Whoever takes a message over may keep a view of it.
+    if (this.ended === null) this.#channel.send(message.slice());
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#channel.close();
+  }
+}
+
+// Readers
+
+/** The same for what readers and peers ask: a safekeeper that has WAL answers or ends the connection, and is as it was. */
+class ReaderAttempts {
+  readonly #recording: Recording;
+  readonly #report: AttackReport;
+  readonly #safekeeper: Safekeeper;
+  readonly #storage = new LeanStorage();
+  #requests: readonly WalStreamRequest[] = [];
+  #wal: Uint8Array = new Uint8Array(0);
+  #status = '';
+
+  constructor(recording: Recording, report: AttackReport) {
+    this.#recording = recording;
+    this.#report = report;
+    this.#safekeeper = newSafekeeper(this.#storage);
+  }
+
+  async prepare(): Promise<void> {
+    const { victim, strangerId } = this.#recording;
+    for (const script of this.#recording.scripts) {
+      const channel = this.#safekeeper.connectProposer(victim);
+      for (const message of script) {
+        channel.send(message.slice());
+        await turn();
+      }
+      channel.close();
+      await turn();
+    }
+    const status = (await this.#safekeeper.getStatus(victim))!;
+    this.#requests = [
+      { kind: 'readWal', timeline: victim, startLsn: status.startLsn, term: null },
+      { kind: 'readWal', timeline: victim, startLsn: status.startLsn, term: status.term },
+      { kind: 'readWal', timeline: victim, startLsn: status.flushLsn, term: null },
+      { kind: 'consumed', lsn: status.flushLsn },
+      { kind: 'getStatus', timeline: victim },
+      { kind: 'getStatus', timeline: strangerId },
+      { kind: 'reportConsistent', timeline: victim, lsn: status.commitLsn },
+      { kind: 'describeTimelines' },
+    ];
+    const files = await this.#storage.peek(victim)!.segments.list();
+    this.#wal = await this.#storage.peek(victim)!.segments.read(files[0]!.name, 0, storedBytes);
+    this.#status = await this.#state();
+  }
+
+  async run(random: SeededRandom): Promise<void> {
+    const [near, far] = createChannelPair();
+    serveWalStream(far, this.#safekeeper);
+    let told: PageliteError | null = null;
+    let ended: PageliteError | null = null;
+    let isClosed = false;
+    near.onMessage((bytes) => {
+      const response = decodeWalStreamResponse(bytes);
+      if (response.kind === 'error') told = response.error;
+      if (response.kind !== 'chunk') return;
+      const offset = response.chunk.startLsn - walSegmentSize;
+      const expected = this.#wal.subarray(offset, offset + response.chunk.bytes.length);
+      check(same(expected, response.chunk.bytes), 'what is read is not what is stored');
+    });
+    near.onClose((error) => {
+      if (isClosed) return;
+      check(isPageliteError(error), `a connection ended with ${error}`);
+      check(
+        endings.some((kind) => kind === error.kind),
+        `a connection ended as ${error.kind}: ${error.message}`,
+      );
+      check(told?.kind === error.kind, 'the reader is not told why');
+      ended = error;
+    });
+    const messages = Array.from({ length: 1 + random.below(3) }, () =>
+      encodeWalStreamRequest(random.pick(this.#requests)),
+    );
+    const at = random.below(messages.length);
+    messages[at] = mutate(messages[at]!, random);
+    for (const message of messages) {
+      if (ended !== null) break;
+      near.send(message);
+      await turn();
+    }
+    isClosed = true;
+    near.close();
+    await turn();
+    if (ended === null) this.#report.taken++;
+    else {
+      const { kind } = ended as PageliteError;
+      this.#report.refused[kind] = (this.#report.refused[kind] ?? 0) + 1;
+    }
+    check((await this.#state()) === this.#status, 'a reader has changed the safekeeper');
+  }
+
+  /** But for what a pageserver says it needs no more. */
+  async #state(): Promise<string> {
+    const { victim } = this.#recording;
+    const { remoteConsistentLsn: _, ...status } = (await this.#safekeeper.getStatus(victim))!;
+    const timelines = await this.#safekeeper.listTimelines();
+    const control = await this.#storage.peek(victim)!.readFile(controlFileName);
+    return JSON.stringify([status, timelines, control]);
+  }
+}
+
+// All of it
+
+/** One in so many attempts is a reader's. */
+const readerEvery = 5;
+
+/** Throws what did not hold, with the attempt's number. */
+export async function attack(options: AttackOptions): Promise<AttackReport> {
+  const report: AttackReport = { refused: {}, taken: 0, elected: 0, cutWithin: 0 };
+  const recording = await recordConversations(new SeededRandom(options.seed));
+  const first = options.first ?? 0;
+  let readers: ReaderAttempts | null = null;
+  await outside.watch(async () => {
+    for (let number = first; number < first + options.count; number++) {
+      const random = new SeededRandom(options.seed ^ Math.imul(number + 1, 0x9e3779b1));
+      try {
+        if (number % readerEvery === 0) {
+          if (readers === null || number % 1000 === 0) {
+            readers = new ReaderAttempts(recording, report);
+            await readers.prepare();
+          }
+          await readers.run(random);
+        } else {
+          await new Attempt(recording, random, report).run(number);
+        }
+        outside.check();
+      } catch (error) {
+        throw new Error(`seed ${options.seed}, attempt ${number}: ${(error as Error).message}`, { cause: error });
+      }
+    }
+  });
+  return report;
+}
+
+/** What is thrown where nobody can catch it. */
+const outside = {
+  errors: [] as unknown[],
+  async watch(work: () => Promise<void>): Promise<void> {
+    const note = (error: unknown) => outside.errors.push(error);
+    process.on('unhandledRejection', note);
+    process.on('uncaughtException', note);
+    try {
+      await work();
+    } finally {
+      process.off('unhandledRejection', note);
+      process.off('uncaughtException', note);
+    }
+  },
+  check(): void {
+    if (outside.errors.length > 0) throw outside.errors.shift();
+  },
+};
+
+function newSafekeeper(storage: SafekeeperStorage): Safekeeper {
+  return new Safekeeper({ nodeId, storage, log: silentLog });
+}
+
+function serviceOf(safekeeper: Safekeeper): WalService {
+  return {
+    nodeId,
+    connectProposer: (id) => safekeeper.connectProposer(id),
+    readWal: (...args) => safekeeper.readWal(...args),
+    getStatus: (id) => safekeeper.getStatus(id),
+    reportConsistent: (...args) => safekeeper.reportConsistent(...args),
+  };
+}
+
+function elect(
+  id: TenantTimelineId,
+  random: SeededRandom,
+  service: WalService,
+  known: Pick<ControlState, 'systemIdentifier' | 'configuration'> | null = null,
+): Promise<ProposerDriver> {
+  const election = ProposerDriver.elect({
+    id,
+    services: [service],
+    startLsnIfEmpty: startLsn,
+    systemIdentifier: known?.systemIdentifier ?? syntheticSystemIdentifier,
+    configuration: known?.configuration ?? configuration,
+    clock: nodeClock,
+    random,
+    log: silentLog,
+  });
+  return soon(election, 'the election');
+}
+
+/** All that goes on without a clock or a disk has happened. */
+const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+
+async function soon<T>(promise: Promise<T>, what: string): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`${what} does not come`)), 3_000);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function check(holds: boolean, what: string): asserts holds {
+  if (!holds) throw new Error(what);
+}
+
+const same = (a: Uint8Array, b: Uint8Array): boolean => Buffer.compare(a, b) === 0;
