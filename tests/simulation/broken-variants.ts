@@ -122,10 +122,6 @@ export const brokenVariants: readonly BrokenVariant[] = [
     edits: [{ file: acceptor, find: 'Math.min(message.commitLsn, this.flushLsn)', replace: 'message.commitLsn' }],
   },
   {
-    name: 'goes on with the WAL of a peer after an election',
-    edits: [{ file: acceptor, find: 'this.#adopting.electedTerm = noTerm;', replace: '' }],
-  },
-  {
     name: 'keeps its own end of the log under the history of a peer',
     edits: [
       { file: acceptor, find: 'if (isFirst || this.writeLsn !== common) persist', replace: 'if (isFirst) persist' },

@@ -64,13 +64,16 @@ export class ConsensusCluster {
   readonly store = new MemoryObjectStore();
   readonly #withUpkeep: boolean;
   #switchesLeft: number;
+  /** Until then there is no object store. */
+  readonly #storeFromMs: number;
   staleRestores = 0;
   recoveries = 0;
 
   constructor(world: World, { acceptorCount, faults, upkeep, trace }: ClusterOptions) {
     this.world = world;
     this.#withUpkeep = upkeep;
-    this.#switchesLeft = upkeep && world.chance(0.2) ? 1 + world.below(3) : 0;
+    this.#storeFromMs = upkeep && world.chance(0.5) ? world.now() + world.below(12_000) : 0;
+    this.#switchesLeft = upkeep && world.chance(0.25) ? 1 + world.below(3) : 0;
     this.network = new Network(world, faults);
     this.nodes = Array.from({ length: acceptorCount }, (_, i) => new SimNode(i + 1, world));
     const say = (level: string) => (message: string, data?: object) => {
@@ -123,7 +126,10 @@ export class ConsensusCluster {
     node.upkeep.start();
   }
 
-  readonly #openBackup = async (): Promise<BackupTarget> => ({ store: this.store, cluster: simCluster });
+  readonly #openBackup = async (): Promise<BackupTarget> => {
+    if (this.world.now() < this.#storeFromMs) throw new PageliteError('unavailable', 'the object store is away');
+    return { store: this.store, cluster: simCluster };
+  };
 
   /** Whether the next record is to end its segment: a few times in a run, so that whole segments are sent and given up. */
   mustSwitch(): boolean {
