@@ -13,6 +13,7 @@ const long = [
   'tests/cli/!(quickstart).pg.test.ts',
   'tests/import/*.pg.test.ts',
   'tests/faults/*',
+  'tests/simulation/broken-variants.sim.test.ts',
 ];
 const isNamed = process.argv.slice(3).some((word) => !word.startsWith('-'));
 const isAll = process.argv.includes('--mode=all') || isNamed;
