@@ -9,6 +9,7 @@
  * - nothing is thrown outside of the safekeeper, and no timeline stops
  * - a connection ends only with an error that has a name (`endings`), which its peer is told first
  * - a message that is refused leaves control file, WAL and files as they were: only an unfinished record may go, and commitLsn may be told to the file
+ * - WAL comes only from who was elected in its term over the same connection
  * - a message that is taken (it may be one that is as good as another) leaves WAL below commitLsn as it was; terms, commitLsn never go down; a term has one
  *   ruler; what is acknowledged is stored, whole records of it
  * - nothing is made for another tenant
@@ -21,7 +22,11 @@ import { pgVersionNumber, walSegmentSize } from '../../engine/limits.ts';
 import { configurationOf } from '../../engine/model/configuration.ts';
 import { type NodeId, newTenantId, newTimelineId, type TenantTimelineId } from '../../engine/model/ids.ts';
 import { formatLsn, type Lsn } from '../../engine/model/lsn.ts';
-import { decodeAcceptorMessage, decodeProposerMessage } from '../../engine/protocol/proposer-acceptor.ts';
+import {
+  decodeAcceptorMessage,
+  decodeProposerMessage,
+  type ProposerMessage,
+} from '../../engine/protocol/proposer-acceptor.ts';
 import {
   decodeWalStreamResponse,
   encodeWalStreamRequest,
@@ -258,6 +263,7 @@ class Attempt {
         this.#checkRefused(before, after, link.ended);
       }
       this.#checkKept(before, after, message);
+      this.#checkWriter(before, after, message, link);
       before = after;
     }
   }
@@ -316,24 +322,32 @@ class Attempt {
       wal.subarray(was.startLsn - walSegmentSize, before.commitLsn - walSegmentSize);
     check(before.commitLsn <= was.startLsn || same(committed(before), committed(after)), 'committed WAL has changed');
     if (after.flushLsn < before.flushLsn) {
-      check(decodeProposerMessage(message).kind === 'proposerElected', 'whole records were cut off by nobody elected');
+      check(decoded(message)?.kind === 'proposerElected', 'whole records were cut off by nobody elected');
       const scan = new RecordScan(was.startLsn);
       scan.feed(before.wal.subarray(Math.max(0, was.startLsn - walSegmentSize), after.flushLsn - walSegmentSize));
       if (scan.boundaryLsn !== after.flushLsn) this.#isCutWithin = true;
     }
   }
 
+  /** WAL comes only from who was elected in the term that it is of, and said so over the same connection. */
+  #checkWriter(before: Stored | null, after: Stored | null, bytes: Uint8Array, link: Link): void {
+    if (before === null || after === null || link.ended !== null) return;
+    if (same(before.wal, after.wal) && before.commitLsn === after.commitLsn) return;
+    const message = decoded(bytes);
+    if (message?.kind !== 'appendRequest') return;
+    check(message.term === this.#control(before).term, `WAL of term ${message.term} is taken`);
+    check(link.electedTerms.has(message.term), `WAL of term ${message.term} is taken of who was not elected there`);
+  }
+
   #control(stored: Stored): ControlState {
     return decodeControlFile(stored.control, this.#recording.victim, 'control');
   }
 
-  /** Called by a link for each answer. */
-  heard(bytes: Uint8Array): void {
-    const message = decodeAcceptorMessage(bytes);
-    if (message.kind !== 'voteResponse' || !message.voteGiven) return;
-    const ruler = this.#rulers.get(message.term) ?? message.ruler;
-    check(ruler === message.ruler, `two votes in term ${message.term}`);
-    this.#rulers.set(message.term, ruler);
+  /** Called by a link for each vote that it was given. */
+  voted(term: number, proposerId: string): void {
+    const ruler = this.#rulers.get(term) ?? proposerId;
+    check(ruler === proposerId, `two votes in term ${term}`);
+    this.#rulers.set(term, ruler);
   }
 
   /** A proposer that keeps the protocol, of the system that the safekeeper was told of. */
@@ -408,6 +422,10 @@ class Link {
   /** Why the safekeeper ended it; null as long as it has not. */
   ended: PageliteError | null = null;
   #closed = false;
+  /** Who asked for a vote over it and was not answered. */
+  readonly #candidates: string[] = [];
+  /** The terms of the `proposerElected` that were sent; an older one says nothing. */
+  readonly electedTerms = new Set<number>();
 
   /** `named`: made for the victim's timeline; else its greeting alone says which, and a token says which tenant. */
   constructor(attempt: Attempt, safekeeper: Safekeeper, { victim }: Recording, named: boolean) {
@@ -419,7 +437,10 @@ class Link {
     near.onMessage((bytes) => {
       const message = decodeAcceptorMessage(bytes);
       if (message.kind === 'error') this.#told = message.error;
-      else attempt.heard(bytes);
+      if (message.kind !== 'voteResponse') return;
+      const candidate = this.#candidates.shift();
+      check(candidate !== undefined, 'a vote that nobody asked for');
+      if (message.voteGiven) attempt.voted(message.term, candidate);
     });
     near.onClose((error) => {
       if (this.#closed) return;
@@ -434,8 +455,12 @@ class Link {
   }
 
   send(message: Uint8Array): void {
+    if (this.ended !== null) return;
+    const sent = decoded(message);
+    if (sent?.kind === 'voteRequest') this.#candidates.push(sent.proposerId);
+    if (sent?.kind === 'proposerElected') this.electedTerms.add(sent.term);
     // Whoever takes a message over may keep a view of it.
-    if (this.ended === null) this.#channel.send(message.slice());
+    this.#channel.send(message.slice());
   }
 
   close(): void {
@@ -570,7 +595,9 @@ export async function attack(options: AttackOptions): Promise<AttackReport> {
         }
         outside.check();
       } catch (error) {
-        throw new Error(`seed ${options.seed}, attempt ${number}: ${(error as Error).message}`, { cause: error });
+        // What was thrown elsewhere came first.
+        const cause = (outside.errors.shift() ?? error) as Error;
+        throw new Error(`seed ${options.seed}, attempt ${number}: ${cause.message}`, { cause });
       }
     }
   });
@@ -596,8 +623,21 @@ const outside = {
   },
 };
 
+/** What it logs as an error is one: a timeline that stopped comes back by itself, and nobody would notice. */
 function newSafekeeper(storage: SafekeeperStorage): Safekeeper {
-  return new Safekeeper({ nodeId, storage, log: silentLog });
+  const error = (text: string, data?: object) =>
+    void outside.errors.push(new Error(`${text}: ${JSON.stringify(data)}`));
+  return new Safekeeper({ nodeId, storage, log: { ...silentLog, error } });
+}
+
+/** Null if it is no message of a proposer. */
+function decoded(bytes: Uint8Array): ProposerMessage | null {
+  try {
+    return decodeProposerMessage(bytes);
+  } catch (error) {
+    if (!isPageliteError(error)) throw error;
+    return null;
+  }
 }
 
 function serviceOf(safekeeper: Safekeeper): WalService {
