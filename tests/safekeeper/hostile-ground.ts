@@ -23,10 +23,11 @@ export interface AttackReport {
   /** Proposers that went on afterwards. */
   elected: number;
   /**
-   * Attempts in which somebody with another WAL of the same term was elected, and cut the log in the middle of a record. Terms are given to one only, and what
-   * an acceptor believes rests on that: it cannot tell. Committed WAL is as safe as ever; what comes behind the cut is not looked at.
+   * Attempts after which the log ends, or is committed, in the middle of a record: somebody with another WAL of the same term was elected, or told a commitLsn
+   * that is none. An acceptor knows where its last record ends and no other, so it believes a proposer that these are ends of records: the log cannot be opened
+   * again then. WAL below the commitLsn of before is as it was; what comes after that is not looked at.
    */
-  cutWithin: number;
+  midRecord: number;
 }
 
 const nodeId = 1 as NodeId;

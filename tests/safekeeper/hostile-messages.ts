@@ -76,7 +76,7 @@ const readerEvery = 5;
 
 /** Throws what did not hold, with the attempt's number. */
 export async function attack(options: AttackOptions): Promise<AttackReport> {
-  const report: AttackReport = { refused: {}, taken: 0, elected: 0, cutWithin: 0 };
+  const report: AttackReport = { refused: {}, taken: 0, elected: 0, midRecord: 0 };
   const recording = await recordConversations(new SeededRandom(options.seed));
   const first = options.first ?? 0;
   let readers: ReaderAttempts | null = null;
@@ -124,7 +124,7 @@ class Attempt {
   /** Whom each term was given to. */
   readonly #rulers = new Map<number, string>();
   #refused = 0;
-  #isCutWithin = false;
+  #isMidRecord = false;
 
   constructor(recording: Recording, random: SeededRandom, report: AttackReport) {
     this.#recording = recording;
@@ -155,9 +155,10 @@ class Attempt {
       link.close();
       await turn();
     }
-    if (this.#isCutWithin) this.#report.cutWithin++;
+    if (this.#isMidRecord) this.#report.midRecord++;
     if (this.#refused === 0) this.#report.taken++;
-    if (this.#refused === 0 || number % honestEvery === 0) await this.#goOn(number % restartEvery === 0);
+    if (this.#refused === 0 || number % honestEvery === 0)
+      await this.#goOn(number % restartEvery === 0 && !this.#isMidRecord);
     for (const { tenantId } of this.#storage.ids) {
       check(tenantId === this.#recording.victim.tenantId, "another tenant's timeline was made");
     }
@@ -267,11 +268,9 @@ class Attempt {
     const committed = ({ wal }: Stored) =>
       wal.subarray(was.startLsn - walSegmentSize, before.commitLsn - walSegmentSize);
     check(before.commitLsn <= was.startLsn || same(committed(before), committed(after)), 'committed WAL has changed');
+    if (!isRecordEnd(after, is, after.commitLsn) || !isRecordEnd(after, is, after.flushLsn)) this.#isMidRecord = true;
     if (after.flushLsn < before.flushLsn) {
       check(decoded(message)?.kind === 'proposerElected', 'whole records were cut off by nobody elected');
-      const scan = new RecordScan(was.startLsn);
-      scan.feed(before.wal.subarray(Math.max(0, was.startLsn - walSegmentSize), after.flushLsn - walSegmentSize));
-      if (scan.boundaryLsn !== after.flushLsn) this.#isCutWithin = true;
     }
   }
 
@@ -325,7 +324,7 @@ class Attempt {
     await turn();
     const after = await this.#stored();
     if (before) this.#checkKept(before, after, new Uint8Array(0));
-    if (!this.#isCutWithin) {
+    if (!this.#isMidRecord) {
       this.#checkRecords(after!, record.endLsn);
       await readBack(safekeeper, victim, after!, this.#control(after!).startLsn, record.endLsn);
     }
@@ -344,6 +343,14 @@ class Attempt {
       `records end at ${formatLsn(scan.boundaryLsn)}, not at ${formatLsn(endLsn)}: ${scan.problem}; they begin at ${formatLsn(begin)}`,
     );
   }
+}
+
+/** As far as the stored WAL that is compared goes. */
+function isRecordEnd({ wal }: Stored, { startLsn: begin }: ControlState, lsn: number): boolean {
+  if (begin < walSegmentSize || lsn > walSegmentSize + storedBytes) return true;
+  const scan = new RecordScan(begin);
+  scan.feed(wal.subarray(begin - walSegmentSize, lsn - walSegmentSize));
+  return lsn <= begin || scan.boundaryLsn === lsn;
 }
 
 async function readBack(safekeeper: Safekeeper, id: TenantTimelineId, stored: Stored, from: Lsn, to: Lsn) {
