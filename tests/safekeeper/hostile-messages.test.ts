@@ -18,7 +18,7 @@ import { LeanStorage } from './lean-storage.ts';
 import { sampleProposerMessages } from './samples.ts';
 
 const seed = Number(process.env.PAGELITE_SEED ?? Math.floor(Math.random() * 2 ** 31));
-const count = Number(process.env.PAGELITE_MUTATIONS ?? 20_000);
+const count = Number(process.env.PAGELITE_MUTATIONS ?? 12_000);
 const first = Number(process.env.PAGELITE_FIRST ?? 0);
 
 it(

@@ -9,6 +9,7 @@
  * - nothing is thrown outside of the safekeeper, and no timeline stops
  * - a connection ends only with an error that has a name (`endings`), which its peer is told first
  * - a message that is refused leaves control file, WAL and files as they were: only an unfinished record may go, and commitLsn may be told to the file
+ * - WAL comes only from who was elected in its term over the same connection
  * - a message that is taken (it may be one that is as good as another) leaves WAL below commitLsn as it was; terms, commitLsn never go down; a term has one
  *   ruler; what is acknowledged is stored, whole records of it
  * - nothing is made for another tenant
@@ -18,31 +19,43 @@
  */
 import { accessRefused, isPageliteError, PageliteError } from '../../engine/errors.ts';
 import { pgVersionNumber, walSegmentSize } from '../../engine/limits.ts';
-import { configurationOf } from '../../engine/model/configuration.ts';
-import { type NodeId, newTenantId, newTimelineId, type TenantTimelineId } from '../../engine/model/ids.ts';
+import type { TenantTimelineId } from '../../engine/model/ids.ts';
 import { formatLsn, type Lsn } from '../../engine/model/lsn.ts';
-import { decodeAcceptorMessage, decodeProposerMessage } from '../../engine/protocol/proposer-acceptor.ts';
 import {
-  decodeWalStreamResponse,
-  encodeWalStreamRequest,
-  type WalStreamRequest,
-} from '../../engine/protocol/wal-stream.ts';
+  decodeAcceptorMessage,
+  decodeProposerMessage,
+  type ProposerMessage,
+} from '../../engine/protocol/proposer-acceptor.ts';
 import { createChannelPair } from '../../engine/remote/channel-pair.ts';
-import { serveWalStream } from '../../engine/remote/wal-stream-handler.ts';
 import {
   type ControlState,
   controlFileName,
   decodeControlFile,
   encodeControlFile,
 } from '../../engine/safekeeper/control-file.ts';
-import { Safekeeper } from '../../engine/safekeeper/safekeeper.ts';
-import type { SafekeeperStorage } from '../../engine/safekeeper/storage.ts';
-import type { Channel, WalService } from '../../engine/services.ts';
+import type { Safekeeper } from '../../engine/safekeeper/safekeeper.ts';
+import type { Channel } from '../../engine/services.ts';
 import { RecordScan } from '../../engine/wal/record-scan.ts';
-import { nodeClock, silentLog } from '../../server/process/node-host.ts';
-import { ProposerDriver } from '../../smgr-plugin/wal/proposer-driver.ts';
 import { SeededRandom } from '../support/seeded-random.ts';
-import { SyntheticWal, syntheticSystemIdentifier } from '../support/synthetic-wal.ts';
+import { SyntheticWal } from '../support/synthetic-wal.ts';
+import {
+  type AttackReport,
+  check,
+  checkEnding,
+  elect,
+  newSafekeeper,
+  outside,
+  type Recording,
+  recordConversations,
+  type Script,
+  same,
+  serviceOf,
+  soon,
+  startLsn,
+  storedBytes,
+  turn,
+} from './hostile-ground.ts';
+import { ReaderAttempts } from './hostile-readers.ts';
 import { LeanStorage } from './lean-storage.ts';
 import { mutate } from './mutate-message.ts';
 
@@ -53,105 +66,43 @@ export interface AttackOptions {
   readonly first?: number;
 }
 
-/** What came of the attempts. */
-export interface AttackReport {
-  /** Messages that ended their connection, by the kind of the error. */
-  readonly refused: Record<string, number>;
-  /** Attempts in which no message was. */
-  taken: number;
-  /** Proposers that went on afterwards. */
-  elected: number;
-  /**
-   * Attempts in which somebody with another WAL of the same term was elected, and cut the log in the middle of a record. Terms are given to one only, and what
-   * an acceptor believes rests on that: it cannot tell. Committed WAL is as safe as ever; what comes behind the cut is not looked at.
-   */
-  cutWithin: number;
-}
-
-const nodeId = 1 as NodeId;
-const startLsn = (walSegmentSize + 40) as Lsn;
-const endings = ['invalid', 'corrupt', 'fenced', 'notFound'] as const;
-const configuration = configurationOf(1, [nodeId]);
-/** All WAL of a recorded conversation, and some zeros behind. */
-const storedBytes = 24 * 1024;
 /** How many messages after the changed one are looked at one by one. */
 const watchedMessages = 5;
-/** Each so many attempts in which nothing was taken a proposer that keeps the protocol comes all the same, and each so many the safekeeper starts again. */
+/** Each so many attempts in which a message was refused a proposer that keeps the protocol comes all the same, and each so many the safekeeper starts again. */
 const honestEvery = 8;
 const restartEvery = 256;
+/** One in so many attempts is a reader's (hostile-readers.ts). */
+const readerEvery = 5;
 
-// Recording
-
-/** One connection's messages. */
-type Script = readonly Uint8Array[];
-
-interface Recording {
-  readonly victim: TenantTimelineId;
-  /** Two proposers of the victim, one after the other. */
-  readonly scripts: readonly Script[];
-  /** Other proposers of the same timeline, in a world in which these two never were. */
-  readonly fork: readonly Script[];
-  /** A proposer of another tenant's timeline. */
-  readonly stranger: Script;
-  readonly strangerId: TenantTimelineId;
-}
-
-export async function recordConversations(random: SeededRandom): Promise<Recording> {
-  const newId = () => ({ tenantId: newTenantId(random), timelineId: newTimelineId(random) });
-  const [victim, strangerId] = [newId(), newId()];
-  return {
-    victim,
-    strangerId,
-    scripts: await converse(victim, random, [
-      [100, 4000, 30],
-      [700, 5000, 60],
-    ]),
-    fork: await converse(victim, random, [[300], [2000, 500], [90]]),
-    stranger: (await converse(strangerId, random, [[200, 300]]))[0]!,
-  };
-}
-
-/** For each proposer the sizes of its records; what it sent. */
-async function converse(
-  id: TenantTimelineId,
-  random: SeededRandom,
-  proposers: readonly (readonly number[])[],
-): Promise<Script[]> {
-  const safekeeper = new Safekeeper({ nodeId, storage: new LeanStorage(), log: silentLog });
-  const scripts: Script[] = [];
-  for (const sizes of proposers) {
-    const sent: Uint8Array[] = [];
-    scripts.push(sent);
-    const driver = await elect(id, random, { ...serviceOf(safekeeper), connectProposer: () => tapped(sent) });
-    const wal = SyntheticWal.afterBoot(driver.startLsn);
-    for (const size of sizes) {
-      const payload = new Uint8Array(size);
-      random.fill(payload);
-      const record = wal.next(payload);
-      // A long record in two parts.
-      const cut = size > 1000 ? random.below(record.bytes.length) : record.bytes.length;
-      driver.append(record.startLsn, record.bytes.slice(0, cut));
-      if (cut < record.bytes.length) driver.append((record.startLsn + cut) as Lsn, record.bytes.slice(cut));
-      await driver.waitCommit(record.endLsn);
-      await turn();
+/** Throws what did not hold, with the attempt's number. */
+export async function attack(options: AttackOptions): Promise<AttackReport> {
+  const report: AttackReport = { refused: {}, taken: 0, elected: 0, midRecord: 0 };
+  const recording = await recordConversations(new SeededRandom(options.seed));
+  const first = options.first ?? 0;
+  let readers: ReaderAttempts | null = null;
+  await outside.watch(async () => {
+    for (let number = first; number < first + options.count; number++) {
+      const random = new SeededRandom(options.seed ^ Math.imul(number + 1, 0x9e3779b1));
+      try {
+        if (number % readerEvery === 0) {
+          if (readers === null || number % 1000 === 0) {
+            readers = new ReaderAttempts(recording, report);
+            await readers.prepare();
+          }
+          await readers.run(random);
+        } else {
+          await new Attempt(recording, random, report).run(number);
+        }
+        outside.check();
+      } catch (error) {
+        // What was thrown elsewhere came first.
+        const cause = (outside.errors.shift() ?? error) as Error;
+        throw new Error(`seed ${options.seed}, attempt ${number}: ${cause.message}`, { cause });
+      }
     }
-    driver.close();
-    await turn();
-  }
-  return scripts;
-
-  function tapped(sent: Uint8Array[]): Channel {
-    const channel = safekeeper.connectProposer(id);
-    const send = channel.send.bind(channel);
-    channel.send = (message) => {
-      sent.push(message.slice());
-      send(message);
-    };
-    return channel;
-  }
+  });
+  return report;
 }
-
-// One attempt
 
 /** What a storage holds of a timeline. */
 interface Stored {
@@ -173,7 +124,7 @@ class Attempt {
   /** Whom each term was given to. */
   readonly #rulers = new Map<number, string>();
   #refused = 0;
-  #isCutWithin = false;
+  #isMidRecord = false;
 
   constructor(recording: Recording, random: SeededRandom, report: AttackReport) {
     this.#recording = recording;
@@ -204,9 +155,10 @@ class Attempt {
       link.close();
       await turn();
     }
-    if (this.#isCutWithin) this.#report.cutWithin++;
+    if (this.#isMidRecord) this.#report.midRecord++;
     if (this.#refused === 0) this.#report.taken++;
-    if (this.#refused === 0 || number % honestEvery === 0) await this.#goOn(number % restartEvery === 0);
+    if (this.#refused === 0 || number % honestEvery === 0)
+      await this.#goOn(number % restartEvery === 0 && !this.#isMidRecord);
     for (const { tenantId } of this.#storage.ids) {
       check(tenantId === this.#recording.victim.tenantId, "another tenant's timeline was made");
     }
@@ -258,6 +210,7 @@ class Attempt {
         this.#checkRefused(before, after, link.ended);
       }
       this.#checkKept(before, after, message);
+      this.#checkWriter(before, after, message, link);
       before = after;
     }
   }
@@ -315,25 +268,31 @@ class Attempt {
     const committed = ({ wal }: Stored) =>
       wal.subarray(was.startLsn - walSegmentSize, before.commitLsn - walSegmentSize);
     check(before.commitLsn <= was.startLsn || same(committed(before), committed(after)), 'committed WAL has changed');
+    if (!isRecordEnd(after, is, after.commitLsn) || !isRecordEnd(after, is, after.flushLsn)) this.#isMidRecord = true;
     if (after.flushLsn < before.flushLsn) {
-      check(decodeProposerMessage(message).kind === 'proposerElected', 'whole records were cut off by nobody elected');
-      const scan = new RecordScan(was.startLsn);
-      scan.feed(before.wal.subarray(Math.max(0, was.startLsn - walSegmentSize), after.flushLsn - walSegmentSize));
-      if (scan.boundaryLsn !== after.flushLsn) this.#isCutWithin = true;
+      check(decoded(message)?.kind === 'proposerElected', 'whole records were cut off by nobody elected');
     }
+  }
+
+  /** WAL comes only from who was elected in the term that it is of, and said so over the same connection. */
+  #checkWriter(before: Stored | null, after: Stored | null, bytes: Uint8Array, link: Link): void {
+    if (before === null || after === null || link.ended !== null) return;
+    if (same(before.wal, after.wal) && before.commitLsn === after.commitLsn) return;
+    const message = decoded(bytes);
+    if (message?.kind !== 'appendRequest') return;
+    check(message.term === this.#control(before).term, `WAL of term ${message.term} is taken`);
+    check(link.electedTerms.has(message.term), `WAL of term ${message.term} is taken of who was not elected there`);
   }
 
   #control(stored: Stored): ControlState {
     return decodeControlFile(stored.control, this.#recording.victim, 'control');
   }
 
-  /** Called by a link for each answer. */
-  heard(bytes: Uint8Array): void {
-    const message = decodeAcceptorMessage(bytes);
-    if (message.kind !== 'voteResponse' || !message.voteGiven) return;
-    const ruler = this.#rulers.get(message.term) ?? message.ruler;
-    check(ruler === message.ruler, `two votes in term ${message.term}`);
-    this.#rulers.set(message.term, ruler);
+  /** Called by a link for each vote that it was given. */
+  voted(term: number, proposerId: string): void {
+    const ruler = this.#rulers.get(term) ?? proposerId;
+    check(ruler === proposerId, `two votes in term ${term}`);
+    this.#rulers.set(term, ruler);
   }
 
   /** A proposer that keeps the protocol, of the system that the safekeeper was told of. */
@@ -365,7 +324,7 @@ class Attempt {
     await turn();
     const after = await this.#stored();
     if (before) this.#checkKept(before, after, new Uint8Array(0));
-    if (!this.#isCutWithin) {
+    if (!this.#isMidRecord) {
       this.#checkRecords(after!, record.endLsn);
       await readBack(safekeeper, victim, after!, this.#control(after!).startLsn, record.endLsn);
     }
@@ -384,6 +343,14 @@ class Attempt {
       `records end at ${formatLsn(scan.boundaryLsn)}, not at ${formatLsn(endLsn)}: ${scan.problem}; they begin at ${formatLsn(begin)}`,
     );
   }
+}
+
+/** As far as the stored WAL that is compared goes. */
+function isRecordEnd({ wal }: Stored, { startLsn: begin }: ControlState, lsn: number): boolean {
+  if (begin < walSegmentSize || lsn > walSegmentSize + storedBytes) return true;
+  const scan = new RecordScan(begin);
+  scan.feed(wal.subarray(begin - walSegmentSize, lsn - walSegmentSize));
+  return lsn <= begin || scan.boundaryLsn === lsn;
 }
 
 async function readBack(safekeeper: Safekeeper, id: TenantTimelineId, stored: Stored, from: Lsn, to: Lsn) {
@@ -408,6 +375,10 @@ class Link {
   /** Why the safekeeper ended it; null as long as it has not. */
   ended: PageliteError | null = null;
   #closed = false;
+  /** Who asked for a vote over it and was not answered. */
+  readonly #candidates: string[] = [];
+  /** The terms of the `proposerElected` that were sent; an older one says nothing. */
+  readonly electedTerms = new Set<number>();
 
   /** `named`: made for the victim's timeline; else its greeting alone says which, and a token says which tenant. */
   constructor(attempt: Attempt, safekeeper: Safekeeper, { victim }: Recording, named: boolean) {
@@ -419,23 +390,25 @@ class Link {
     near.onMessage((bytes) => {
       const message = decodeAcceptorMessage(bytes);
       if (message.kind === 'error') this.#told = message.error;
-      else attempt.heard(bytes);
+      if (message.kind !== 'voteResponse') return;
+      const candidate = this.#candidates.shift();
+      check(candidate !== undefined, 'a vote that nobody asked for');
+      if (message.voteGiven) attempt.voted(message.term, candidate);
     });
     near.onClose((error) => {
       if (this.#closed) return;
-      check(isPageliteError(error), `a connection ended with ${error}`);
-      check(
-        endings.some((kind) => kind === error.kind),
-        `a connection ended as ${error.kind}: ${error.message}`,
-      );
-      check(this.#told?.kind === error.kind, 'the peer is not told why');
+      checkEnding(error, this.#told);
       this.ended = error;
     });
   }
 
   send(message: Uint8Array): void {
+    if (this.ended !== null) return;
+    const sent = decoded(message);
+    if (sent?.kind === 'voteRequest') this.#candidates.push(sent.proposerId);
+    if (sent?.kind === 'proposerElected') this.electedTerms.add(sent.term);
     // Whoever takes a message over may keep a view of it.
-    if (this.ended === null) this.#channel.send(message.slice());
+    this.#channel.send(message.slice());
   }
 
   close(): void {
@@ -444,208 +417,12 @@ class Link {
   }
 }
 
-// Readers
-
-/** The same for what readers and peers ask: a safekeeper that has WAL answers or ends the connection, and is as it was. */
-class ReaderAttempts {
-  readonly #recording: Recording;
-  readonly #report: AttackReport;
-  readonly #safekeeper: Safekeeper;
-  readonly #storage = new LeanStorage();
-  #requests: readonly WalStreamRequest[] = [];
-  #wal: Uint8Array = new Uint8Array(0);
-  #status = '';
-
-  constructor(recording: Recording, report: AttackReport) {
-    this.#recording = recording;
-    this.#report = report;
-    this.#safekeeper = newSafekeeper(this.#storage);
-  }
-
-  async prepare(): Promise<void> {
-    const { victim, strangerId } = this.#recording;
-    for (const script of this.#recording.scripts) {
-      const channel = this.#safekeeper.connectProposer(victim);
-      for (const message of script) {
-        channel.send(message.slice());
-        await turn();
-      }
-      channel.close();
-      await turn();
-    }
-    const status = (await this.#safekeeper.getStatus(victim))!;
-    this.#requests = [
-      { kind: 'readWal', timeline: victim, startLsn: status.startLsn, term: null },
-      { kind: 'readWal', timeline: victim, startLsn: status.startLsn, term: status.term },
-      { kind: 'readWal', timeline: victim, startLsn: status.flushLsn, term: null },
-      { kind: 'consumed', lsn: status.flushLsn },
-      { kind: 'getStatus', timeline: victim },
-      { kind: 'getStatus', timeline: strangerId },
-      { kind: 'reportConsistent', timeline: victim, lsn: status.commitLsn },
-      { kind: 'describeTimelines' },
-    ];
-    const files = await this.#storage.peek(victim)!.segments.list();
-    this.#wal = await this.#storage.peek(victim)!.segments.read(files[0]!.name, 0, storedBytes);
-    this.#status = await this.#state();
-  }
-
-  async run(random: SeededRandom): Promise<void> {
-    const [near, far] = createChannelPair();
-    serveWalStream(far, this.#safekeeper);
-    let told: PageliteError | null = null;
-    let ended: PageliteError | null = null;
-    let isClosed = false;
-    near.onMessage((bytes) => {
-      const response = decodeWalStreamResponse(bytes);
-      if (response.kind === 'error') told = response.error;
-      if (response.kind !== 'chunk') return;
-      const offset = response.chunk.startLsn - walSegmentSize;
-      const expected = this.#wal.subarray(offset, offset + response.chunk.bytes.length);
-      check(same(expected, response.chunk.bytes), 'what is read is not what is stored');
-    });
-    near.onClose((error) => {
-      if (isClosed) return;
-      check(isPageliteError(error), `a connection ended with ${error}`);
-      check(
-        endings.some((kind) => kind === error.kind),
-        `a connection ended as ${error.kind}: ${error.message}`,
-      );
-      check(told?.kind === error.kind, 'the reader is not told why');
-      ended = error;
-    });
-    const messages = Array.from({ length: 1 + random.below(3) }, () =>
-      encodeWalStreamRequest(random.pick(this.#requests)),
-    );
-    const at = random.below(messages.length);
-    messages[at] = mutate(messages[at]!, random);
-    for (const message of messages) {
-      if (ended !== null) break;
-      near.send(message);
-      await turn();
-    }
-    isClosed = true;
-    near.close();
-    await turn();
-    if (ended === null) this.#report.taken++;
-    else {
-      const { kind } = ended as PageliteError;
-      this.#report.refused[kind] = (this.#report.refused[kind] ?? 0) + 1;
-    }
-    check((await this.#state()) === this.#status, 'a reader has changed the safekeeper');
-  }
-
-  /** But for what a pageserver says it needs no more. */
-  async #state(): Promise<string> {
-    const { victim } = this.#recording;
-    const { remoteConsistentLsn: _, ...status } = (await this.#safekeeper.getStatus(victim))!;
-    const timelines = await this.#safekeeper.listTimelines();
-    const control = await this.#storage.peek(victim)!.readFile(controlFileName);
-    return JSON.stringify([status, timelines, control]);
-  }
-}
-
-// All of it
-
-/** One in so many attempts is a reader's. */
-const readerEvery = 5;
-
-/** Throws what did not hold, with the attempt's number. */
-export async function attack(options: AttackOptions): Promise<AttackReport> {
-  const report: AttackReport = { refused: {}, taken: 0, elected: 0, cutWithin: 0 };
-  const recording = await recordConversations(new SeededRandom(options.seed));
-  const first = options.first ?? 0;
-  let readers: ReaderAttempts | null = null;
-  await outside.watch(async () => {
-    for (let number = first; number < first + options.count; number++) {
-      const random = new SeededRandom(options.seed ^ Math.imul(number + 1, 0x9e3779b1));
-      try {
-        if (number % readerEvery === 0) {
-          if (readers === null || number % 1000 === 0) {
-            readers = new ReaderAttempts(recording, report);
-            await readers.prepare();
-          }
-          await readers.run(random);
-        } else {
-          await new Attempt(recording, random, report).run(number);
-        }
-        outside.check();
-      } catch (error) {
-        throw new Error(`seed ${options.seed}, attempt ${number}: ${(error as Error).message}`, { cause: error });
-      }
-    }
-  });
-  return report;
-}
-
-/** What is thrown where nobody can catch it. */
-const outside = {
-  errors: [] as unknown[],
-  async watch(work: () => Promise<void>): Promise<void> {
-    const note = (error: unknown) => outside.errors.push(error);
-    process.on('unhandledRejection', note);
-    process.on('uncaughtException', note);
-    try {
-      await work();
-    } finally {
-      process.off('unhandledRejection', note);
-      process.off('uncaughtException', note);
-    }
-  },
-  check(): void {
-    if (outside.errors.length > 0) throw outside.errors.shift();
-  },
-};
-
-function newSafekeeper(storage: SafekeeperStorage): Safekeeper {
-  return new Safekeeper({ nodeId, storage, log: silentLog });
-}
-
-function serviceOf(safekeeper: Safekeeper): WalService {
-  return {
-    nodeId,
-    connectProposer: (id) => safekeeper.connectProposer(id),
-    readWal: (...args) => safekeeper.readWal(...args),
-    getStatus: (id) => safekeeper.getStatus(id),
-    reportConsistent: (...args) => safekeeper.reportConsistent(...args),
-  };
-}
-
-function elect(
-  id: TenantTimelineId,
-  random: SeededRandom,
-  service: WalService,
-  known: Pick<ControlState, 'systemIdentifier' | 'configuration'> | null = null,
-): Promise<ProposerDriver> {
-  const election = ProposerDriver.elect({
-    id,
-    services: [service],
-    startLsnIfEmpty: startLsn,
-    systemIdentifier: known?.systemIdentifier ?? syntheticSystemIdentifier,
-    configuration: known?.configuration ?? configuration,
-    clock: nodeClock,
-    random,
-    log: silentLog,
-  });
-  return soon(election, 'the election');
-}
-
-/** All that goes on without a clock or a disk has happened. */
-const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
-
-async function soon<T>(promise: Promise<T>, what: string): Promise<T> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`${what} does not come`)), 3_000);
-  });
+/** Null if it is no message of a proposer. */
+function decoded(bytes: Uint8Array): ProposerMessage | null {
   try {
-    return await Promise.race([promise, late]);
-  } finally {
-    clearTimeout(timer);
+    return decodeProposerMessage(bytes);
+  } catch (error) {
+    if (!isPageliteError(error)) throw error;
+    return null;
   }
 }
-
-function check(holds: boolean, what: string): asserts holds {
-  if (!holds) throw new Error(what);
-}
-
-const same = (a: Uint8Array, b: Uint8Array): boolean => Buffer.compare(a, b) === 0;
