@@ -461,10 +461,10 @@ describe('requests to the bucket', () => {
       return (json as { uploads: { layers: number; last_error: string | null } }).uploads;
     };
     const lastError = async () => (await uploads()).last_error;
-    await expect.poll(lastError).toMatch(/object tenants\/.*made to fail/);
+    await expect.poll(lastError, { timeout: 60_000 }).toMatch(/object tenants\/.*made to fail/);
     expect((await uploads()).layers).toBeGreaterThan(0);
     reliable();
-    await expect.poll(uploads, { timeout: 60_000 }).toEqual({ layers: 0, bytes: 0, deletes: 0, last_error: null });
+    await expect.poll(uploads, { timeout: 150_000 }).toEqual({ layers: 0, bytes: 0, deletes: 0, last_error: null });
     await storage.stopPageserver('immediate');
     rmSync(join(storage.pageserverDir, 'tenants'), { recursive: true });
     await storage.startPageserver();
