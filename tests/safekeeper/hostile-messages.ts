@@ -315,7 +315,12 @@ class Attempt {
     }
     const driver = await electing;
     const begins = before?.flushLsn || startLsn;
-    check(driver.startLsn === begins, `goes on at ${formatLsn(driver.startLsn)}, not at ${formatLsn(begins)}`);
+    // A start counts a record that nobody acknowledged, if all that was missing of it are the zeros up to where it is aligned.
+    const isFound = restart && before !== null && driver.startLsn > begins;
+    check(
+      driver.startLsn === begins || (isFound && isRecordEnd(before, known!, driver.startLsn)),
+      `goes on at ${formatLsn(driver.startLsn)}, not at ${formatLsn(begins)}`,
+    );
     const record = SyntheticWal.afterBoot(driver.startLsn).next(new Uint8Array(200));
     driver.append(record.startLsn, record.bytes);
     await soon(driver.waitCommit(record.endLsn), 'the commit');
