@@ -17,7 +17,7 @@ import { attack } from './hostile-messages.ts';
 import { LeanStorage } from './lean-storage.ts';
 import { sampleProposerMessages } from './samples.ts';
 
-const seed = Number(process.env.PAGELITE_SEED ?? Math.floor(Math.random() * 2 ** 31));
+const seed = Number(process.env.PAGELITE_SEED ?? 20_261_129);
 const count = Number(process.env.PAGELITE_MUTATIONS ?? 12_000);
 const first = Number(process.env.PAGELITE_FIRST ?? 0);
 
