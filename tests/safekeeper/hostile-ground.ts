@@ -165,10 +165,13 @@ export function elect(
 /** All that goes on without a clock or a disk has happened. */
 export const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
+/** What needs no time at all, on a machine that is busy with others. */
+const soonMs = 20_000;
+
 export async function soon<T>(promise: Promise<T>, what: string): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`${what} does not come`)), 3_000);
+    timer = setTimeout(() => reject(new Error(`${what} does not come`)), soonMs);
   });
   try {
     return await Promise.race([promise, late]);

@@ -89,9 +89,9 @@ export async function attack(options: AttackOptions): Promise<AttackReport> {
             readers = new ReaderAttempts(recording, report);
             await readers.prepare();
           }
-          await readers.run(random);
+          await soon(readers.run(random), 'the end of the attempt');
         } else {
-          await new Attempt(recording, random, report).run(number);
+          await soon(new Attempt(recording, random, report).run(number), 'the end of the attempt');
         }
         outside.check();
       } catch (error) {
