@@ -14,16 +14,7 @@ import { isAccessRefusal, isPageliteError, messageOf, PageliteError } from '../e
 import { ingestBytesPerTurn, walReceiverPauseMaxMs, walReceiverPauseMinMs, walReceiverSilenceMs } from '../limits.ts';
 import type { TenantTimelineId } from '../model/ids.ts';
 import { formatLsn, type Lsn } from '../model/lsn.ts';
-import type {
-  Clock,
-  Log,
-  Random,
-  SafekeeperTimelineStatus,
-  ValueReader,
-  ValueSink,
-  WalChunk,
-  WalService,
-} from '../services.ts';
+import type { Clock, Log, Random, ValueReader, ValueSink, WalChunk, WalService } from '../services.ts';
 import { WalDecoder } from '../wal/wal-decoder.ts';
 import { WalIngest } from './wal-ingest.ts';
 
@@ -146,20 +137,16 @@ export class WalReceiver {
         ),
       ),
     );
-    const holds = (status: SafekeeperTimelineStatus | null) =>
-      status !== null && status.startLsn <= target.lastRecordLsn;
-    const mustHold = statuses.some((status, i) => holds(status) && !this.#damaged.has(services[i]!));
-    let best: WalService[] = [];
-    let bestLsn = target.lastRecordLsn;
-    for (const [i, status] of statuses.entries()) {
-      if (this.#damaged.has(services[i]!)) continue;
-      if (status === null || status.startLsn === 0 || status.commitLsn < bestLsn) continue;
-      if (mustHold && !holds(status)) continue;
-      if (status.commitLsn > bestLsn) best = [];
-      bestLsn = status.commitLsn;
-      best.push(services[i]!);
-    }
-    return best[Math.floor(random.next() * best.length)] ?? null;
+    const able = services.flatMap((service, i) => {
+      const status = statuses[i] ?? null;
+      if (this.#damaged.has(service) || status === null || status.startLsn === 0) return [];
+      return status.commitLsn < target.lastRecordLsn ? [] : [{ service, ...status }];
+    });
+    const holding = able.filter(({ startLsn }) => startLsn <= target.lastRecordLsn);
+    const asked = holding.length > 0 ? holding : able;
+    const bestLsn = Math.max(...asked.map(({ commitLsn }) => commitLsn));
+    const best = asked.filter(({ commitLsn }) => commitLsn === bestLsn);
+    return best[Math.floor(random.next() * best.length)]?.service ?? null;
   }
 
   /** One that is away comes back by itself; one that refuses the token waits for somebody to do something, and is told of once. */

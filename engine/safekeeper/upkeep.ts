@@ -136,8 +136,8 @@ export class SafekeeperUpkeep {
   }
 
   /**
-   * A timeline that no disk has any more gets the WAL that is in the object store. One that has WAL here keeps that. Rejects `notFound` and `corrupt` as
-   * ArchivedLog.open, `invalid` if WAL is sent nowhere.
+   * A timeline that no disk has any more gets the WAL that is in the object store. One that has as much here, or WAL of later terms, keeps that. Again: goes
+   * on. Rejects `notFound` and `corrupt` as ArchivedLog.open, `invalid` if WAL is sent nowhere.
    */
   async restore(id: TenantTimelineId): Promise<PulledTimeline> {
     const { safekeeper, backup } = this.#options;
@@ -147,7 +147,7 @@ export class SafekeeperUpkeep {
     const timeline = await safekeeper.createFromPeers(id);
     if (timeline === null) throw new PageliteError('notFound', 'the timeline was deleted here', { ...id });
     await this.#alone(recoverJob(id), async () => {
-      if (timeline.startLsn === 0) await recoverFrom(timeline, archived, this.#abort.signal);
+      await recoverFrom(timeline, archived, this.#abort.signal);
     });
     if (timeline.startLsn === 0) {
       throw new PageliteError('unavailable', 'a compute is connected: stop it, and try again', { ...id });

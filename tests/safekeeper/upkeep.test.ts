@@ -30,7 +30,7 @@ const cluster = 'abcdef0123456789';
 class Rig {
   readonly id = { tenantId: newTenantId(hostRandom), timelineId: newTimelineId(hostRandom) };
   readonly store = new MemoryObjectStore();
-  readonly storages: readonly MemorySafekeeperStorage[];
+  readonly storages: MemorySafekeeperStorage[];
   readonly nodes: (Safekeeper | null)[];
   readonly wal = new SyntheticWal(beginLsn);
   readonly written: Uint8Array[] = [];
@@ -242,6 +242,34 @@ describe('a safekeeper that lags', () => {
     expect(driver.startLsn).toBe(rig.wal.endLsn);
     driver.close();
     expect(same(await rig.read(2, beginLsn), rig.all())).toBe(true);
+  });
+
+  it('that lost its disk is restored from where its WAL was sent; again, after that was cut off, it goes on', async () => {
+    const rig = new Rig(1);
+    await rig.write([0], 2.2 * walSegmentSize);
+    await rig.giveUp([0]);
+    const last = rig.upkeep(0, true);
+    await last.round();
+    await last.idle();
+    await last.close(10_000);
+    const { flushLsn } = await rig.status(0);
+    await rig.nodes[0]!.close();
+    rig.storages[0] = new MemorySafekeeperStorage();
+    rig.nodes[0] = rig.open(0);
+    // The store goes away while it is at it.
+    const { store } = rig;
+    const read = store.get.bind(store);
+    let reads = 0;
+    store.get = async (...of) => {
+      if (++reads > 5) throw new PageliteError('unavailable', 'the bucket is away');
+      return read(...of);
+    };
+    await expect(rig.upkeep(0, true).restore(rig.id)).rejects.toMatchObject({ message: 'the bucket is away' });
+    expect((await rig.status(0)).flushLsn).toBeLessThan(flushLsn);
+    store.get = read;
+    expect((await rig.upkeep(0, true).restore(rig.id)).flushLsn).toBe(flushLsn);
+    expect((await rig.upkeep(0, true).restore(rig.id)).flushLsn).toBe(flushLsn);
+    expect(same(await rig.read(0, beginLsn), rig.all())).toBe(true);
   });
 
   it('hears which object is missing or damaged', async () => {

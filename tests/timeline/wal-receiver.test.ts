@@ -172,6 +172,22 @@ describe('WAL receiver', () => {
     expect(running.timeline.stopped).toBeNull();
   });
 
+  it('asks one that has given up what it needs if nobody else has it: not one that has nothing, or is behind, is waited for', async () => {
+    const [first, second] = pieces(2) as [Piece, Piece];
+    const [empty, behind, far] = [new CapturedWal(1), new CapturedWal(2), new CapturedWal(3)];
+    const telling = (service: CapturedWal, told: { startLsn: number; commitLsn: number }) => {
+      const known = service.getStatus.bind(service);
+      service.getStatus = async () => ({ ...(await known(id))!, ...(told as { startLsn: Lsn; commitLsn: Lsn }) });
+    };
+    for (const service of [empty, behind, far]) give(service, first, second);
+    telling(empty, { startLsn: 0, commitLsn: 0 });
+    telling(behind, { startLsn, commitLsn: startLsn - 8 });
+    telling(far, { startLsn: second.endLsn, commitLsn: second.endLsn });
+    const running = await start([empty, behind, far]);
+    await until(running, second);
+    expect([empty, behind, far].map(({ connectionCount }) => connectionCount)).toEqual([0, 0, 1]);
+  });
+
   it('passes by a safekeeper whose WAL is damaged; stops if there is no other', async () => {
     const damaged = new CapturedWal(1);
     const good = new CapturedWal(2);
