@@ -25,7 +25,7 @@ import {
 import type { BranchStart } from './branching.ts';
 import { type Endpoint, endpointsOfTenant, removeEndpoint, statusOf, writeEndpoint } from './endpoints.ts';
 import type { Repository, RepositoryConfig } from './repository.ts';
-import type { StorageApi } from './storage-api.ts';
+import type { StorageApi, TimelineInfo } from './storage-api.ts';
 
 /** Also removes the branch's stopped endpoints, which hold nothing. Throws `invalid` for a branch that others need. */
 export async function deleteBranch(
@@ -41,12 +41,7 @@ export async function deleteBranch(
   if (!timelines.some(isTimeline(id)) && nameOfTimeline(config, id) === null) {
     throw new PageliteError('notFound', `no timeline ${id.timelineId} in tenant ${tenant}`, { ...id });
   }
-  const children = timelines.filter(({ ancestor }) => ancestor?.timelineId === id.timelineId);
-  if (children.length > 0) {
-    const names = children.map(({ timelineId }) => nameOfTimeline(config, { ...id, timelineId }) ?? timelineId);
-    const text = `branch "${name}" cannot be deleted: ${names.join(', ')} branched from it. Delete what branched from it first`;
-    throw new PageliteError('invalid', text, { branch: name });
-  }
+  checkNoChildren(config, timelines, id, name, 'deleted');
   const endpoints = endpointsOn(repository, id);
   checkStopped(endpoints, name);
   await storage.deleteTimeline(id);
@@ -150,6 +145,21 @@ function namedTimeline(config: RepositoryConfig, tenant: TenantId, name: string)
 
 function entryOf(config: RepositoryConfig, tenant: TenantId, name: string): RepositoryConfig['branches'][number] {
   return must(config.branches.find((branch) => branch.name === name && branch.tenantId === tenant));
+}
+
+/** Throws `invalid` if others branched from it: then it cannot be `done`. */
+export function checkNoChildren(
+  config: RepositoryConfig,
+  timelines: readonly TimelineInfo[],
+  id: TenantTimelineId,
+  branch: string,
+  done: string,
+): void {
+  const children = timelines.filter(({ ancestor }) => ancestor?.timelineId === id.timelineId);
+  if (children.length === 0) return;
+  const names = children.map(({ timelineId }) => nameOfTimeline(config, { ...id, timelineId }) ?? timelineId);
+  const text = `branch "${branch}" cannot be ${done}: ${names.join(', ')} branched from it. Delete what branched from it first`;
+  throw new PageliteError('invalid', text, { branch });
 }
 
 const isTimeline =

@@ -9,16 +9,18 @@
  * Invariant: all safekeepers must answer. One that is away may have commits that are not in the storage.
  */
 import { z } from 'zod';
-import { isPageliteError, messageOf, PageliteError } from '../../engine/errors.ts';
+import { isPageliteError, PageliteError } from '../../engine/errors.ts';
 import { newTimelineId, type TenantTimelineId, type TimelineId } from '../../engine/model/ids.ts';
 import { formatLsn, type Lsn } from '../../engine/model/lsn.ts';
 import { ArchivedLog, type ArchivedLogInfo } from '../../engine/safekeeper/archived-log.ts';
 import type { TransferProgress } from '../../engine/transfer/push-timeline.ts';
 import { nodeClock, nodeRandom } from '../process/node-host.ts';
 import { openBackup } from '../safekeeper/safekeeper-server.ts';
+import { checkNoChildren } from './branch-changes.ts';
 import { nameBranch, nameOfTimeline } from './branches.ts';
 import { longRequestTimeoutMs } from './http-api.ts';
 import type { Repository } from './repository.ts';
+import { askEach, messagesOf } from './safekeeper-clients.ts';
 import { checkNoEndpoints } from './storage-admin.ts';
 import type { TimelineInfo } from './storage-api.ts';
 import type { HttpStorage } from './storage-clients.ts';
@@ -52,15 +54,7 @@ export async function recoverTimeline(
   const log = await findLog(repository, id);
   const known = await knownTimelines(storage, id);
   const before = known.find(({ timelineId }) => timelineId === id.timelineId) ?? null;
-  const children = known.filter(({ ancestor }) => ancestor?.timelineId === id.timelineId);
-  if (children.length > 0) {
-    const names = children.map(({ timelineId }) => nameOfTimeline(repository.readConfig(), { ...id, timelineId }));
-    const text = `${names.join(', ')} branched from it and would lose what it is made of`;
-    throw new PageliteError(
-      'invalid',
-      `branch "${name}" cannot be made again: ${text}. Delete what branched from it first`,
-    );
-  }
+  checkNoChildren(repository.readConfig(), known, id, name, 'made again');
   const ancestor = given ?? before?.ancestor?.timelineId ?? null;
   if (ancestor !== null) checkAncestor(known, ancestor);
   else await checkTemplate(storage, id, log);
@@ -110,7 +104,7 @@ function checkAncestor(known: readonly TimelineInfo[], ancestor: TimelineId): vo
 async function checkTemplate(storage: HttpStorage, id: TenantTimelineId, log: ArchivedLogInfo): Promise<void> {
   const scratch = { ...id, timelineId: newTimelineId(nodeRandom) };
   const { lastRecordLsn } = await storage.createTimeline(scratch, null);
-  await storage.deleteTimeline(scratch);
+  await storage.forgetTimeline(scratch);
   if (lastRecordLsn === log.startLsn) return;
   const begins = formatLsn(log.startLsn);
   const text = `its WAL begins at ${begins}, an empty branch at ${formatLsn(lastRecordLsn ?? (0 as Lsn))}: it began with something else`;
@@ -121,14 +115,13 @@ async function checkTemplate(storage: HttpStorage, id: TenantTimelineId, log: Ar
 
 async function restoreSafekeepers(storage: HttpStorage, { tenantId, timelineId }: TenantTimelineId): Promise<void> {
   const path = `/v1/tenant/${tenantId}/timeline/${timelineId}/restore`;
-  const results = await Promise.allSettled(
-    storage.safekeepers.apis.map((api) => api.call(z.unknown(), 'POST', path, {}, longRequestTimeoutMs)),
+  const { errors } = await askEach(storage.safekeepers.apis, (api) =>
+    api.call(z.unknown(), 'POST', path, {}, longRequestTimeoutMs),
   );
-  const failures = results.flatMap((result) => (result.status === 'rejected' ? [messageOf(result.reason)] : []));
-  if (failures.length === 0) return;
+  if (errors.length === 0) return;
   const hint =
     'One that does not answer may have what the remote storage does not: start it, or put another one in its place';
-  throw new PageliteError('unavailable', `not all safekeepers have the WAL: ${failures.join('; ')}. ${hint}`);
+  throw new PageliteError('unavailable', `not all safekeepers have the WAL: ${messagesOf(errors)}. ${hint}`);
 }
 
 async function caughtUp(

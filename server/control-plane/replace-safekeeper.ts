@@ -23,7 +23,7 @@ import { startCompute } from './compute-process.ts';
 import { endpointPidFile, listEndpoints, statusOf } from './endpoints.ts';
 import { type HttpApi, longRequestTimeoutMs } from './http-api.ts';
 import { type NodeConfig, portDefaults, type Repository, type RepositoryConfig } from './repository.ts';
-import { safekeeperApi, timelinesSchema } from './safekeeper-clients.ts';
+import { askEach, messagesOf, safekeeperApi, timelinesSchema } from './safekeeper-clients.ts';
 import {
   checkNotEmbedded,
   type Say,
@@ -140,13 +140,15 @@ async function configure(apis: readonly HttpApi[], id: TenantTimelineId, mconf: 
   );
 }
 
-async function askAll<T>(apis: readonly HttpApi[], answerMin: number, ask: (api: HttpApi) => Promise<T>): Promise<T[]> {
-  const results = await Promise.allSettled(apis.map(ask));
-  const answers = results.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []));
+async function askAll<T>(
+  apis: readonly HttpApi[],
+  answerMin: number,
+  ask: (api: HttpApi) => Promise<T>,
+): Promise<readonly T[]> {
+  const { answers, errors } = await askEach(apis, ask);
   if (answers.length >= answerMin) return answers;
-  const failures = results.flatMap((result) => (result.status === 'rejected' ? [messageOf(result.reason)] : []));
   const text = `${answers.length} of the other safekeepers answer, ${answerMin} must`;
-  throw new PageliteError('unavailable', `${text}: ${failures.join('; ')}. Start them, and run this again`);
+  throw new PageliteError('unavailable', `${text}: ${messagesOf(errors)}. Start them, and run this again`);
 }
 
 /** Everything that runs and knows the old members. */

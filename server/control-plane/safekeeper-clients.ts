@@ -106,19 +106,31 @@ export class SafekeeperClients {
   }
 
   /** Resolves as soon as no answer is missing or, once a quorum has answered, those that hang have had their time. */
-  async #askQuorum<T>(ask: (client: SafekeeperClient) => Promise<T>): Promise<T[]> {
-    const results = await Promise.allSettled(this.#clients.map(ask));
-    const answers = results.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []));
+  async #askQuorum<T>(ask: (client: SafekeeperClient) => Promise<T>): Promise<readonly T[]> {
+    const { answers, errors } = await askEach(this.#clients, ask);
     const quorum = quorumOf(this.#clients.length);
     if (answers.length >= quorum) return answers;
-    const failures = results.flatMap((result) => (result.status === 'rejected' ? [messageOf(result.reason)] : []));
-    if (this.#clients.length === 1) throw (results[0] as PromiseRejectedResult).reason;
+    if (this.#clients.length === 1) throw errors[0];
     throw new PageliteError(
       'unavailable',
-      `${answers.length} of ${this.#clients.length} safekeepers answer, ${quorum} must: ${failures.join('; ')}`,
+      `${answers.length} of ${this.#clients.length} safekeepers answer, ${quorum} must: ${messagesOf(errors)}`,
     );
   }
 }
+
+/** Asks all at once; what they answer, and why others do not. */
+export async function askEach<T, A>(
+  all: readonly T[],
+  ask: (one: T) => Promise<A>,
+): Promise<{ readonly answers: readonly A[]; readonly errors: readonly unknown[] }> {
+  const results = await Promise.allSettled(all.map(ask));
+  return {
+    answers: results.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : [])),
+    errors: results.flatMap((result) => (result.status === 'rejected' ? [result.reason as unknown] : [])),
+  };
+}
+
+export const messagesOf = (errors: readonly unknown[]): string => errors.map(messageOf).join('; ');
 
 /** Its HTTP API. */
 export function safekeeperApi(repository: Repository, node: NodeConfig): HttpApi {

@@ -15,7 +15,7 @@ import { Hono } from 'hono';
 import { z } from 'zod';
 import { PageliteError } from '../../engine/errors.ts';
 import { configurationOf, noConfiguration, type SafekeeperConfiguration } from '../../engine/model/configuration.ts';
-import { nodeId, tenantId, timelineId } from '../../engine/model/ids.ts';
+import { nodeId, type TenantTimelineId, tenantId, timelineId } from '../../engine/model/ids.ts';
 import { formatLsn } from '../../engine/model/lsn.ts';
 import type { Safekeeper } from '../../engine/safekeeper/safekeeper.ts';
 import type { SafekeeperUpkeep } from '../../engine/safekeeper/upkeep.ts';
@@ -55,6 +55,12 @@ const pullSchema = z.object({
   answers: z.int().min(0),
 });
 
+/** Of a path's `:tenant` and `:timeline`. */
+const idOf = ({ tenant, timeline }: { tenant: string; timeline: string }): TenantTimelineId => ({
+  tenantId: tenantId(tenant),
+  timelineId: timelineId(timeline),
+});
+
 const confJson = ({ generation, members }: SafekeeperConfiguration) => ({
   generation,
   members: members.map((id) => ({ id })),
@@ -74,7 +80,7 @@ export function safekeeperHttpApi({ safekeeper, storage, metrics, log, upkeep, a
     return c.json(timelines.map((id) => ({ tenant_id: id.tenantId, timeline_id: id.timelineId })));
   });
   api.get('/v1/tenant/:tenant/timeline/:timeline', async (c) => {
-    const id = { tenantId: tenantId(c.req.param('tenant')), timelineId: timelineId(c.req.param('timeline')) };
+    const id = idOf(c.req.param());
     authorize(c, id.tenantId);
     const status = await safekeeper.getStatus(id);
     if (status === null) {
@@ -100,7 +106,7 @@ export function safekeeperHttpApi({ safekeeper, storage, metrics, log, upkeep, a
     });
   });
   api.put('/v1/tenant/:tenant/timeline/:timeline/membership', async (c) => {
-    const id = { tenantId: tenantId(c.req.param('tenant')), timelineId: timelineId(c.req.param('timeline')) };
+    const id = idOf(c.req.param());
     authorize(c, null);
     const { mconf } = await readBody(c, membershipSchema);
     const timeline = await safekeeper.configure(id, mconf);
@@ -119,14 +125,14 @@ export function safekeeperHttpApi({ safekeeper, storage, metrics, log, upkeep, a
     return c.json({ flush_lsn: formatLsn(flushLsn), term });
   });
   api.post('/v1/tenant/:tenant/timeline/:timeline/restore', async (c) => {
-    const id = { tenantId: tenantId(c.req.param('tenant')), timelineId: timelineId(c.req.param('timeline')) };
+    const id = idOf(c.req.param());
     authorize(c, null);
     if (upkeep === undefined) throw new PageliteError('invalid', 'this safekeeper sends its WAL nowhere');
     const { flushLsn, term } = await upkeep.restore(id);
     return c.json({ flush_lsn: formatLsn(flushLsn), term });
   });
   api.delete('/v1/tenant/:tenant/timeline/:timeline', async (c) => {
-    const id = { tenantId: tenantId(c.req.param('tenant')), timelineId: timelineId(c.req.param('timeline')) };
+    const id = idOf(c.req.param());
     authorize(c, id.tenantId);
     await safekeeper.deleteTimeline(id, () => storage.removeTimeline(id));
     await upkeep?.forget(id);
