@@ -1,6 +1,6 @@
 /**
  * A timeline's WAL as it is in the object store, seen as a safekeeper that others catch up from: when no disk has it any more (beside W3 of the write
- * path). Called by safekeeper/upkeep.ts (`restore`); what is looked for is told to operators by server/control-plane/recover-timeline.ts.
+ * path). Called by safekeeper/upkeep.ts (`restore`) and, before anything is touched, by server/control-plane/recover-timeline.ts.
  *
  * Which terms the WAL was written in is not in the store: it counts as all of the first. A compute that wrote it and still runs finds no acceptor that agrees
  * with its history, and cannot go on.
@@ -33,7 +33,7 @@ export interface ArchivedLogInfo {
 }
 
 /** All logs of a timeline, those of other clusters, too, in the order of where they begin. */
-export async function listArchivedLogs(store: ObjectStore, id: TenantTimelineId): Promise<ArchivedLogInfo[]> {
+async function listLogs(store: ObjectStore, id: TenantTimelineId): Promise<ArchivedLogInfo[]> {
   const logs: ArchivedLogInfo[] = [];
   for (const name of await store.listFolders(walBackupFolder(id))) {
     const log = parseLogFolder(name);
@@ -68,7 +68,7 @@ export class ArchivedLog implements LogDonor {
 
   /** The newest log of these safekeepers. Rejects `notFound` if there is none, `corrupt`, naming the segment, if there is a gap in it. */
   static async open(target: BackupTarget, id: TenantTimelineId): Promise<ArchivedLog> {
-    const logs = await listArchivedLogs(target.store, id);
+    const logs = await listLogs(target.store, id);
     const info = logs.filter(({ cluster }) => cluster === target.cluster).at(-1);
     const folder = walBackupFolder(id);
     if (info === undefined) {

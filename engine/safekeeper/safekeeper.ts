@@ -29,7 +29,7 @@ import type { ControlState } from './control-file.ts';
 import { ProposerConnection } from './proposer-connection.ts';
 import type { SafekeeperStorage } from './storage.ts';
 import { SafekeeperTimeline } from './timeline.ts';
-import type { BackupTarget } from './wal-backup.ts';
+import type { OpenBackup } from './wal-backup.ts';
 import { readTimelineWal } from './wal-reader.ts';
 
 export interface SafekeeperOptions {
@@ -42,7 +42,7 @@ export interface SafekeeperOptions {
    */
   readonly refusal?: PageliteError;
   /** Where WAL is sent (upkeep.ts), and read that is not here any more; absent or null: it is sent nowhere. */
-  readonly backup?: (() => Promise<BackupTarget>) | null;
+  readonly backup?: OpenBackup | null;
 }
 
 /** Proposers of a timeline that are remembered: those that may still live, many times over. */
@@ -53,7 +53,7 @@ export class Safekeeper implements SafekeeperPeer {
   readonly #storage: SafekeeperStorage;
   readonly #log: Log;
   readonly #refusal: PageliteError | null;
-  readonly #backup: (() => Promise<BackupTarget>) | null;
+  readonly #backup: OpenBackup | null;
   readonly #timelines = new Map<string, Promise<SafekeeperTimeline | null>>();
   readonly #loaded = new Set<SafekeeperTimeline>();
   /** The latest proposers of each timeline, oldest first. */

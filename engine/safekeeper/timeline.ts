@@ -15,7 +15,7 @@ import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
 import { commitLsnLagBytesMax } from '../limits.ts';
 import { formatConfiguration, type SafekeeperConfiguration } from '../model/configuration.ts';
 import type { NodeId, TenantTimelineId } from '../model/ids.ts';
-import { formatLsn, type Lsn } from '../model/lsn.ts';
+import { formatLsn, invalidLsn, type Lsn } from '../model/lsn.ts';
 import { historyUpTo, type Term } from '../model/term.ts';
 import type { AcceptorMessage, ProposerMessage } from '../protocol/proposer-acceptor.ts';
 import type { Log, SafekeeperTimelineStatus } from '../services.ts';
@@ -150,6 +150,11 @@ export class SafekeeperTimeline {
 
   get startLsn(): Lsn {
     return this.#wal.startLsn;
+  }
+
+  /** Where the log begins, held here or not; 0 if there is none yet. */
+  get beginLsn(): Lsn {
+    return this.#acceptor.control.termHistory[0]?.lsn ?? invalidLsn;
   }
 
   get term(): number {

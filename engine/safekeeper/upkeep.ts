@@ -27,7 +27,7 @@ import { ArchivedLog } from './archived-log.ts';
 import { chooseDonor, recoverFrom } from './peer-recovery.ts';
 import type { Safekeeper } from './safekeeper.ts';
 import type { SafekeeperTimeline } from './timeline.ts';
-import { type BackupTarget, chooseSender, deleteBackup, WalBackup } from './wal-backup.ts';
+import { type BackupTarget, chooseSender, deleteBackup, type OpenBackup, WalBackup } from './wal-backup.ts';
 import { removeWal } from './wal-removal.ts';
 
 export interface UpkeepOptions {
@@ -35,7 +35,7 @@ export interface UpkeepOptions {
   /** The other safekeepers. */
   readonly peers: readonly SafekeeperPeer[];
   /** Opens what WAL is sent to, when it is first needed and again after a failure; null: it is sent nowhere. */
-  readonly backup: (() => Promise<BackupTarget>) | null;
+  readonly backup: OpenBackup | null;
   readonly clock: Clock;
   readonly log: Log;
 }
@@ -102,7 +102,7 @@ export class SafekeeperUpkeep {
    * is replaced does not). They know the new configuration already, so that nothing is committed meanwhile by those who only know the old one. Again: goes on.
    */
   async pull(id: TenantTimelineId, configuration: SafekeeperConfiguration, answerMin: number): Promise<PulledTimeline> {
-    const { safekeeper, peers } = this.#options;
+    const { peers } = this.#options;
     const answers = await Promise.all(
       peers.map(async (peer) => {
         const status = await peer.getStatus(id).catch(() => undefined);
@@ -114,8 +114,7 @@ export class SafekeeperUpkeep {
       const text = `${heard.length} of ${peers.length} other safekeepers answer, ${answerMin} must`;
       throw new PageliteError('unavailable', `${text}: nothing can be taken over from them`, { ...id });
     }
-    const timeline = await safekeeper.createFromPeers(id);
-    if (timeline === null) throw new PageliteError('notFound', 'the timeline was deleted here', { ...id });
+    const timeline = await this.#openOrCreate(id);
     const having = heard.flatMap(({ peer, status }) => (status === null ? [] : [{ peer, status }]));
     const term = Math.max(0, ...having.map(({ status }) => status.term)) as Term;
     const logs = having.map(({ peer, status }) => ({
@@ -140,12 +139,11 @@ export class SafekeeperUpkeep {
    * on. Rejects `notFound` and `corrupt` as ArchivedLog.open, `invalid` if WAL is sent nowhere.
    */
   async restore(id: TenantTimelineId): Promise<PulledTimeline> {
-    const { safekeeper, backup } = this.#options;
+    const { backup } = this.#options;
     if (backup === null)
       throw new PageliteError('invalid', 'WAL is sent nowhere: there is nothing to restore', { ...id });
     const archived = await ArchivedLog.open(await backup(), id);
-    const timeline = await safekeeper.createFromPeers(id);
-    if (timeline === null) throw new PageliteError('notFound', 'the timeline was deleted here', { ...id });
+    const timeline = await this.#openOrCreate(id);
     await this.#alone(recoverJob(id), async () => {
       await recoverFrom(timeline, archived, this.#abort.signal);
     });
@@ -153,6 +151,12 @@ export class SafekeeperUpkeep {
       throw new PageliteError('unavailable', 'a compute is connected: stop it, and try again', { ...id });
     }
     return { flushLsn: timeline.flushLsn, term: timeline.term };
+  }
+
+  async #openOrCreate(id: TenantTimelineId): Promise<SafekeeperTimeline> {
+    const timeline = await this.#options.safekeeper.createFromPeers(id);
+    if (timeline === null) throw new PageliteError('notFound', 'the timeline was deleted here', { ...id });
+    return timeline;
   }
 
   /** A timeline was deleted here: what was sent of it goes, too. */
@@ -286,8 +290,7 @@ export class SafekeeperUpkeep {
 
   /** Whoever is to send WAL does not get on: its object store is away, or it has not all of what is to be sent. */
   #isBackupLate(timeline: SafekeeperTimeline): boolean {
-    const begins = timeline.control.termHistory[0]!.lsn;
-    const doneLsn = Math.max(timeline.backupLsn, segmentStart(begins));
+    const doneLsn = Math.max(timeline.backupLsn, segmentStart(timeline.beginLsn));
     const before = this.#waiting.get(timeline);
     const nowMs = this.#options.clock.now();
     const isWaiting = timeline.commitLsn - doneLsn >= walSegmentSize;

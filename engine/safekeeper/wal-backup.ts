@@ -43,6 +43,9 @@ export interface BackupTarget {
   readonly cluster: string;
 }
 
+/** Opens it when it is first needed, and again after a failure. */
+export type OpenBackup = () => Promise<BackupTarget>;
+
 export interface BackupObject {
   readonly key: string;
   readonly startLsn: Lsn;
@@ -103,7 +106,7 @@ export class WalBackup {
   constructor({ store, cluster }: BackupTarget, timeline: SafekeeperTimeline) {
     this.#store = store;
     this.#timeline = timeline;
-    this.#folder = walLogFolder(timeline.id, timeline.control.termHistory[0]!.lsn, cluster);
+    this.#folder = walLogFolder(timeline.id, timeline.beginLsn, cluster);
   }
 
   /** Sends what there is to send now. `isLast`: also what would otherwise wait for a while. Returns how many objects were sent. */
@@ -167,7 +170,7 @@ export class WalBackup {
     const objects = await listBackup(this.#store, this.#folder);
     this.#partials = objects.filter(({ isPartial }) => isPartial);
     const full = objects.filter(({ isPartial }) => !isPartial);
-    const begins = timeline.control.termHistory[0]!.lsn;
+    const begins = timeline.beginLsn;
     const done = Math.max(segmentStart(begins), ...full.map(({ endLsn }) => endLsn)) as Lsn;
     if (full.length > 0) timeline.learnBackup(done);
     const held = segmentStart(timeline.startLsn);

@@ -8,28 +8,27 @@
  * - every record that is sent has a valid CRC32C: damage on disk or in the object store is `corrupt`, and names file and LSN
  * - WAL that was given up here comes from where it was sent, if it was
  */
-import { must } from '../assert.ts';
 import { PageliteError } from '../errors.ts';
 import { walMessageBytesMax } from '../limits.ts';
-import { formatLsn, invalidLsn, type Lsn } from '../model/lsn.ts';
+import { formatLsn, type Lsn } from '../model/lsn.ts';
 import type { WalChunk } from '../services.ts';
 import { RecordScan } from '../wal/record-scan.ts';
 import type { SafekeeperTimeline } from './timeline.ts';
 import { WalArchive } from './wal-archive.ts';
-import type { BackupTarget } from './wal-backup.ts';
+import type { OpenBackup } from './wal-backup.ts';
 
 /** `openBackup`: where WAL was sent that is not here any more; null: nowhere. */
 export async function* readTimelineWal(
   timeline: SafekeeperTimeline,
   startLsn: Lsn,
   signal: AbortSignal,
-  openBackup: (() => Promise<BackupTarget>) | null,
+  openBackup: OpenBackup | null,
   term?: number,
 ): AsyncGenerator<WalChunk, void, undefined> {
   readableLsn(timeline, term);
   checkStart(timeline, startLsn, openBackup !== null);
-  // startLsn is a record boundary: a reader resumes where its last record ended.
   let archive: WalArchive | null = null;
+  // startLsn is a record boundary: a reader resumes where its last record ended.
   const scan = new RecordScan(startLsn);
   const reader = { lsn: startLsn };
   const leave = timeline.addReader(reader);
@@ -43,21 +42,21 @@ export async function* readTimelineWal(
       }
       const at = reader.lsn;
       const lengthMax = Math.min(walMessageBytesMax, end - at);
-      let source: string | null = null;
-      let bytes: Uint8Array;
-      if (at < timeline.startLsn && openBackup === null) throw givenUp(timeline, at, timeline.startLsn);
-      if (at < timeline.startLsn && !(await timeline.wal.holdsEndOfRecordAt(at))) {
-        archive ??= new WalArchive(await must(openBackup)(), timeline.id, beginOf(timeline));
-        ({ key: source, bytes } = await archive.read(at, lengthMax));
-      } else {
-        const held = await readHeld(timeline, at, lengthMax);
-        if (held === null) continue;
-        bytes = held;
+      let object: string | null = null;
+      let bytes = timeline.wal.readCached(at, lengthMax);
+      if (bytes === null && at < timeline.startLsn) {
+        if (openBackup === null) throw givenUp(timeline, at, timeline.startLsn);
+        if (!(await timeline.wal.holdsEndOfRecordAt(at))) {
+          archive ??= new WalArchive(await openBackup(), timeline.id, timeline.beginLsn);
+          ({ key: object, bytes } = await archive.read(at, lengthMax));
+        }
       }
+      bytes ??= await readHeld(timeline, at, lengthMax);
+      if (bytes === null) continue;
       if (!scan.feed(bytes)) {
         // Uncommitted WAL may have been cut off while it was read: by a newer term, which is told here.
         readableLsn(timeline, term);
-        throw source === null ? damage(timeline, scan, startLsn) : damagedObject(timeline, scan, source);
+        throw object === null ? damage(timeline, scan, startLsn) : damagedObject(timeline, scan, object);
       }
       const { commitLsn } = timeline;
       yield { startLsn: at, bytes, commitLsn };
@@ -68,10 +67,8 @@ export async function* readTimelineWal(
   }
 }
 
-/** Null if it was given up meanwhile. */
+/** From the file; null if it was given up meanwhile. */
 async function readHeld(timeline: SafekeeperTimeline, lsn: Lsn, lengthMax: number): Promise<Uint8Array | null> {
-  const cached = timeline.wal.readCached(lsn, lengthMax);
-  if (cached !== null) return cached;
   const { startLsn } = timeline;
   try {
     return await timeline.wal.readFile(lsn, lengthMax);
@@ -95,7 +92,7 @@ function readableLsn(timeline: SafekeeperTimeline, term: number | undefined): Ls
 /** Past commitLsn is fine: a reader may know of a commit that this safekeeper has yet to hear of. */
 function checkStart(timeline: SafekeeperTimeline, startLsn: Lsn, hasBackup: boolean): void {
   const { id, flushLsn } = timeline;
-  const held = hasBackup ? beginOf(timeline) : timeline.startLsn;
+  const held = hasBackup ? timeline.beginLsn : timeline.startLsn;
   if (held === 0)
     throw new PageliteError('notFound', `timeline ${id.tenantId}/${id.timelineId} has no WAL here yet`, { ...id });
   if (startLsn >= held && startLsn <= flushLsn) return;
@@ -106,9 +103,6 @@ function givenUp({ id, flushLsn }: SafekeeperTimeline, lsn: Lsn, held: Lsn): Pag
   const text = `WAL from ${formatLsn(lsn)} asked for, held is ${formatLsn(held)} to ${formatLsn(flushLsn)}`;
   return new PageliteError('invalid', text, { ...id, lsn: formatLsn(lsn) });
 }
-
-/** Where the log begins, held here or not; 0 if there is none yet. */
-const beginOf = (timeline: SafekeeperTimeline): Lsn => timeline.control.termHistory[0]?.lsn ?? invalidLsn;
 
 function damagedObject(timeline: SafekeeperTimeline, scan: RecordScan, key: string): PageliteError {
   const lsn = formatLsn(scan.problemLsn);

@@ -6,9 +6,7 @@
 import { crc32c } from '../../engine/crc32c.ts';
 import { PageliteError } from '../../engine/errors.ts';
 import type { TenantTimelineId } from '../../engine/model/ids.ts';
-import type { Lsn } from '../../engine/model/lsn.ts';
 import type { SafekeeperStorage, SegmentStorage, TimelineStorage } from '../../engine/safekeeper/storage.ts';
-import { segmentFileName } from '../../engine/wal/wal-page.ts';
 import { SparseBytes } from './sparse-bytes.ts';
 import type { World } from './world.ts';
 
@@ -71,14 +69,6 @@ export class SimDisk {
         file.cached = file.durable.clone();
       }
     }
-  }
-
-  /** The beginning of a WAL segment's file. */
-  readSegment(id: TenantTimelineId, segment: Lsn, length: number): Uint8Array {
-    const files = this.timelines.get(id.timelineId)?.files;
-    const name = segmentFileName(segment);
-    const file = files?.get(name) ?? files?.get(`${name}.partial`);
-    return file?.cached.read(0, length) ?? new Uint8Array(length);
   }
 
   /** What is durable now, for `restore`. */
