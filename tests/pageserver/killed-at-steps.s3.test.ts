@@ -162,7 +162,7 @@ async function endAt(
   const state = () => (existsSync(file('ended')) ? 'ended' : outcome);
   const ends = plan.nth === 1 ? /^ended$/ : /^(ended|done)$/;
   try {
-    await expect.poll(state, { timeout: 60_000, message: `${plan.object}, ${outcome}` }).toMatch(ends);
+    await expect.poll(state, { timeout: 60_000, message: plan.object }).toMatch(ends);
   } catch (error) {
     // What comes after this test has a pageserver that works.
     rmSync(file('faults.json'));

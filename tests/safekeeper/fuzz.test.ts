@@ -4,7 +4,6 @@
  */
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { crc32c } from '../../engine/crc32c.ts';
 import { isPageliteError } from '../../engine/errors.ts';
 import {
   decodeAcceptorMessage,
@@ -19,6 +18,7 @@ import {
   encodeWalStreamResponse,
 } from '../../engine/protocol/wal-stream.ts';
 import { decodeControlFile, encodeControlFile } from '../../engine/safekeeper/control-file.ts';
+import { seal } from './mutate-message.ts';
 import {
   sampleAcceptorMessages,
   sampleControlState,
@@ -33,15 +33,6 @@ const decoders: [name: string, samples: Uint8Array[], decode: (bytes: Uint8Array
   ['WAL stream requests', sampleWalStreamRequests.map(encodeWalStreamRequest), decodeWalStreamRequest],
   ['WAL stream responses', sampleWalStreamResponses.map(encodeWalStreamResponse), decodeWalStreamResponse],
 ];
-
-/** Makes length and checksum of a message's header fit its body again. */
-function seal(message: Uint8Array): Uint8Array {
-  if (message.length < 12) return message;
-  const view = new DataView(message.buffer, message.byteOffset);
-  view.setUint32(4, message.length - 12, true);
-  view.setUint32(8, crc32c(message, 12, message.length, crc32c(message, 0, 8)), true);
-  return message;
-}
 
 describe.each(decoders)('%s', (_, samples, decode) => {
   const refuses = (bytes: Uint8Array) => {

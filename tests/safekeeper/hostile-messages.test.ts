@@ -58,7 +58,7 @@ describe('found so', () => {
     expect(await answerTo({ ...greeting, walSegmentBytes: 2 * walSegmentSize })).toMatchObject(refusal);
     const members = [2 as NodeId, 3 as NodeId];
     expect(await answerTo({ ...greeting, configuration: { generation: 1, members } })).toMatchObject(refusal);
-    expect(storage.ids).toEqual([]);
+    expect(await storage.listTimelines()).toEqual([]);
   });
 
   it('one vote does not use up all terms', async () => {

@@ -159,7 +159,7 @@ class Attempt {
     if (this.#refused === 0) this.#report.taken++;
     if (this.#refused === 0 || number % honestEvery === 0)
       await this.#goOn(number % restartEvery === 0 && !this.#isMidRecord);
-    for (const { tenantId } of this.#storage.ids) {
+    for (const { tenantId } of await this.#storage.listTimelines()) {
       check(tenantId === this.#recording.victim.tenantId, "another tenant's timeline was made");
     }
   }
@@ -217,7 +217,7 @@ class Attempt {
 
   /** Null if there is no such timeline. */
   async #stored(): Promise<Stored | null> {
-    const timeline = this.#storage.peek(this.#recording.victim);
+    const timeline = await this.#storage.openTimeline(this.#recording.victim);
     const control = await timeline?.readFile(controlFileName);
     if (!timeline || !control) return null;
     const files = await timeline.segments.list();

@@ -64,8 +64,9 @@ export class ReaderAttempts {
       { kind: 'reportConsistent', timeline: victim, lsn: status.commitLsn },
       { kind: 'describeTimelines' },
     ];
-    const files = await this.#storage.peek(victim)!.segments.list();
-    this.#wal = await this.#storage.peek(victim)!.segments.read(files[0]!.name, 0, storedBytes);
+    const { segments } = (await this.#storage.openTimeline(victim))!;
+    const files = await segments.list();
+    this.#wal = await segments.read(files[0]!.name, 0, storedBytes);
     this.#status = await this.#state();
   }
 
@@ -114,7 +115,7 @@ export class ReaderAttempts {
     const { victim } = this.#recording;
     const { remoteConsistentLsn: _, ...status } = (await this.#safekeeper.getStatus(victim))!;
     const timelines = await this.#safekeeper.listTimelines();
-    const control = await this.#storage.peek(victim)!.readFile(controlFileName);
+    const control = await (await this.#storage.openTimeline(victim))!.readFile(controlFileName);
     return JSON.stringify([status, timelines, control]);
   }
 }

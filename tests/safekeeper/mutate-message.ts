@@ -81,7 +81,7 @@ function replaced(message: Uint8Array, random: SeededRandom): Uint8Array {
 }
 
 /** Makes length and checksum of a message's header fit its body again. */
-function seal(message: Uint8Array): Uint8Array {
+export function seal(message: Uint8Array): Uint8Array {
   if (message.length < headerBytes) return message;
   const view = new DataView(message.buffer, message.byteOffset);
   view.setUint32(4, message.length - headerBytes, true);

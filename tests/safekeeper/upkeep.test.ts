@@ -42,6 +42,17 @@ class Rig {
     this.nodes = this.storages.map((_, i) => this.open(i));
   }
 
+  /** Of three: what the third one lacks the others have given up. It is closed. */
+  static async withOneAway(): Promise<Rig> {
+    const rig = new Rig(3);
+    await rig.write([0, 1, 2], 100_000);
+    await rig.write([0, 1], 3.2 * walSegmentSize);
+    await rig.nodes[2]!.close();
+    rig.nodes[2] = null;
+    await rig.giveUp([0, 1]);
+    return rig;
+  }
+
   open(i: number): Safekeeper {
     return new Safekeeper({
       nodeId: (i + 1) as NodeId,
@@ -204,17 +215,12 @@ describe('a safekeeper that lags', () => {
   });
 
   it('gets what its peers have given up from where it was sent; so does whoever reads', async () => {
-    const rig = new Rig(3);
-    await rig.write([0, 1, 2], 100_000);
-    await rig.write([0, 1], 3.2 * walSegmentSize);
-    const third = rig.nodes[2]!;
-    rig.nodes[2] = null;
-    await rig.giveUp([0, 1]);
+    const rig = await Rig.withOneAway();
     for (const i of [0, 1]) {
       expect((await rig.status(i)).startLsn).toBeGreaterThan(3 * walSegmentSize);
       expect(same(await rig.read(i, beginLsn), rig.all())).toBe(true);
     }
-    rig.nodes[2] = third;
+    rig.nodes[2] = rig.open(2);
     const upkeep = rig.upkeep(2, true);
     await upkeep.round();
     await upkeep.idle();
@@ -228,13 +234,8 @@ describe('a safekeeper that lags', () => {
   });
 
   it('gets it from a compute, too, which stays connected all the time', async () => {
-    const rig = new Rig(3);
-    await rig.write([0, 1, 2], 100_000);
-    await rig.write([0, 1], 3.2 * walSegmentSize);
-    const third = rig.nodes[2]!;
-    rig.nodes[2] = null;
-    await rig.giveUp([0, 1]);
-    rig.nodes[2] = third;
+    const rig = await Rig.withOneAway();
+    rig.nodes[2] = rig.open(2);
     expect((await rig.status(2)).flushLsn).toBeLessThan(2 * walSegmentSize);
     expect((await rig.status(0)).startLsn).toBeGreaterThan(3 * walSegmentSize);
     // The first one is gone: without the third there is no quorum.

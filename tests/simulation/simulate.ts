@@ -65,12 +65,12 @@ export async function simulate(seed: number, trace = false): Promise<Outcome> {
   if (last.committed < 5) checkers.violate('no compute could commit after all was well again');
   else {
     let verified = false;
-    const verifying = cluster
+    void cluster
       .verify(last.endLsn)
-      .catch((error: Error) => checkers.violate(`WAL is not there: ${error.message}`));
-    void verifying.then(() => {
-      verified = true;
-    });
+      .catch((error: Error) => checkers.violate(`WAL is not there: ${error.message}`))
+      .then(() => {
+        verified = true;
+      });
     await world.run(healMs, () => verified);
     if (!verified) checkers.violate('not every safekeeper has caught up after all was well again');
   }

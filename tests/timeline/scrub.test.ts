@@ -20,20 +20,28 @@ import { segmentFileName } from '../../engine/wal/wal-page.ts';
 import { SeededRandom } from '../support/seeded-random.ts';
 import { TimelineRig } from '../support/timeline-rig.ts';
 
-async function wholeStore(seed: number): Promise<MemoryObjectStore> {
-  const random = new SeededRandom(seed);
+/** A tenant with a timeline, some of whose history is in layers. */
+async function openRig(seed: number) {
   const store = new MemoryObjectStore();
-  const rig = new TimelineRig(random, store);
+  const rig = new TimelineRig(new SeededRandom(seed), store);
   await rig.createTenant();
   const main = await rig.create();
   await rig.restart(store);
   await rig.ingest(main, 120);
   await rig.flush(main);
+  const settled = async () => {
+    for (const running of rig.running.values()) await running.settled();
+  };
+  return { store, rig, main, settled };
+}
+
+async function wholeStore(seed: number): Promise<MemoryObjectStore> {
+  const { store, rig, main, settled } = await openRig(seed);
   await rig.compact(main, 'images');
   const branch = await rig.branch(main, main.lastRecordLsn);
   await rig.ingest(branch, 60);
   await rig.flush(branch);
-  for (const running of rig.running.values()) await running.settled();
+  await settled();
   await rig.close();
   return store;
 }
@@ -93,15 +101,8 @@ describe('a store', () => {
 });
 
 it('a pageserver that works on, and swaps an index between what is listed and what is read, is no problem', async () => {
-  const random = new SeededRandom(6);
-  const store = new MemoryObjectStore();
-  const rig = new TimelineRig(random, store);
-  await rig.createTenant();
-  const main = await rig.create();
-  await rig.restart(store);
-  await rig.ingest(main, 120);
-  await rig.flush(main);
-  for (const running of rig.running.values()) await running.settled();
+  const { store, rig, main, settled } = await openRig(6);
+  await settled();
   let works = 0;
   const list = async (prefix: string) => {
     const found = await store.list(prefix);
@@ -110,7 +111,7 @@ it('a pageserver that works on, and swaps an index between what is listed and wh
     await rig.ingest(main, 60);
     await rig.flush(main);
     await rig.compact(main, 'images');
-    for (const running of rig.running.values()) await running.settled();
+    await settled();
     return found;
   };
   const watched: ObjectStore = {
