@@ -66,6 +66,8 @@ function reached({ target, ratio }: Row): boolean | null {
   return target.op === '<=' ? ratio <= target.bound : ratio >= target.bound;
 }
 
+export const microseconds = (ms: number): string => `${Math.round(ms * 1000)} us`;
+
 export const spread = (values: readonly number[]): string =>
   `${Math.min(...values).toPrecision(3)}..${Math.max(...values).toPrecision(3)}`;
 

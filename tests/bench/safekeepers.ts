@@ -5,38 +5,36 @@
  * Commits are measured in short runs of each side in turn, so that noise hits them alike; after a run the safekeeper that was not waited for has time to
  * finish, which the next run would otherwise pay for.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, openSync } from 'node:fs';
+import { mkdirSync } from 'node:fs';
 import { open, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import { walInFlightBytesMax, walSegmentSize } from '../../engine/limits.ts';
-import { type NodeId, newTenantId, newTimelineId, type TenantTimelineId } from '../../engine/model/ids.ts';
+import type { TenantTimelineId } from '../../engine/model/ids.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
 import type { WalService } from '../../engine/services.ts';
-import { nodeClock, nodeRandom, silentLog } from '../../server/process/node-host.ts';
-import { findFreePort } from '../../server/process/ports.ts';
 import { connectSafekeeper } from '../../server/safekeeper/connect.ts';
-import { ProposerDriver } from '../../smgr-plugin/wal/proposer-driver.ts';
-import { type SyntheticRecord, SyntheticWal, syntheticSystemIdentifier } from '../support/synthetic-wal.ts';
-import { type BenchContext, type Benchmark, interleave, median, type Row, spread, timed } from './harness.ts';
+import { bareSyncs } from './bare-syncs.ts';
+import {
+  type BenchContext,
+  type Benchmark,
+  interleave,
+  median,
+  microseconds,
+  type Row,
+  spread,
+  timed,
+} from './harness.ts';
+import { Cluster, host } from './safekeeper-processes.ts';
+import { WalWriter } from './wal-writer.ts';
 
-/** A small transaction's WAL. */
-const commitBytes = 300;
-/** A record with a page in it. */
-const recordBytes = 8192;
 const commitsPerRun = 25;
 const slowMs = 100;
 /** Longer than a message and its answer take to the slow one. */
 const settleMs = 3 * slowMs;
-const startLsn = (walSegmentSize + 40) as Lsn;
 const megabyte = 1_000_000;
-const host = '127.0.0.1';
-/** Peers know each other's ports before they start: the first free ones from here on. */
-const firstPort = 25_454;
 
 export const safekeepersBenchmark: Benchmark = {
   name: 'safekeepers',
@@ -61,13 +59,11 @@ export const safekeepersBenchmark: Benchmark = {
   },
 };
 
-// Rows
-
 async function commitRows(context: BenchContext, three: Cluster, one: Cluster, slowPort: number): Promise<Row[]> {
   const [first, second, third] = three.services as [WalService, WalService, WalService];
   const far = connectSafekeeper({ id: third.nodeId, host, port: slowPort });
-  const sides = [await Writer.elect(one.services), await Writer.elect(three.services)];
-  sides.push(await Writer.elect([first, second, far]));
+  const sides = [await WalWriter.elect(one.services), await WalWriter.elect(three.services)];
+  sides.push(await WalWriter.elect([first, second, far]));
   const disk = await bareSyncs(join(context.folder, 'bare'));
   const syncs: number[][] = [[], []];
   const runs = Math.max(2, Math.round(16 * context.scale)) * context.rounds;
@@ -88,29 +84,28 @@ async function commitRows(context: BenchContext, three: Cluster, one: Cluster, s
   await disk.close();
   const [alone, quick, slow] = figures.map(median) as [number, number, number];
   const [oneSync, twoSyncs] = syncs.map(median) as [number, number];
-  const us = (ms: number) => `${Math.round(ms * 1000)} us`;
   return [
     {
       what: 'commit, 3 safekeepers',
-      measured: us(quick),
+      measured: microseconds(quick),
       against: 'commit, 1 safekeeper',
-      baseline: us(alone),
+      baseline: microseconds(alone),
       ratio: quick / alone,
       target: { op: '<=', bound: 1.3 },
       note: `spread ${spread(figures[1]!)} ms`,
     },
     {
       what: 'of which this disk: fdatasync, 2 of 3 files',
-      measured: us(twoSyncs),
+      measured: microseconds(twoSyncs),
       against: 'fdatasync, 1 file',
-      baseline: us(oneSync),
+      baseline: microseconds(oneSync),
       ratio: twoSyncs / oneSync,
     },
     {
       what: `commit, 1 of 3 safekeepers ${slowMs} ms away`,
-      measured: us(slow),
+      measured: microseconds(slow),
       against: 'commit, 3 safekeepers',
-      baseline: us(quick),
+      baseline: microseconds(quick),
       ratio: slow / quick,
       target: { op: '<=', bound: 1.1 },
       note: `spread ${spread(figures[2]!)} ms`,
@@ -120,8 +115,8 @@ async function commitRows(context: BenchContext, three: Cluster, one: Cluster, s
 
 async function streamRow(context: BenchContext, three: Cluster, one: Cluster): Promise<Row> {
   const sides = [
-    { cluster: three, writer: await Writer.elect(three.services) },
-    { cluster: one, writer: await Writer.elect(one.services) },
+    { cluster: three, writer: await WalWriter.elect(three.services) },
+    { cluster: one, writer: await WalWriter.elect(one.services) },
   ];
   // More than may be in flight, or it is only about how quickly that fills.
   const bytes = Math.max(1.5 * walInFlightBytesMax, 128 * megabyte * context.scale);
@@ -152,7 +147,7 @@ async function streamRow(context: BenchContext, three: Cluster, one: Cluster): P
 
 /** From nothing to the right to write, after a proposer that is gone, with WAL that all of them have. */
 async function electionRow(context: BenchContext, three: Cluster, one: Cluster): Promise<Row> {
-  const writers = [await Writer.elect(three.services), await Writer.elect(one.services)];
+  const writers = [await WalWriter.elect(three.services), await WalWriter.elect(one.services)];
   const count = Math.max(10, Math.round(40 * context.scale)) * context.rounds;
   context.say(`${count} elections of each`);
   const figures = await interleave(
@@ -182,7 +177,7 @@ async function recoveryRows(context: BenchContext, three: Cluster): Promise<Row[
   const bytes = Math.max(1.5 * walInFlightBytesMax, 100 * megabyte * context.scale);
   const per100 = (ms: number) => (ms / bytes) * 100 * megabyte;
   context.say(`${Math.round(bytes / megabyte)} MB of WAL to catch up with`);
-  const writer = await Writer.elect(three.services);
+  const writer = await WalWriter.elect(three.services);
   const victim = three.nodes[2]!;
   /** From the start of the process until the proposer has connected again, which it tries less and less often. */
   const waits: number[] = [];
@@ -255,105 +250,6 @@ async function copyWal(from: string, to: string, bytes: number): Promise<void> {
   }
 }
 
-/** What the disk alone makes of a commit: overwrites of blocks that exist, in `files` files at once, until `wanted` of them are synchronised. */
-async function bareSyncs(dir: string) {
-  mkdirSync(dir);
-  const files = await Promise.all([1, 2, 3].map((name) => open(join(dir, `${name}`), 'w+')));
-  for (const file of files) {
-    await file.write(Buffer.alloc(walSegmentSize));
-    await file.sync();
-  }
-  const bytes = Buffer.alloc(commitBytes, 7);
-  let at = 0;
-  return {
-    async once(count: number, wanted: number): Promise<number> {
-      at = (at + commitBytes) % (walSegmentSize - commitBytes);
-      const start = performance.now();
-      const took: number[] = [];
-      await Promise.all(
-        files.slice(0, count).map(async (file) => {
-          await file.write(bytes, 0, commitBytes, at);
-          await file.datasync();
-          took.push(performance.now() - start);
-        }),
-      );
-      return took[wanted - 1]!;
-    },
-    close: () => Promise.all(files.map((file) => file.close())),
-  };
-}
-
-// Processes
-
-class Node {
-  readonly dir: string;
-  readonly service: WalService & { readonly nodeId: NodeId };
-  readonly port: number;
-  readonly #id: number;
-  #child: ChildProcess | null = null;
-
-  constructor(dir: string, id: number, port: number) {
-    this.dir = dir;
-    this.#id = id;
-    this.port = port;
-    this.service = connectSafekeeper({ id: id as NodeId, host, port });
-    mkdirSync(dir, { recursive: true });
-  }
-
-  get address(): string {
-    return `${this.#id}=${host}:${this.port}`;
-  }
-
-  async start(addresses: readonly string[]): Promise<void> {
-    const entry = fileURLToPath(new URL('../../server/safekeeper/main.js', import.meta.url));
-    const peers = addresses.filter((address) => address !== this.address);
-    const args = ['-D', this.dir, '--id', `${this.#id}`, '--listen-http', `${host}:0`];
-    args.push('--listen-pg', `${host}:${this.port}`, ...(peers.length > 0 ? ['--peers', peers.join()] : []));
-    const log = openSync(`${this.dir}.log`, 'a');
-    this.#child = spawn(process.execPath, [entry, ...args], { stdio: ['ignore', log, log, 'ipc'] });
-    await once(this.#child, 'message');
-  }
-
-  async kill(): Promise<void> {
-    const child = this.#child;
-    if (child === null || child.exitCode !== null || child.signalCode !== null) return;
-    const exited = once(child, 'exit');
-    child.kill('SIGKILL');
-    await exited;
-  }
-}
-
-class Cluster {
-  readonly nodes: readonly Node[];
-
-  private constructor(nodes: readonly Node[]) {
-    this.nodes = nodes;
-  }
-
-  static async start(dir: string, count: number): Promise<Cluster> {
-    const nodes: Node[] = [];
-    for (let id = 1; id <= count; id++) {
-      const port = await findFreePort((nodes.at(-1)?.port ?? firstPort - 1) + 1);
-      nodes.push(new Node(join(dir, `${id}`), id, port));
-    }
-    const cluster = new Cluster(nodes);
-    await Promise.all(nodes.map((node) => node.start(cluster.addresses)));
-    return cluster;
-  }
-
-  get services(): readonly WalService[] {
-    return this.nodes.map(({ service }) => service);
-  }
-
-  get addresses(): readonly string[] {
-    return this.nodes.map(({ address }) => address);
-  }
-
-  kill(): void {
-    for (const node of this.nodes) void node.kill();
-  }
-}
-
 async function delayProxy(port: number): Promise<{ port: number; close: () => void }> {
   const worker = new Worker(new URL('./delay-proxy.js', import.meta.url), { workerData: { port, delayMs: slowMs } });
   const [own] = (await once(worker, 'message')) as [number];
@@ -366,87 +262,5 @@ async function caughtUp(service: WalService, id: TenantTimelineId, lsn: Lsn): Pr
     const status = await service.getStatus(id).catch(() => null);
     if (status !== null && status.flushLsn >= lsn) return;
     await sleep(10);
-  }
-}
-
-/** One timeline's proposer and its WAL. */
-class Writer {
-  readonly id: TenantTimelineId = { tenantId: newTenantId(nodeRandom), timelineId: newTimelineId(nodeRandom) };
-  readonly #services: readonly WalService[];
-  #driver!: ProposerDriver;
-  #wal = new SyntheticWal(startLsn);
-  /** When its proposer last began to bring a safekeeper up to date. */
-  recoveryBeganMs = 0;
-
-  private constructor(services: readonly WalService[]) {
-    this.#services = services;
-  }
-
-  static async elect(services: readonly WalService[]): Promise<Writer> {
-    const writer = new Writer(services);
-    await writer.elect();
-    await writer.commits(5);
-    return writer;
-  }
-
-  async elect(): Promise<void> {
-    this.#driver = await ProposerDriver.elect({
-      id: this.id,
-      services: this.#services,
-      startLsnIfEmpty: startLsn,
-      systemIdentifier: syntheticSystemIdentifier,
-      clock: nodeClock,
-      random: nodeRandom,
-      log: {
-        ...silentLog,
-        info: (text) => {
-          if (text === 'bringing a safekeeper up to date') this.recoveryBeganMs = performance.now();
-        },
-      },
-    });
-    this.#wal = SyntheticWal.afterBoot(this.#driver.startLsn);
-  }
-
-  get endLsn(): Lsn {
-    return this.#driver.endLsn;
-  }
-
-  /** Milliseconds of each, one after the other. */
-  async commits(count: number): Promise<number[]> {
-    const latencies: number[] = [];
-    const payload = new Uint8Array(commitBytes - 32);
-    for (let i = 0; i < count; i++) {
-      const record = this.#wal.next(payload);
-      latencies.push(
-        await timed(() => {
-          this.#driver.append(record.startLsn, record.bytes);
-          return this.#driver.waitCommit(record.endLsn);
-        }),
-      );
-    }
-    return latencies;
-  }
-
-  /** WAL to stream next. */
-  prepare(bytes: number): SyntheticRecord[] {
-    const payload = new Uint8Array(recordBytes - 32);
-    const records: SyntheticRecord[] = [];
-    const { endLsn } = this.#wal;
-    while (this.#wal.endLsn - endLsn < bytes) records.push(this.#wal.next(payload));
-    return records;
-  }
-
-  /** As a compute does: as much as may be in flight. */
-  async stream(records: readonly SyntheticRecord[]): Promise<void> {
-    const driver = this.#driver;
-    for (const record of records) {
-      while (driver.inFlightBytes > walInFlightBytesMax) await driver.waitCommit((driver.commitLsn + 1) as Lsn);
-      driver.append(record.startLsn, record.bytes);
-    }
-    await driver.waitCommit(this.#wal.endLsn);
-  }
-
-  close(): void {
-    this.#driver.close();
   }
 }
