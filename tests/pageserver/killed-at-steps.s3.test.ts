@@ -8,7 +8,7 @@
  * was cut off succeeds when it is asked again; then a scrub that reads every block finds every object that an index names whole, and no object that
  * none names.
  */
-import { existsSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
@@ -23,6 +23,7 @@ import { loadTenantTemplate } from '../../server/pageserver/template-cache.ts';
 import { nodeRandom, silentLog } from '../../server/process/node-host.ts';
 import { loadPGliteArtefacts } from '../../server/process/pglite-artefacts.ts';
 import { Ceph } from '../support/ceph.ts';
+import { removeFaultPlan, writeFaultPlan } from '../support/fault-plan-file.ts';
 import type { FaultPlan, ObjectKind, StoreOperation } from '../support/faulty-object-store.ts';
 import {
   comparePagesAt,
@@ -148,7 +149,7 @@ async function endAt(
 ): Promise<boolean> {
   const file = (name: string) => join(storage.pageserverDir, name);
   rmSync(file('ended'), { force: true });
-  writeFileSync(file('faults.json'), JSON.stringify({ kind: 'end', ...plan }));
+  writeFaultPlan(storage.pageserverDir, { kind: 'end', ...plan });
   let outcome = 'asked';
   const work = plan.nth === 1 ? act() : act().then(settled);
   const acted = work.then(
@@ -165,12 +166,12 @@ async function endAt(
     await expect.poll(state, { timeout: 60_000, message: plan.object }).toMatch(ends);
   } catch (error) {
     // What comes after this test has a pageserver that works.
-    rmSync(file('faults.json'));
+    removeFaultPlan(storage.pageserverDir);
     await storage.stopPageserver('immediate');
     await storage.startPageserver();
     throw error;
   }
-  rmSync(file('faults.json'));
+  removeFaultPlan(storage.pageserverDir);
   await acted;
   if (!existsSync(file('ended'))) return false;
   rmSync(file('tenants'), { recursive: true, force: true });
@@ -411,8 +412,8 @@ describe('ended during a start', () => {
 
 describe('requests to the bucket', () => {
   const unreliable = (plan: { failing: number; delayMsMax: number }) =>
-    writeFileSync(join(storage.pageserverDir, 'faults.json'), JSON.stringify({ kind: 'unreliable', ...plan }));
-  const reliable = () => rmSync(join(storage.pageserverDir, 'faults.json'), { force: true });
+    writeFaultPlan(storage.pageserverDir, { kind: 'unreliable', ...plan });
+  const reliable = () => removeFaultPlan(storage.pageserverDir);
   afterEach(reliable);
 
   /** Until the store answers. */

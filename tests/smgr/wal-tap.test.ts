@@ -76,9 +76,12 @@ function run(start: Lsn, sizes: readonly number[], cuts: readonly boolean[]): vo
   for (const [i, { endLsn }] of records.entries()) {
     const from = writtenTo - (writtenTo % pageSize);
     if (cuts[i % cuts.length]) {
-      write(from, Math.ceil(endLsn / pageSize) * pageSize, endLsn);
+      const to = Math.ceil(endLsn / pageSize) * pageSize;
+      write(from, to, endLsn);
       writtenTo = endLsn;
       tap.sync();
+      // The boot record ends with its page: PostgreSQL has written nothing yet.
+      if (to === from) continue;
       expect(sink.flushedTo).toBe(endLsn - start);
       expect(flushed.at(-1)).toBe(endLsn);
     } else {
@@ -113,6 +116,10 @@ describe('the stream of a compute', () => {
       ),
       { numRuns: 60 },
     );
+  });
+
+  it('begins with a boot record that ends with its page', () => {
+    run(lsn(0x1000000 + 3 * pageSize - 120), [88, 1, 7000], [true, false]);
   });
 
   it.each([0, 8, 24, 32, 40, 8152, 8160, 8168, 8184])(

@@ -1,10 +1,10 @@
 /**
  * The pageserver process with faults between it and its store: `node faulty-pageserver.js -D DIR ...`, as server/pageserver/main.js.
  *
- * What goes wrong is in DIR/faults.json (FaultPlan), which is read anew for each operation, so that a test decides while the process runs. A process
+ * What goes wrong is in DIR/faults.json (fault-plan-file.ts), which is read anew for each operation, so that a test decides while the process runs. A process
  * that ends here ends as by SIGKILL: nothing of it runs any more.
  */
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { PageliteError } from '../../engine/errors.ts';
@@ -12,6 +12,7 @@ import { parsePageserverArgs } from '../../server/pageserver/config.ts';
 import { startPageserver } from '../../server/pageserver/pageserver-server.ts';
 import { createLog } from '../../server/process/node-host.ts';
 import { runProcess } from '../../server/process/run-process.ts';
+import { readFaultPlan } from './fault-plan-file.ts';
 import {
   type FaultPlan,
   type Faults,
@@ -51,8 +52,7 @@ class PlannedFaults implements Faults {
   }
 
   #read(): FaultPlan | null {
-    const path = join(this.#dir, 'faults.json');
-    const text = existsSync(path) ? readFileSync(path, 'utf8') : null;
+    const text = readFaultPlan(this.#dir);
     if (text !== this.#plan) this.#seen = 0;
     this.#plan = text;
     return text === null ? null : JSON.parse(text);
