@@ -1,8 +1,8 @@
 /**
  * A Channel over a WebSocket, for both ends: proposer, WAL reader and pagestream connections between processes.
  *
- * `connectWebSocket` is the client's side and returns before the socket is open; `acceptWebSocket` wraps a socket that the server
- * has upgraded. One binary WebSocket message is one Channel message.
+ * `connectWebSocket` is the client's side and returns before the socket is open; `WebSocketAcceptor` takes what an HTTP server has to
+ * upgrade. One binary WebSocket message is one Channel message.
  *
  * Invariants
  * - messages are whole and in order; a text message, or one above `channelMessageBytesMax`, ends the connection before it is delivered
@@ -71,7 +71,7 @@ export class WebSocketAcceptor {
   /** Completes the handshake and hands the channel to `accept`. A malformed handshake is answered and dropped by `ws`. */
   upgrade(request: IncomingMessage, socket: Duplex, head: Uint8Array, accept: (channel: Channel) => void): void {
     this.#server.handleUpgrade(request, socket, Buffer.from(head), (webSocket) => {
-      const channel = acceptWebSocket(webSocket);
+      const channel = new WebSocketChannel(webSocket, socket);
       this.#channels.add(channel);
       webSocket.once('close', () => this.#channels.delete(channel));
       accept(channel);
@@ -84,13 +84,12 @@ export class WebSocketAcceptor {
   }
 }
 
-/** The Channel of a socket that was accepted by a WebSocketServer, whose options the caller chose as `WebSocketAcceptor` does. */
-export function acceptWebSocket(socket: WebSocket): Channel {
-  return new WebSocketChannel(socket);
-}
-
 class WebSocketChannel implements Channel {
   readonly #socket: WebSocket;
+  /** Null until the handshake. */
+  #transport: Duplex | null;
+  /** What was sent in this turn of the event loop. */
+  #gathering: 'idle' | 'sent' | 'gathers' = 'idle';
   #unopened: Uint8Array[] | null;
   #unopenedBytes = 0;
   #inbox: Uint8Array[] = [];
@@ -103,10 +102,15 @@ class WebSocketChannel implements Channel {
   #pinged = false;
   readonly #watch: NodeJS.Timeout;
 
-  constructor(socket: WebSocket) {
+  /** `transport`: what an accepted socket runs over. */
+  constructor(socket: WebSocket, transport: Duplex | null = null) {
     this.#socket = socket;
+    this.#transport = transport;
     this.#unopened = socket.readyState === WebSocket.CONNECTING ? [] : null;
     this.#watch = setInterval(() => this.#checkSilence(), pingAfterMs).unref();
+    socket.on('upgrade', (response) => {
+      this.#transport = response.socket;
+    });
     socket.on('open', () => this.#open());
     socket.on('pong', () => this.#hear());
     socket.on('ping', () => this.#hear());
@@ -132,12 +136,34 @@ class WebSocketChannel implements Channel {
       );
     }
     if (this.#unopened === null) {
+      this.#gather();
       this.#socket.send(message, { binary: true }, ignoreSendError);
     } else {
       this.#unopened.push(message);
       this.#unopenedBytes += message.length;
     }
   }
+
+  /**
+   * The first message of a turn of the event loop leaves at once, what follows it in that turn together at its end: a system call each would cost more than
+   * most messages say.
+   */
+  #gather(): void {
+    const transport = this.#transport;
+    if (transport === null || this.#gathering === 'gathers') return;
+    if (this.#gathering === 'sent') {
+      this.#gathering = 'gathers';
+      transport.cork();
+    } else {
+      this.#gathering = 'sent';
+      setImmediate(this.#endOfTurn);
+    }
+  }
+
+  readonly #endOfTurn = (): void => {
+    if (this.#gathering === 'gathers') this.#transport!.uncork();
+    this.#gathering = 'idle';
+  };
 
   onMessage(handler: (message: Uint8Array) => void): void {
     this.#messageHandler = handler;
