@@ -12,17 +12,26 @@
  *   made anew
  */
 import type { Stats } from 'node:fs';
-import { type FileHandle, link, mkdir, open, readdir, rename, rm, rmdir, stat } from 'node:fs/promises';
+import { link, mkdir, open, readdir, rename, rm, rmdir, stat } from 'node:fs/promises';
 import { dirname, join, relative, sep } from 'node:path';
 import { threadId } from 'node:worker_threads';
 import { messageOf, PageliteError } from '../../engine/errors.ts';
+import { parseLayerFile } from '../../engine/layers/layer-name.ts';
 import type { ObjectStore } from '../../engine/services.ts';
 import { checkCondition, checkObjectKey } from '../../engine/stores/memory.ts';
+import { forgetOpenFile, isKeptOpen, readRange, withFile, withKeptFile } from './open-files.ts';
 
 /** With the process that writes it. */
 const temporaryName = /^\.tmp-(\d+)-/;
 
+/** What another thread opens the same objects with. */
+export interface DiskFolder {
+  readonly folder: string;
+  readonly marker: string | null;
+}
+
 export class DiskObjectStore implements ObjectStore {
+  readonly place: DiskFolder;
   readonly #folder: string;
   /** A file that is there as long as the store is. */
   readonly #marker: string;
@@ -30,9 +39,10 @@ export class DiskObjectStore implements ObjectStore {
   readonly #writes = new Map<string, Promise<unknown>>();
   #nextTemporary = 1;
 
-  private constructor(folder: string, marker: string) {
-    this.#folder = folder;
-    this.#marker = join(folder, marker);
+  private constructor(place: DiskFolder) {
+    this.place = place;
+    this.#folder = place.folder;
+    this.#marker = join(place.folder, place.marker ?? '.');
   }
 
   /**
@@ -41,10 +51,10 @@ export class DiskObjectStore implements ObjectStore {
    */
   static async open(
     folder: string,
-    { sweep = true, marker }: { readonly sweep?: boolean; readonly marker?: string } = {},
+    { sweep = true, marker = null }: { readonly sweep?: boolean; readonly marker?: string | null } = {},
   ): Promise<DiskObjectStore> {
-    const store = new DiskObjectStore(folder, marker ?? '.');
-    if (marker === undefined) await mkdir(folder, { recursive: true });
+    const store = new DiskObjectStore({ folder, marker });
+    if (marker === null) await mkdir(folder, { recursive: true });
     else await store.#checkThere();
     if (!sweep) return store;
     for (const entry of await readdir(folder, { recursive: true, withFileTypes: true })) {
@@ -82,6 +92,7 @@ export class DiskObjectStore implements ObjectStore {
         }
         if (condition && 'ifAbsent' in condition) await linkNew(temporary, path, key);
         else await rename(temporary, path);
+        forgetOpenFile(path);
       } catch (error) {
         await rm(temporary, { force: true });
         throw error;
@@ -91,25 +102,27 @@ export class DiskObjectStore implements ObjectStore {
     });
   }
 
-  get(key: string, range?: { start: number; end: number }): Promise<{ bytes: Uint8Array; version: string } | null> {
+  get(
+    key: string,
+    range?: { start: number; end: number },
+    { fresh }: { readonly fresh: boolean } = { fresh: false },
+  ): Promise<{ bytes: Uint8Array; version: string } | null> {
     const path = this.#path(key);
+    if (fresh) forgetOpenFile(path);
     return this.#translate(key, async () => {
-      let file: FileHandle;
+      const read = async (fd: number, stats: Stats) => {
+        if (!stats.isFile()) return null;
+        const start = Math.min(range?.start ?? 0, stats.size);
+        const end = Math.max(start, Math.min(range?.end ?? stats.size, stats.size));
+        return { bytes: await readRange(fd, start, end), version: versionOf(stats) };
+      };
       try {
-        file = await open(path, 'r');
+        const staysOpen = range !== undefined && (isKeptOpen(path) || isLayer(key));
+        return await (staysOpen ? withKeptFile(path, read) : withFile(path, read));
       } catch (error) {
         if (!isAbsent(error)) throw error;
         await this.#checkThere();
         return null;
-      }
-      try {
-        const stats = await file.stat();
-        if (!stats.isFile()) return null;
-        const start = Math.min(range?.start ?? 0, stats.size);
-        const end = Math.max(start, Math.min(range?.end ?? stats.size, stats.size));
-        return { bytes: await readFully(file, start, end), version: versionOf(stats) };
-      } finally {
-        await file.close();
       }
     });
   }
@@ -157,6 +170,7 @@ export class DiskObjectStore implements ObjectStore {
       const path = this.#path(key);
       try {
         await rm(path);
+        forgetOpenFile(path);
       } catch (error) {
         if (!isAbsent(error)) throw error;
         await this.#checkThere();
@@ -238,6 +252,9 @@ export class DiskObjectStore implements ObjectStore {
   }
 }
 
+/** What is read in ranges, often, and never changes. */
+const isLayer = (key: string): boolean => parseLayerFile(key.slice(key.lastIndexOf('/') + 1)) !== null;
+
 /** Whether it is new. Its parent has to be there. */
 async function makeOneFolder(path: string): Promise<boolean> {
   try {
@@ -280,17 +297,6 @@ function isRunning(pid: number): boolean {
 }
 
 const readFolder = (path: string) => readdir(path, { withFileTypes: true });
-
-async function readFully(file: FileHandle, start: number, end: number): Promise<Uint8Array> {
-  const bytes = new Uint8Array(end - start);
-  for (let at = 0; at < bytes.length; ) {
-    const { bytesRead } = await file.read(bytes, at, bytes.length - at, start + at);
-    // The file was cut short meanwhile: the caller sees that fewer bytes came.
-    if (bytesRead === 0) return bytes.subarray(0, at);
-    at += bytesRead;
-  }
-  return bytes;
-}
 
 function isAbsent(error: unknown): boolean {
   const { code } = error as { code?: string };

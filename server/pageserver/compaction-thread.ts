@@ -1,7 +1,7 @@
 /**
  * Compaction in a worker thread, so that the thread that serves reads does not sort, checksum and redo besides.
  *
- * The worker reads layers through this thread's store and hands over what it has written; this thread puts it. It is started at the first job and ended
+ * The worker reads layers where they are files, else through this thread's store, and hands over what it has written; this thread puts it. It is started at the first job and ended
  * when there was none for a while: WAL redo of its own takes memory. A worker that fails costs its job, which is tried again in a new one.
  *
  * Invariant: one job at a time (SerialCompaction).
@@ -13,12 +13,15 @@ import { runJob } from '../../engine/compaction/run-job.ts';
 import { isPageliteError, messageOf, PageliteError } from '../../engine/errors.ts';
 import { parseLayerName } from '../../engine/layers/layer-name.ts';
 import type { ObjectStore } from '../../engine/services.ts';
+import type { DiskFolder } from '../object-store/disk.ts';
 import type { PGliteArtefacts } from '../process/pglite-artefacts.ts';
 import { type FromWorker, type TaskMessage, type ToWorker, toTaskMessage } from './compaction-messages.ts';
 import type { CompactionWorkerData } from './compaction-worker.ts';
 
 export interface CompactionThreadOptions {
   readonly store: ObjectStore;
+  /** Where the objects of `store` are files: the worker reads them itself. Null: through this thread. */
+  readonly folder: DiskFolder | null;
   /** Where the cached template is. */
   readonly dir: string;
   readonly artefacts: PGliteArtefacts;
@@ -59,8 +62,8 @@ export class CompactionThread implements CompactionHost {
   }
 
   #start(): Worker {
-    const { dir, artefacts } = this.#options;
-    const workerData: CompactionWorkerData = { dir, artefacts };
+    const { dir, artefacts, folder } = this.#options;
+    const workerData: CompactionWorkerData = { dir, artefacts, folder };
     const worker = new Worker(new URL('./compaction-worker.js', import.meta.url), { workerData, execArgv: [] });
     worker.unref();
     worker.on('exit', () => {

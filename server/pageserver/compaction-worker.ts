@@ -1,4 +1,7 @@
 /** Entry of the compaction thread: does jobs as they come (compaction-thread.ts), with WAL redo of its own, which is started when a job needs it. */
+import { readlinkSync } from 'node:fs';
+import { constants, setPriority } from 'node:os';
+import { basename } from 'node:path';
 import { parentPort, workerData } from 'node:worker_threads';
 import { must } from '../../engine/assert.ts';
 import { runJob } from '../../engine/compaction/run-job.ts';
@@ -16,6 +19,7 @@ import type { Log, ObjectStore, RedoRequest, WalRedo } from '../../engine/servic
 import type { TimelineView } from '../../engine/timeline/gather.ts';
 import { PageVersions } from '../../engine/timeline/page-versions.ts';
 import { Readers } from '../../engine/timeline/readers.ts';
+import { type DiskFolder, DiskObjectStore } from '../object-store/disk.ts';
 import type { PGliteArtefacts } from '../process/pglite-artefacts.ts';
 import {
   type FromWorker,
@@ -29,6 +33,8 @@ import { loadTenantTemplate } from './template-cache.ts';
 export interface CompactionWorkerData {
   readonly dir: string;
   readonly artefacts: PGliteArtefacts;
+  /** Where layers are files. */
+  readonly folder: DiskFolder | null;
 }
 
 interface Waiting<T> {
@@ -37,7 +43,7 @@ interface Waiting<T> {
 }
 
 const port = must(parentPort);
-const { dir, artefacts } = workerData as CompactionWorkerData;
+const { dir, artefacts, folder } = workerData as CompactionWorkerData;
 const post = (from: FromWorker, transfer: readonly ArrayBuffer[] = []) => port.postMessage(from, transfer);
 const warn = (message: string, data: object = {}) => post({ kind: 'warn', message, data });
 const log: Log = { debug: () => {}, info: () => {}, warn, error: warn };
@@ -47,8 +53,8 @@ let nextRequest = 1;
 let put: Waiting<void> | null = null;
 let abort = new AbortController();
 
-/** Layers, read in the pageserver's thread. */
-const store: Pick<ObjectStore, 'get'> = {
+/** Layers, read in the pageserver's thread: it has the store, and what is under way there. */
+const storeElsewhere: Pick<ObjectStore, 'get'> = {
   async get(key, range, options) {
     const { start, end } = must(range, 'layers are read in ranges');
     const request = nextRequest++;
@@ -88,13 +94,27 @@ class LazyRedo implements WalRedo {
 
 const redo = new LazyRedo();
 
+/** This thread gives way to those that answer reads. Linux has a nice value for each thread, and tells a thread which it is; elsewhere all are alike. */
+function giveWayToReads(): void {
+  if (process.platform !== 'linux') return;
+  try {
+    setPriority(Number(basename(readlinkSync('/proc/thread-self'))), constants.priority.PRIORITY_LOW);
+  } catch (error) {
+    warn('compaction does not give way to reads', { error: messageOf(error) });
+  }
+}
+
+giveWayToReads();
+
 async function run(task: TaskMessage): Promise<void> {
+  const store =
+    folder === null ? storeElsewhere : await DiskObjectStore.open(folder.folder, { ...folder, sweep: false });
   const blocks = new BlockCache(compactionCacheBytes);
   const layers = new Map<string, LayerFile>();
   const viewOf = (at: number): TimelineView => {
     const timeline = must(task.timelines[at]);
     const ancestor = timeline.ancestorLsn === null ? null : viewOf(at + 1);
-    return viewOfFiles(timeline, filesOf(timeline, blocks, layers), ancestor);
+    return viewOfFiles(timeline, filesOf(timeline, store, blocks, layers), ancestor);
   };
   const view = Object.assign(viewOf(0), { redo });
   await runJob({
@@ -119,6 +139,7 @@ async function run(task: TaskMessage): Promise<void> {
 
 function filesOf(
   { id, layers: messages }: TimelineMessage,
+  store: Pick<ObjectStore, 'get'>,
   blocks: BlockCache,
   layers: Map<string, LayerFile>,
 ): LayerFile[] {

@@ -8,7 +8,7 @@ import type { NodeId } from '../../engine/model/ids.ts';
 import { PostgresRedo } from '../../engine/redo/postgres-redo.ts';
 import type { Log, ObjectStore, WalService } from '../../engine/services.ts';
 import { Pageserver, type PageserverLimits } from '../../engine/timeline/pageserver.ts';
-import { DiskObjectStore } from '../object-store/disk.ts';
+import { type DiskFolder, DiskObjectStore } from '../object-store/disk.ts';
 import { formatRemoteStorage, openRemoteStorage, type RemoteStorage } from '../object-store/remote-storage.ts';
 import { TieredObjectStore } from '../object-store/tiered.ts';
 import { nodeClock, nodeRandom } from '../process/node-host.ts';
@@ -40,21 +40,32 @@ export interface OpenPageserverOptions {
   readonly progress?: (text: string) => void;
 }
 
+interface OpenStore {
+  readonly store: ObjectStore;
+  readonly staging: TieredObjectStore | null;
+  /** Where `store` has its objects as files, if nothing stands between. */
+  readonly folder: DiskFolder | null;
+}
+
 /** A bucket is behind a part of the disk; a folder is used as it is. */
 async function openStore({
   dir,
   remoteStorage,
   mayCreateStorage: mayCreate,
   diskBudgetBytes: budgetBytes = diskBudgetBytes,
-  around = (store) => store,
+  around,
   log,
-}: OpenPageserverOptions) {
-  if (remoteStorage === null) return { store: around(await DiskObjectStore.open(dir)), staging: null };
-  const remote = around(await openRemoteStorage(remoteStorage, { mayCreate }));
+}: OpenPageserverOptions): Promise<OpenStore> {
+  const inFolder = (store: DiskObjectStore): OpenStore =>
+    around === undefined
+      ? { store, staging: null, folder: store.place }
+      : { store: around(store), staging: null, folder: null };
+  if (remoteStorage === null) return inFolder(await DiskObjectStore.open(dir));
+  const remote = await openRemoteStorage(remoteStorage, { mayCreate });
   log.info('opened the remote storage', { remoteStorage: formatRemoteStorage(remoteStorage) });
-  if (remoteStorage.kind === 'folder') return { store: remote, staging: null };
-  const tiered = await TieredObjectStore.open({ remote, folder: dir, budgetBytes, log });
-  return { store: tiered, staging: tiered };
+  if (remote instanceof DiskObjectStore) return inFolder(remote);
+  const tiered = await TieredObjectStore.open({ remote: around?.(remote) ?? remote, folder: dir, budgetBytes, log });
+  return { store: tiered, staging: tiered, folder: null };
 }
 
 export async function openPageserver(options: OpenPageserverOptions): Promise<Pageserver> {
@@ -64,7 +75,7 @@ export async function openPageserver(options: OpenPageserverOptions): Promise<Pa
   const { redoCounters } = options;
   const redo = redoCounters === undefined ? postgres : new MeteredRedo(postgres, redoCounters);
   try {
-    const { store, staging } = await openStore(options);
+    const { store, staging, folder } = await openStore(options);
     return await Pageserver.open({
       store,
       ...(staging && { staging }),
@@ -76,7 +87,7 @@ export async function openPageserver(options: OpenPageserverOptions): Promise<Pa
       random: nodeRandom,
       log,
       ...(limits && { limits }),
-      ...(options.compactionThread && { compaction: new CompactionThread({ store, dir, artefacts }) }),
+      ...(options.compactionThread && { compaction: new CompactionThread({ store, folder, dir, artefacts }) }),
       yieldTurn: () => setImmediate(),
     });
   } catch (error) {
