@@ -34,6 +34,7 @@ import { type Key, keyBytes, keyPrefix } from '../model/key.ts';
 import { type Lsn, maxLsn } from '../model/lsn.ts';
 import type { BlockNumber, ForkNumber, RelTag } from '../model/rel.ts';
 import type { ReadLsn, TimelineStatus } from '../services.ts';
+import { messageAround, messageHeaderBytes } from './answer-pages.ts';
 import { ByteReader, ByteWriter } from './byte-codec.ts';
 import { readErrorBody } from './message-frame.ts';
 
@@ -42,7 +43,6 @@ export const pagestreamVersion = 2;
 
 /** `PLPS` as bytes: opens `hello`. */
 const helloMagic = 0x53504c50;
-export const messageHeaderBytes = 16;
 
 export const requestTag = {
   hello: 1,
@@ -223,13 +223,16 @@ function readKeyFields(reader: ByteReader): Key {
 
 // Responses
 
+/** Pages that have room for a header before them (answer-pages.ts) become the message: whoever gave them does not touch them any more. */
 export function encodeResponse(response: PagestreamResponse): Uint8Array {
   const { id } = response;
   switch (response.kind) {
     case 'welcome':
       return seal(responseTag.welcome, id, begin(4).u32(response.version));
-    case 'pages':
-      return seal(responseTag.pages, id, begin(response.bytes.length).put(response.bytes));
+    case 'pages': {
+      const { bytes } = response;
+      return seal(responseTag.pages, id, messageAround(bytes) ?? begin(bytes.length).put(bytes));
+    }
     case 'images':
       return seal(responseTag.images, id, writeImages(response.images));
     case 'relSize':
@@ -380,8 +383,8 @@ function begin(bodyBytes: number): ByteWriter {
 }
 
 /** Fills the header of a message whose body is complete. */
-function seal(tag: number, id: number, body: ByteWriter): Uint8Array {
-  const message = body.finish();
+function seal(tag: number, id: number, body: ByteWriter | Uint8Array): Uint8Array {
+  const message = body instanceof Uint8Array ? body : body.finish();
   if (message.length > channelMessageBytesMax) {
     throw new PageliteError('invalid', `a message of ${message.length} bytes: the limit is ${channelMessageBytesMax}`);
   }

@@ -14,6 +14,7 @@ import type { TenantTimelineId } from '../model/ids.ts';
 import { type Key, type KeyPrefix, relPrefix, sizeBlock } from '../model/key.ts';
 import { formatLsn, invalidLsn, type Lsn, maxLsn } from '../model/lsn.ts';
 import type { BlockNumber, RelTag } from '../model/rel.ts';
+import { answerPages } from '../protocol/answer-pages.ts';
 import type { Basebackup, Clock, PageService, ReadLsn, TimelineStatus, ValueReader } from '../services.ts';
 import { recordEnd } from '../wal/wal-page.ts';
 import { gather } from './gather.ts';
@@ -108,7 +109,7 @@ export class TimelinePageService implements PageService {
     try {
       const prefix = relPrefix(rel);
       const size = await this.#relSize(prefix, lsn, signal);
-      const out = new Uint8Array(blockCount * pageSize);
+      const out = answerPages(blockCount);
       const count = Math.min(blockCount, (size ?? 0) - firstBlock);
       if (count <= 0) return out;
       const gathered = gather(this.#timeline, prefix, firstBlock, count, lsn + 1, signal);

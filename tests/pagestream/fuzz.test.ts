@@ -10,13 +10,13 @@ import { describe, expect, it } from 'vitest';
 import { crc32c } from '../../engine/crc32c.ts';
 import { isPageliteError } from '../../engine/errors.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
+import { messageHeaderBytes } from '../../engine/protocol/answer-pages.ts';
 import { basebackupChunks, decodeBasebackup } from '../../engine/protocol/basebackup-codec.ts';
 import {
   decodeRequest,
   decodeResponse,
   encodeRequest,
   encodeResponse,
-  messageHeaderBytes,
   requestTag,
   responseTag,
 } from '../../engine/protocol/pagestream.ts';
