@@ -29,6 +29,7 @@ import {
   decodeAcceptorMessage,
   encodeProposerMessage,
   type ProposerId,
+  type ProposerMessage,
 } from '../../engine/protocol/proposer-acceptor.ts';
 import type { Channel, Clock, Log, Random, WalService } from '../../engine/services.ts';
 import { RecordScan } from '../../engine/wal/record-scan.ts';
@@ -72,6 +73,19 @@ const isDeleted = (error: unknown): error is PageliteError =>
 /** The safekeepers are others now: what this proposer writes to is no quorum any more. */
 const isOutdated = (error: unknown): error is PageliteError =>
   isPageliteError(error, 'fenced') && error.data.outdatedConfiguration === true;
+
+function isSameAppend(a: ProposerMessage, b: ProposerMessage): boolean {
+  if (a.kind !== 'appendRequest' || b.kind !== 'appendRequest') return false;
+  return (
+    a.term === b.term &&
+    a.beginLsn === b.beginLsn &&
+    a.commitLsn === b.commitLsn &&
+    a.mustReply === b.mustReply &&
+    a.bytes.buffer === b.bytes.buffer &&
+    a.bytes.byteOffset === b.bytes.byteOffset &&
+    a.bytes.length === b.bytes.length
+  );
+}
 
 /** One connection; a new one is a new object, so that events of an old one are told apart. */
 interface Link {
@@ -224,7 +238,14 @@ export class ProposerDriver {
   #step(event: ProposerEvent): void {
     const { state, commitLsn } = this.#proposer;
     const { messages, recoveries, broken } = this.#proposer.step(event);
-    for (const { acceptor, message } of messages) this.#send(acceptor, encodeProposerMessage(message));
+    let before: ProposerMessage | null = null;
+    let encoded!: Uint8Array;
+    for (const { acceptor, message } of messages) {
+      // Safekeepers that keep up get the same appends, copied and checksummed once: a Channel does not change what it sends.
+      if (before === null || !isSameAppend(before, message)) encoded = encodeProposerMessage(message);
+      before = message;
+      this.#send(acceptor, encoded);
+    }
     for (const recovery of recoveries) void this.#recover(recovery);
     for (const { acceptor, error } of broken) this.#drop(acceptor, error);
     if (this.#proposer.commitLsn !== commitLsn) this.#waiters.reached(this.#proposer.commitLsn);
