@@ -11,7 +11,7 @@
  * - before WAL of a new term is taken, what is not in its proposer's history has been cut off
  * - WAL below commitLsn is never cut off
  * - a proposer of an older configuration than was stored here gets no answer but that
- * - flushLsn and commitLsn are record boundaries; what is not a valid record is refused before it is written
+ * - flushLsn, commitLsn and where WAL is cut off are record boundaries, whatever a proposer says; what is not a valid record is refused before it is written
  */
 import { assert, unreachable } from '../assert.ts';
 import { PageliteError } from '../errors.ts';
@@ -47,6 +47,7 @@ import {
 } from '../protocol/proposer-acceptor.ts';
 import { RecordScan } from '../wal/record-scan.ts';
 import type { ControlState } from './control-file.ts';
+import { RecordBoundaries } from './record-boundaries.ts';
 
 /** Something to make durable. In the order given; all of it, and all WAL written before, is durable before the step's reply leaves. */
 export type PersistEffect =
@@ -99,14 +100,35 @@ export class Acceptor {
   readonly #nodeId: NodeId;
   #control: ControlState;
   #scan: RecordScan;
+  /** Those from commitLsn on. */
+  readonly #boundaries: RecordBoundaries;
   /** The session over which a peer's WAL comes. */
   #adopting: ProposerSession | null = null;
 
-  /** `flushLsn` is where the valid WAL on disk ends, `prevLsn` its last record if known. */
-  constructor(nodeId: NodeId, control: ControlState, flushLsn: Lsn, prevLsn: Lsn = invalidLsn) {
+  /** `flushLsn` is where the valid WAL on disk ends, `prevLsn` its last record if known, `boundaries` are those of records after commitLsn. */
+  constructor(
+    nodeId: NodeId,
+    control: ControlState,
+    flushLsn: Lsn,
+    prevLsn: Lsn = invalidLsn,
+    boundaries: RecordBoundaries = new RecordBoundaries(),
+  ) {
     this.#nodeId = nodeId;
     this.#control = control;
-    this.#scan = new RecordScan(flushLsn, prevLsn);
+    this.#boundaries = boundaries;
+    this.#scan = new RecordScan(flushLsn, prevLsn, boundaries);
+  }
+
+  /** Whether a record ends at `lsn`, which is in what is held and not below commitLsn. */
+  #isBoundary(lsn: Lsn): boolean {
+    return lsn === this.flushLsn || lsn === this.#control.commitLsn || this.#boundaries.has(lsn);
+  }
+
+  /** WAL goes on at `lsn`, a boundary. */
+  #scanFrom(lsn: Lsn): void {
+    const prevLsn = lsn === this.flushLsn ? this.#scan.lastRecordLsn : invalidLsn;
+    this.#boundaries.truncate(lsn);
+    this.#scan = new RecordScan(lsn, prevLsn, this.#boundaries);
   }
 
   /** As decided: on disk once the steps up to now are durable. */
@@ -178,6 +200,8 @@ export class Acceptor {
     }
     const isDiverged = !isFirst && common < this.flushLsn;
     if (isDiverged && peer.commitLsn <= common) return null;
+    if (isDiverged && common > commitLsn && !this.#isBoundary(common))
+      return this.#refuseInside('the log of a peer parts', common);
     if (!isFirst && common < Math.max(commitLsn, startLsn)) {
       return this.#refuse(
         `the log of a peer parts at ${formatLsn(common)}: here WAL is committed up to ${formatLsn(commitLsn)}`,
@@ -195,9 +219,7 @@ export class Acceptor {
         ...(isFirst && { startLsn: common, commitLsn: common }),
       }),
     );
-    if (this.writeLsn !== common) {
-      this.#scan = new RecordScan(common, common === this.flushLsn ? this.#scan.lastRecordLsn : invalidLsn);
-    }
+    if (this.writeLsn !== common) this.#scanFrom(common);
     this.#endAdoption();
     session.greeted = true;
     session.electedTerm = newTerm;
@@ -211,7 +233,8 @@ export class Acceptor {
     const held = historyUpTo(this.#control.termHistory, this.flushLsn);
     const known = Math.min(commitLsn, this.flushLsn) as Lsn;
     if (lastTerm(held) !== lastTermOfPeer || known <= this.#control.commitLsn) return null;
-    this.#control = { ...this.#control, commitLsn: known };
+    if (!this.#isBoundary(known)) return null;
+    this.#committed(known);
     return this.#answer([], null);
   }
 
@@ -342,16 +365,16 @@ export class Acceptor {
         `streaming from ${formatLsn(startStreamingAt)} would leave a gap after ${formatLsn(this.flushLsn)}`,
       );
     }
+    if (startLsn !== invalidLsn && !this.#isBoundary(startStreamingAt)) {
+      return this.#refuseInside('streaming would start', startStreamingAt);
+    }
     this.#endAdoption();
     session.electedTerm = message.term;
     // First the cut, then the history: WAL must never be held under the history of a term that did not write it.
     const persist: PersistEffect[] = [];
     if (this.writeLsn !== startStreamingAt) {
       persist.push({ kind: 'truncateWal', lsn: startStreamingAt });
-      this.#scan = new RecordScan(
-        startStreamingAt,
-        startStreamingAt === this.flushLsn ? this.#scan.lastRecordLsn : invalidLsn,
-      );
+      this.#scanFrom(startStreamingAt);
     }
     if (message.term > term || startLsn === invalidLsn || !sameHistory(this.#control.termHistory, termHistory)) {
       const isFirst = startLsn === invalidLsn;
@@ -383,9 +406,27 @@ export class Acceptor {
         { lsn: formatLsn(beginLsn) },
       );
     }
-    if (!this.#scan.feed(bytes)) return this.#refuseGarbage(session, flushLsn);
+    if (
+      message.commitLsn > this.#control.commitLsn &&
+      message.commitLsn < flushLsn &&
+      !this.#isBoundary(message.commitLsn)
+    ) {
+      return this.#refuseInside('WAL would be committed up to', message.commitLsn);
+    }
+    if (!this.#scan.feed(bytes)) {
+      const { problem, problemLsn } = this.#scan;
+      return this.#refuseWal(
+        session,
+        flushLsn,
+        `the WAL stream is garbage at ${formatLsn(problemLsn)}: ${problem}`,
+        problemLsn,
+      );
+    }
     const commitLsn = Math.max(this.#control.commitLsn, Math.min(message.commitLsn, this.flushLsn)) as Lsn;
-    if (commitLsn !== this.#control.commitLsn) this.#control = { ...this.#control, commitLsn };
+    if (commitLsn > flushLsn && !this.#isBoundary(commitLsn)) {
+      return this.#refuseWal(session, flushLsn, inside('WAL would be committed up to', commitLsn), commitLsn);
+    }
+    if (commitLsn !== this.#control.commitLsn) this.#committed(commitLsn);
     const persist: PersistEffect[] = bytes.length > 0 ? [{ kind: 'writeWal', lsn: beginLsn, bytes }] : [];
     const wantsReply = bytes.length > 0 || message.mustReply;
     return this.#answer(persist, wantsReply ? this.#appendResponse(this.flushLsn, this.writeLsn, commitLsn) : null);
@@ -396,16 +437,25 @@ export class Acceptor {
     return { kind: 'appendResponse', term, ruler, flushLsn, writeLsn, commitLsn };
   }
 
+  #committed(commitLsn: Lsn): void {
+    this.#control = { ...this.#control, commitLsn };
+    this.#boundaries.dropBefore(commitLsn);
+  }
+
   /** Nothing of the message is written, and the log goes back to its last boundary; the proposer has to be elected here again. */
-  #refuseGarbage(session: ProposerSession, boundaryLsn: Lsn): AcceptorStep {
-    const { problem, problemLsn } = this.#scan;
-    const lsn = formatLsn(problemLsn);
-    this.#scan = new RecordScan(boundaryLsn);
+  #refuseWal(session: ProposerSession, boundaryLsn: Lsn, problem: string, at: Lsn): AcceptorStep {
+    this.#boundaries.truncate(boundaryLsn);
+    this.#scan = new RecordScan(boundaryLsn, invalidLsn, this.#boundaries);
     session.electedTerm = 0;
     return {
-      ...this.#refuse(`the WAL stream is garbage at ${lsn}: ${problem}`, { lsn }),
+      ...this.#refuse(problem, { lsn: formatLsn(at) }),
       persist: [{ kind: 'truncateWal', lsn: boundaryLsn }],
     };
+  }
+
+  /** Whoever has this WAL knows where its records end. */
+  #refuseInside(what: string, lsn: Lsn): AcceptorStep {
+    return this.#refuse(inside(what, lsn), { lsn: formatLsn(lsn) });
   }
 
   #setControl(change: Partial<ControlState>): PersistEffect {
@@ -425,6 +475,8 @@ export class Acceptor {
     return { persist: [], reply: null, error, flushLsn: this.flushLsn, commitLsn: this.#control.commitLsn };
   }
 }
+
+const inside = (what: string, lsn: Lsn): string => `${what} ${formatLsn(lsn)}, where no record ends here`;
 
 const majorVersion = (pgVersion: number): number => Math.floor(pgVersion / 10000);
 

@@ -136,7 +136,7 @@ export class SafekeeperTimeline {
       flushedLsn: marked.flushLsn,
       log,
     });
-    const acceptor = new Acceptor(nodeId, control, wal.writeLsn, wal.lastRecordLsn);
+    const acceptor = new Acceptor(nodeId, control, wal.writeLsn, wal.lastRecordLsn, wal.boundaries);
     return new SafekeeperTimeline(storage, wal, acceptor, { marked, log });
   }
 

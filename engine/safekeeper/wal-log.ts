@@ -27,6 +27,7 @@ import {
   segmentStart,
   walPageMagic,
 } from '../wal/wal-page.ts';
+import { RecordBoundaries } from './record-boundaries.ts';
 import type { SegmentStorage } from './storage.ts';
 
 const partialSuffix = '.partial';
@@ -50,6 +51,8 @@ export class WalLog {
   readonly #segments: SegmentStorage;
   readonly #label: string;
   readonly #tail = new WalChunks(invalidLsn);
+  /** As found at open. */
+  readonly boundaries = new RecordBoundaries();
   #startLsn: Lsn;
   #writeLsn: Lsn;
   /** Start of the last record at open, for the acceptor's scan; 0 if unknown. */
@@ -349,7 +352,7 @@ export class WalLog {
 
   /** Records from `from` on, until one is not whole. */
   async #scanTail(from: Lsn, end: Lsn): Promise<RecordScan> {
-    const scan = new RecordScan(from);
+    const scan = new RecordScan(from, invalidLsn, this.boundaries);
     if (from > end) throw this.corrupt(end, `the WAL ends, though it was committed up to ${formatLsn(from)}`);
     while (scan.position < end) {
       const bytes = await this.readFile(scan.position, scanStepBytes);

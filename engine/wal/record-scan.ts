@@ -45,6 +45,7 @@ export class RecordScan {
   /** Start of the last whole record; 0 while none was seen. */
   #lastRecordLsn: Lsn;
   #position: Lsn;
+  readonly #boundaries: { push(lsn: Lsn): void } | null;
   #problem: string | null = null;
   #problemLsn: Lsn = invalidLsn;
 
@@ -60,8 +61,12 @@ export class RecordScan {
   readonly #pageHeader = new Uint8Array(longHeaderBytes);
   readonly #pageHeaderView = new DataView(this.#pageHeader.buffer);
 
-  /** `startLsn` is a record boundary; `prevLsn` the start of the record that ends there, 0 if unknown (its xl_prev is then not checked). */
-  constructor(startLsn: Lsn, prevLsn: Lsn = invalidLsn) {
+  /**
+   * `startLsn` is a record boundary; `prevLsn` the start of the record that ends there, 0 if unknown (its xl_prev is then not checked). `boundaries` gets
+   * each boundary after that.
+   */
+  constructor(startLsn: Lsn, prevLsn: Lsn = invalidLsn, boundaries: { push(lsn: Lsn): void } | null = null) {
+    this.#boundaries = boundaries;
     this.#position = startLsn;
     this.#boundaryLsn = startLsn;
     this.#lastRecordLsn = prevLsn;
@@ -188,6 +193,7 @@ export class RecordScan {
 
   #endRecord(): void {
     this.#boundaryLsn = this.#position;
+    this.#boundaries?.push(this.#position);
     this.#lastRecordLsn = this.#recordLsn;
     this.#part = part.recordHeader;
     this.#partLeft = recordHeaderBytes;

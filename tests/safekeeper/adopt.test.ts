@@ -3,55 +3,12 @@
  * that the simulation meets it in one run of a thousand; here it is made.
  */
 import { expect, it } from 'vitest';
-import { pgVersionNumber, walSegmentSize } from '../../engine/limits.ts';
-import { noConfiguration } from '../../engine/model/configuration.ts';
-import { type NodeId, tenantId, timelineId } from '../../engine/model/ids.ts';
-import { invalidLsn, type Lsn } from '../../engine/model/lsn.ts';
-import type { Term, TermHistory } from '../../engine/model/term.ts';
-import type { ProposerId } from '../../engine/protocol/proposer-acceptor.ts';
-import { proposerAcceptorVersion } from '../../engine/protocol/version.ts';
-import {
-  Acceptor,
-  newControlState,
-  newProposerSession,
-  type ProposerSession,
-} from '../../engine/safekeeper/acceptor.ts';
-import { type SyntheticRecord, SyntheticWal, syntheticSystemIdentifier } from '../support/synthetic-wal.ts';
-
-const timeline = { tenantId: tenantId('1'.repeat(32)), timelineId: timelineId('2'.repeat(32)) };
-const begin = (walSegmentSize + 40) as Lsn;
-const history = (...entries: [number, Lsn][]): TermHistory =>
-  entries.map(([term, lsn]) => ({ term: term as Term, lsn }));
-
-function greet(acceptor: Acceptor, proposer: string): ProposerSession {
-  const session = newProposerSession();
-  const { error } = acceptor.step(session, {
-    kind: 'proposerGreeting',
-    version: proposerAcceptorVersion,
-    timeline,
-    proposerId: proposer.repeat(32) as ProposerId,
-    systemIdentifier: syntheticSystemIdentifier,
-    pgVersion: pgVersionNumber,
-    walSegmentBytes: walSegmentSize,
-    configuration: noConfiguration,
-  });
-  expect(error).toBe(null);
-  return session;
-}
-
-const vote = (acceptor: Acceptor, session: ProposerSession, term: number) =>
-  acceptor.step(session, { kind: 'voteRequest', term: term as Term, proposerId: session.proposerId });
-const elected = (acceptor: Acceptor, session: ProposerSession, term: number, at: Lsn, termHistory: TermHistory) =>
-  acceptor.step(session, { kind: 'proposerElected', term: term as Term, startStreamingAt: at, termHistory });
-const append = (acceptor: Acceptor, session: ProposerSession, term: number, { startLsn, bytes }: SyntheticRecord) =>
-  acceptor.step(session, {
-    kind: 'appendRequest',
-    term: term as Term,
-    beginLsn: startLsn,
-    commitLsn: begin,
-    mustReply: true,
-    bytes,
-  });
+import type { NodeId } from '../../engine/model/ids.ts';
+import { invalidLsn } from '../../engine/model/lsn.ts';
+import type { Term } from '../../engine/model/term.ts';
+import { Acceptor, newControlState, newProposerSession } from '../../engine/safekeeper/acceptor.ts';
+import { SyntheticWal } from '../support/synthetic-wal.ts';
+import { append, begin, elected, greet, history, timeline, vote } from './acceptor-talk.ts';
 
 /** It has one record of term 1 and has begun to take what a peer has, who has voted for the proposer of term 2 already. */
 function adopting() {

@@ -22,12 +22,6 @@ export interface AttackReport {
   taken: number;
   /** Proposers that went on afterwards. */
   elected: number;
-  /**
-   * Attempts after which the log ends, or is committed, in the middle of a record: somebody with another WAL of the same term was elected, or told a commitLsn
-   * that is none. An acceptor knows where its last record ends and no other, so it believes a proposer that these are ends of records: the log cannot be opened
-   * again then. WAL below the commitLsn of before is as it was; what comes after that is not looked at.
-   */
-  midRecord: number;
 }
 
 const nodeId = 1 as NodeId;
