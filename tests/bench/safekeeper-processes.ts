@@ -1,7 +1,7 @@
 /** Safekeepers of the benchmarks: processes of their own on loopback, with real files. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, openSync } from 'node:fs';
+import { mkdirSync, openSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { NodeId } from '../../engine/model/ids.ts';
@@ -42,6 +42,13 @@ export class SafekeeperProcess {
     await once(this.#child, 'message');
   }
 
+  /** CPU time that the process has used, as Linux counts it (proc(5), stat), milliseconds; 0 elsewhere. */
+  get cpuMs(): number {
+    if (process.platform !== 'linux' || this.#child === null) return 0;
+    const fields = readFileSync(`/proc/${this.#child.pid}/stat`, 'utf8').split(') ')[1]!.split(' ');
+    return (Number(fields[11]) + Number(fields[12])) * 10;
+  }
+
   async kill(): Promise<void> {
     const child = this.#child;
     if (child === null || child.exitCode !== null || child.signalCode !== null) return;
@@ -75,6 +82,12 @@ export class Cluster {
 
   get addresses(): readonly string[] {
     return this.nodes.map(({ address }) => address);
+  }
+
+  /** Of all of them and of this process. */
+  cpuMs(): number {
+    const { user, system } = process.cpuUsage();
+    return this.nodes.reduce((sum, node) => sum + node.cpuMs, (user + system) / 1000);
   }
 
   kill(): void {

@@ -42,7 +42,7 @@ export const walCommit: Benchmark = {
     const near = await WalWriter.elect([here]);
     const far = await Cluster.start(join(context.folder, 'far'), 1);
     const remote = await WalWriter.elect(far.services);
-    const sides = [() => disk.once(1, 1), echo.once, () => near.commit(), () => remote.commit()];
+    const sides = [() => disk.once(), echo.once, () => near.commit(), () => remote.commit()];
     const count = Math.max(50, Math.round(400 * context.scale)) * context.rounds;
     context.say(`${count} commits on each side`);
     try {
