@@ -13,6 +13,8 @@ import { formatLsn, type Lsn } from './lsn.ts';
 export type Term = number & { readonly __brand: 'Term' };
 
 export const noTerm = 0 as Term;
+/** No number of elections comes near it. What a peer says above it is nonsense, after which there could be no more terms. */
+export const termMax = 2 ** 52;
 
 export interface TermSwitch {
   readonly term: Term;

@@ -15,7 +15,7 @@ import { safekeepersMax, termHistoryEntriesMax, walMessageBytesMax } from '../li
 import { checkConfiguration, type SafekeeperConfiguration } from '../model/configuration.ts';
 import type { NodeId, TenantId, TenantTimelineId, TimelineId } from '../model/ids.ts';
 import type { Lsn } from '../model/lsn.ts';
-import { checkTermHistory, type Term, type TermHistory, type TermSwitch } from '../model/term.ts';
+import { checkTermHistory, type Term, type TermHistory, type TermSwitch, termMax } from '../model/term.ts';
 import { type ByteReader, ByteWriter } from './byte-codec.ts';
 import {
   beginMessage,
@@ -337,7 +337,9 @@ export function readConfiguration(reader: ByteReader): SafekeeperConfiguration {
 }
 
 function readTerm(reader: ByteReader): Term {
-  return reader.u53() as Term;
+  const term = reader.u53();
+  if (term > termMax) throw reader.invalid(`term ${term}: there are none above ${termMax}`);
+  return term as Term;
 }
 
 function writeHistory(out: ByteWriter, history: TermHistory): ByteWriter {

@@ -6,7 +6,7 @@
  * - the first message is a hello of this version for a timeline that exists; anything else ends the connection, and only it
  * - every request gets exactly one last answer, cancelled ones too
  * - at most `pagestreamInFlightMax` requests are under way on a connection; a peer that exceeds it breaks the protocol
- * - one request starts in a turn of the event loop (process/turns.ts), whatever connection it came from, and none while the peer leaves more than
+ * - requests start in turns of the event loop (process/turns.ts), whatever connection they came from, and none while the peer leaves more than
  *   `pagestreamUnsentBytesMax` of answers unread
  */
 import { setTimeout as sleep } from 'node:timers/promises';
