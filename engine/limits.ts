@@ -79,6 +79,8 @@ export const safekeepersMax = 64;
 export const safekeeperUpkeepPauseMs = 1_000;
 /** A peer that has not answered by then is away. */
 export const safekeeperPeerTimeoutMs = 3_000;
+/** So long proposers wait at the start of a safekeeper for a peer that does not answer. */
+export const safekeeperRecallTimeoutMs = 1_000;
 /** How far a safekeeper's commitLsn may be behind the others' for it to be the one that sends WAL to the object store. */
 export const backupLagBytesMax = walSegmentSize;
 /** WAL that no full segment has been made of is sent when there has been nothing new for so long (Neon: 15 minutes; here a wiped disk costs less). */

@@ -185,8 +185,17 @@ export interface WalService {
   reportConsistent(id: TenantTimelineId, remoteConsistentLsn: Lsn): Promise<void>;
 }
 
+/** What a safekeeper has shown of a timeline, as one that saw it remembers. */
+export interface RecalledTimeline {
+  readonly id: TenantTimelineId;
+  readonly term: number;
+  readonly commitLsn: Lsn;
+}
+
 /** A safekeeper as other safekeepers of the same timelines see it. */
 export interface SafekeeperPeer extends WalService {
+  /** The most that safekeeper `node` has shown of each timeline since the asked one's process began. */
+  recall(node: NodeId): Promise<readonly RecalledTimeline[]>;
   /** All timelines that are stored there. Those that are damaged are left out. */
   describeTimelines(): Promise<readonly PeerTimelineInfo[]>;
 }

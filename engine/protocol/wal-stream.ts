@@ -3,7 +3,7 @@
  *
  * Spoken by remote/remote-wal-service.ts (client) and remote/wal-stream-handler.ts (server). A connection is for one request, its first
  * message: `readWal` is answered by chunks without end, `getStatus` and `reportConsistent` by one `status`, `describeTimelines` by as many `timelines` as it
- * takes, the last of them empty. The reader says how far it has consumed (`consumed`); the sender keeps at most `walReaderWindowBytes` ahead of that. `error` is a server's last message.
+ * takes, the last of them empty, and `recall` likewise by `recalled`. The reader says how far it has consumed (`consumed`); the sender keeps at most `walReaderWindowBytes` ahead of that. `error` is a server's last message.
  *
  *   | bytes  | field    |                                               |
  *   |--------|----------|-----------------------------------------------|
@@ -19,9 +19,9 @@
 import { unreachable } from '../assert.ts';
 import { PageliteError } from '../errors.ts';
 import { termHistoryEntriesMax, walMessageBytesMax } from '../limits.ts';
-import type { TenantId, TenantTimelineId, TimelineId } from '../model/ids.ts';
+import type { NodeId, TenantId, TenantTimelineId, TimelineId } from '../model/ids.ts';
 import type { Lsn } from '../model/lsn.ts';
-import type { PeerTimelineInfo, SafekeeperTimelineStatus, WalChunk } from '../services.ts';
+import type { PeerTimelineInfo, RecalledTimeline, SafekeeperTimelineStatus, WalChunk } from '../services.ts';
 import type { ByteReader } from './byte-codec.ts';
 import {
   beginMessage,
@@ -44,12 +44,14 @@ export type WalStreamRequest =
   | { readonly kind: 'getStatus'; readonly timeline: TenantTimelineId }
   | { readonly kind: 'consumed'; readonly lsn: Lsn }
   | { readonly kind: 'reportConsistent'; readonly timeline: TenantTimelineId; readonly lsn: Lsn }
-  | { readonly kind: 'describeTimelines' };
+  | { readonly kind: 'describeTimelines' }
+  | { readonly kind: 'recall'; readonly node: NodeId };
 
 export type WalStreamResponse =
   | { readonly kind: 'chunk'; readonly chunk: WalChunk }
   | { readonly kind: 'status'; readonly status: SafekeeperTimelineStatus | null }
   | { readonly kind: 'timelines'; readonly timelines: readonly PeerTimelineInfo[] }
+  | { readonly kind: 'recalled'; readonly timelines: readonly RecalledTimeline[] }
   | { readonly kind: 'error'; readonly error: PageliteError };
 
 export const walStreamTag = {
@@ -58,15 +60,18 @@ export const walStreamTag = {
   consumed: 3,
   reportConsistent: 4,
   describeTimelines: 5,
+  recall: 6,
   chunk: 129,
   status: 130,
   error: 131,
   timelines: 132,
+  recalled: 133,
 } as const;
 
 /** Timelines of one message. */
 export const timelinesPerMessageMax = 1024;
 const timelineInfoBytes = 32 + 7 * 8;
+const recalledBytes = 32 + 2 * 8;
 
 const frame = { what: 'WAL stream', version: walStreamVersion, errorTag: walStreamTag.error } as const;
 
@@ -96,6 +101,8 @@ export function encodeWalStreamRequest(request: WalStreamRequest): Uint8Array {
     }
     case 'describeTimelines':
       return sealMessage(frame, walStreamTag.describeTimelines, beginMessage(0));
+    case 'recall':
+      return sealMessage(frame, walStreamTag.recall, beginMessage(8).u53(request.node));
     default:
       return unreachable(request);
   }
@@ -121,6 +128,8 @@ export function decodeWalStreamRequest(message: Uint8Array): WalStreamRequest {
       return finishMessage(reader, { kind: 'reportConsistent', timeline: readTimeline(reader), lsn: reader.lsn() });
     case walStreamTag.describeTimelines:
       return finishMessage(reader, { kind: 'describeTimelines' });
+    case walStreamTag.recall:
+      return finishMessage(reader, { kind: 'recall', node: reader.u53() as NodeId });
     default:
       throw new PageliteError('invalid', `no request of a WAL reader has tag ${tag}`, { tag });
   }
@@ -167,6 +176,12 @@ export function encodeWalStreamResponse(response: WalStreamResponse): Uint8Array
       }
       return sealMessage(frame, walStreamTag.timelines, out);
     }
+    case 'recalled': {
+      const { timelines } = response;
+      const out = beginMessage(4 + recalledBytes * timelines.length).u32(timelines.length);
+      for (const { id, term, commitLsn } of timelines) out.id(id.tenantId).id(id.timelineId).u53(term).u53(commitLsn);
+      return sealMessage(frame, walStreamTag.recalled, out);
+    }
     case 'error':
       return sealMessage(frame, walStreamTag.error, writeErrorBody(response.error));
     default:
@@ -191,6 +206,8 @@ export function decodeWalStreamResponse(message: Uint8Array): WalStreamResponse 
       return finishMessage(reader, { kind: 'status', status: readStatus(reader) });
     case walStreamTag.timelines:
       return finishMessage(reader, { kind: 'timelines', timelines: readTimelines(reader) });
+    case walStreamTag.recalled:
+      return finishMessage(reader, { kind: 'recalled', timelines: readRecalled(reader) });
     case walStreamTag.error:
       return finishMessage(reader, { kind: 'error', error: readErrorBody(reader) });
     default:
@@ -216,10 +233,23 @@ function readStatus(reader: ByteReader): SafekeeperTimelineStatus {
   return { term, flushLsn, commitLsn, startLsn, backupLsn, remoteConsistentLsn, termHistory };
 }
 
-function readTimelines(reader: ByteReader): PeerTimelineInfo[] {
+function readCount(reader: ByteReader): number {
   const count = reader.u32();
   if (count > timelinesPerMessageMax)
     throw reader.invalid(`${count} timelines: the limit is ${timelinesPerMessageMax}`);
+  return count;
+}
+
+function readRecalled(reader: ByteReader): RecalledTimeline[] {
+  const count = readCount(reader);
+  const timelines: RecalledTimeline[] = [];
+  for (let i = 0; i < count; i++)
+    timelines.push({ id: readTimeline(reader), term: reader.u53(), commitLsn: reader.lsn() });
+  return timelines;
+}
+
+function readTimelines(reader: ByteReader): PeerTimelineInfo[] {
+  const count = readCount(reader);
   const timelines: PeerTimelineInfo[] = [];
   for (let i = 0; i < count; i++) {
     timelines.push({

@@ -16,7 +16,14 @@ import {
   type WalStreamRequest,
   type WalStreamResponse,
 } from '../protocol/wal-stream.ts';
-import type { Channel, PeerTimelineInfo, SafekeeperPeer, SafekeeperTimelineStatus, WalChunk } from '../services.ts';
+import type {
+  Channel,
+  PeerTimelineInfo,
+  RecalledTimeline,
+  SafekeeperPeer,
+  SafekeeperTimelineStatus,
+  WalChunk,
+} from '../services.ts';
 
 export interface RemoteWalServiceOptions {
   readonly nodeId: NodeId;
@@ -82,13 +89,30 @@ export class RemoteWalService implements SafekeeperPeer {
   }
 
   describeTimelines(): Promise<readonly PeerTimelineInfo[]> {
-    return this.#ask({ kind: 'describeTimelines' }, async (connection) => {
-      const all: PeerTimelineInfo[] = [];
+    return this.#askAll({ kind: 'describeTimelines' }, (response) =>
+      response?.kind === 'timelines' ? response.timelines : null,
+    );
+  }
+
+  recall(node: NodeId): Promise<readonly RecalledTimeline[]> {
+    return this.#askAll({ kind: 'recall', node }, (response) =>
+      response?.kind === 'recalled' ? response.timelines : null,
+    );
+  }
+
+  /** All parts of the answer, the last of which is empty. `partOf`: null if a response is none. */
+  #askAll<T>(
+    request: WalStreamRequest,
+    partOf: (response: WalStreamResponse | null) => readonly T[] | null,
+  ): Promise<readonly T[]> {
+    return this.#ask(request, async (connection) => {
+      const all: T[] = [];
       for (;;) {
         const response = await connection.next();
-        if (response?.kind !== 'timelines') throw unexpected(response);
-        if (response.timelines.length === 0) return all;
-        all.push(...response.timelines);
+        const part = partOf(response);
+        if (part === null) throw unexpected(response);
+        if (part.length === 0) return all;
+        all.push(...part);
       }
     });
   }

@@ -68,7 +68,15 @@ class WalStreamHandler {
       case 'readWal':
         return this.#read(request);
       case 'describeTimelines':
-        return this.#describe();
+        return this.#sendAll(await this.#service.describeTimelines(), (timelines) => ({
+          kind: 'timelines',
+          timelines,
+        }));
+      case 'recall':
+        return this.#sendAll(await this.#service.recall(request.node), (timelines) => ({
+          kind: 'recalled',
+          timelines,
+        }));
       case 'reportConsistent':
         await this.#service.reportConsistent(request.timeline, request.lsn);
         return this.#status(request.timeline);
@@ -83,12 +91,12 @@ class WalStreamHandler {
     this.#send({ kind: 'status', status: await this.#service.getStatus(id) });
   }
 
-  async #describe(): Promise<void> {
-    const timelines = await this.#service.describeTimelines();
-    for (let i = 0; i < timelines.length; i += timelinesPerMessageMax) {
-      this.#send({ kind: 'timelines', timelines: timelines.slice(i, i + timelinesPerMessageMax) });
+  /** In parts; an empty one is the last. */
+  #sendAll<T>(all: readonly T[], responseOf: (part: readonly T[]) => WalStreamResponse): void {
+    for (let i = 0; i < all.length; i += timelinesPerMessageMax) {
+      this.#send(responseOf(all.slice(i, i + timelinesPerMessageMax)));
     }
-    this.#send({ kind: 'timelines', timelines: [] });
+    this.#send(responseOf([]));
   }
 
   async #read(request: Extract<WalStreamRequest, { kind: 'readWal' }>): Promise<void> {

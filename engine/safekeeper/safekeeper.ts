@@ -8,24 +8,27 @@
  * - a timeline is opened once, when it is first asked for; one that is damaged fails its own callers, with an error that names the file
  * - a timeline that stopped (its medium failed) is opened anew at its next use; only a failed flush keeps it stopped, because what the
  *   medium then holds is not known before the process has started again
+ * - a timeline whose disk was put back to an older state, as far as a peer remembers, answers no proposer before it has caught up with all peers
  * - a proposer of a timeline that was deleted does not make it anew, empty: it is told. Known until the process ends
  */
 import { isPageliteError, PageliteError } from '../errors.ts';
 import type { SafekeeperConfiguration } from '../model/configuration.ts';
 import type { NodeId, TenantTimelineId } from '../model/ids.ts';
-import { invalidLsn, type Lsn } from '../model/lsn.ts';
+import { formatLsn, invalidLsn, type Lsn } from '../model/lsn.ts';
 import type { ProposerGreeting, ProposerId } from '../protocol/proposer-acceptor.ts';
 import { createChannelPair } from '../remote/channel-pair.ts';
 import type {
   Channel,
   Log,
   PeerTimelineInfo,
+  RecalledTimeline,
   SafekeeperPeer,
   SafekeeperTimelineStatus,
   WalChunk,
 } from '../services.ts';
 import { Acceptor, newControlState, newProposerSession } from './acceptor.ts';
 import type { ControlState } from './control-file.ts';
+import { PeerMemory } from './peer-memory.ts';
 import { ProposerConnection } from './proposer-connection.ts';
 import type { SafekeeperStorage } from './storage.ts';
 import { SafekeeperTimeline } from './timeline.ts';
@@ -54,6 +57,12 @@ export class Safekeeper implements SafekeeperPeer {
   readonly #log: Log;
   readonly #refusal: PageliteError | null;
   readonly #backup: OpenBackup | null;
+  /** What peers have shown. */
+  readonly peerMemory = new PeerMemory();
+  /** What proposers of a timeline hear whose disk is older than what a peer remembers of it. */
+  readonly #forgotten = new Map<string, PageliteError>();
+  /** Until then no proposer is answered. */
+  #held: Promise<void> | null = null;
   readonly #timelines = new Map<string, Promise<SafekeeperTimeline | null>>();
   readonly #loaded = new Set<SafekeeperTimeline>();
   /** The latest proposers of each timeline, oldest first. */
@@ -90,6 +99,7 @@ export class Safekeeper implements SafekeeperPeer {
       expected,
       openTimeline: async (greeting) => {
         authorize(greeting.timeline);
+        if (this.#held !== null) await this.#held;
         return this.#openOrCreate(greeting);
       },
     });
@@ -118,9 +128,51 @@ export class Safekeeper implements SafekeeperPeer {
     const all: PeerTimelineInfo[] = [];
     for (const timeline of await this.openAll()) {
       const { termHistory, ...info } = timeline.status();
-      all.push({ ...info, id: timeline.id, lastTerm: termHistory.at(-1)?.[0] ?? 0 });
+      const term = timeline.durableTerm;
+      all.push({ ...info, term, id: timeline.id, lastTerm: termHistory.at(-1)?.[0] ?? 0 });
     }
     return all;
+  }
+
+  async recall(node: NodeId): Promise<readonly RecalledTimeline[]> {
+    return this.peerMemory.of(node);
+  }
+
+  /** Proposers wait for `until`, which does not reject. */
+  holdProposers(until: Promise<void>): void {
+    const held = until.finally(() => {
+      if (this.#held === held) this.#held = null;
+    });
+    this.#held = held;
+  }
+
+  /**
+   * A peer remembers this of a timeline here. If there is less now, the disk was put back to an older state, and proposers are refused until `trustAgain`: a
+   * vote might be a second one, and an acknowledgement of WAL be lost. A timeline that is not here at all begins anew, as on a new disk.
+   */
+  async compareWith({ id, term, commitLsn }: RecalledTimeline): Promise<void> {
+    const timeline = await this.#open(id).catch((error: unknown) => {
+      // Damaged: nobody gets an answer from it.
+      if (!isPageliteError(error)) throw error;
+      return null;
+    });
+    if (timeline === null || (timeline.durableTerm >= term && timeline.flushLsn >= commitLsn)) return;
+    const had = `term ${term} and WAL up to ${formatLsn(commitLsn)}`;
+    const has = `term ${timeline.durableTerm} and WAL up to ${formatLsn(timeline.flushLsn)}`;
+    const text = `safekeeper ${this.nodeId} had ${had} and has ${has}: its disk was put back to an older state. It answers again when it has caught up with all others; if one of those is lost, replace this one (pagelite safekeeper replace)`;
+    this.#log.error('the disk of this safekeeper is older than what it has shown', { ...id, had, has });
+    this.#forgotten.set(keyOf(id), new PageliteError('unavailable', text, { ...id, node: this.nodeId, oldDisk: true }));
+  }
+
+  /** Why proposers of a timeline are refused; null if they are not. */
+  refusalOf(id: TenantTimelineId): PageliteError | null {
+    return this.#refusal ?? this.#forgotten.get(keyOf(id)) ?? null;
+  }
+
+  /** The timeline has what its peers have, and their highest term. */
+  trustAgain(id: TenantTimelineId): void {
+    this.#forgotten.delete(keyOf(id));
+    this.#log.info('caught up with all peers: proposers are answered again', { ...id });
   }
 
   /** Null if the timeline is not here. */
@@ -208,7 +260,8 @@ export class Safekeeper implements SafekeeperPeer {
 
   async #openOrCreate(greeting: ProposerGreeting): Promise<SafekeeperTimeline> {
     const id = greeting.timeline;
-    if (this.#refusal) throw this.#refusal;
+    const refusal = this.refusalOf(id);
+    if (refusal) throw refusal;
     this.#checkNotDeleted(greeting);
     const existing = await this.#open(id);
     if (existing) return existing;

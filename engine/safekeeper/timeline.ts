@@ -81,6 +81,7 @@ export class SafekeeperTimeline {
   #marked: FlushMark;
   #marking: Promise<void> = Promise.resolve();
   #savedCommitLsn: Lsn;
+  #savedTerm: number;
   #ended: PageliteError | null = null;
   #flushFailed = false;
   #backupLsn = 0 as Lsn;
@@ -105,6 +106,7 @@ export class SafekeeperTimeline {
     this.#flushLsn = acceptor.flushLsn;
     this.#commitLsn = acceptor.control.commitLsn;
     this.#savedCommitLsn = this.#commitLsn;
+    this.#savedTerm = acceptor.control.term;
     this.#marked = options.marked;
   }
 
@@ -159,6 +161,11 @@ export class SafekeeperTimeline {
 
   get term(): number {
     return this.#acceptor.control.term;
+  }
+
+  /** What a crash does not change; `term` may be about to be stored. */
+  get durableTerm(): number {
+    return this.#savedTerm;
   }
 
   /** WAL that was taken and is not written yet. */
@@ -476,6 +483,7 @@ export class SafekeeperTimeline {
     const startLsn = Math.max(control.startLsn, this.#wal.startLsn) as Lsn;
     await this.#storage.replaceFile(controlFileName, encodeControlFile({ ...control, startLsn, commitLsn }));
     this.#savedCommitLsn = commitLsn;
+    this.#savedTerm = control.term;
   }
 
   /** Of several append responses to one connection only the last says anything. */

@@ -13,6 +13,7 @@ import {
   backupRetryPauseMs,
   backupTakeOverMs,
   safekeeperPeerTimeoutMs,
+  safekeeperRecallTimeoutMs,
   safekeeperUpkeepPauseMs,
   walSegmentSize,
 } from '../limits.ts';
@@ -70,14 +71,35 @@ export class SafekeeperUpkeep {
   readonly #waiting = new WeakMap<SafekeeperTimeline, { readonly doneLsn: number; readonly sinceMs: number }>();
   readonly #backupPauseUntilMs = new Map<string, number>();
   readonly #away = new Set<NodeId>();
+  /** What the others had of a timeline that is not trusted, when all of them were first heard. */
+  readonly #hadThen = new WeakMap<SafekeeperTimeline, readonly PeerTimelineInfo[]>();
   #target: Promise<BackupTarget> | null = null;
 
   constructor(options: UpkeepOptions) {
     this.#options = options;
   }
 
+  /** To be called before proposers can connect: they wait until peers have said what they remember of this safekeeper. */
   start(): void {
-    this.#running ??= this.#run();
+    if (this.#running !== null) return;
+    this.#options.safekeeper.holdProposers(this.#recall());
+    this.#running = this.#run();
+  }
+
+  async #recall(): Promise<void> {
+    const { safekeeper, peers, log } = this.#options;
+    await Promise.all(
+      peers.map(async (peer) => {
+        try {
+          const recalled = await this.#inTime(peer.recall(safekeeper.nodeId), safekeeperRecallTimeoutMs);
+          for (const timeline of recalled ?? []) await safekeeper.compareWith(timeline);
+        } catch (error) {
+          if (!isPageliteError(error)) throw error;
+          // It is away, or a program of before.
+          log.debug('a peer does not say what it remembers', { node: peer.nodeId, error: error.message });
+        }
+      }),
+    );
   }
 
   /** Ends what is under way. The committed end of the WAL is sent first, as far as that goes within `sendMs`. */
@@ -191,6 +213,7 @@ export class SafekeeperUpkeep {
   async round(): Promise<void> {
     const { safekeeper, peers } = this.#options;
     const lists = await Promise.all(peers.map((peer) => this.#ask(peer)));
+    for (const [i, list] of lists.entries()) if (list !== null) safekeeper.peerMemory.note(peers[i]!.nodeId, list);
     const known = new Map<string, { id: TenantTimelineId; peers: Known[] }>();
     for (const [i, list] of lists.entries()) {
       for (const info of list ?? []) {
@@ -223,6 +246,7 @@ export class SafekeeperUpkeep {
       timeline.learnCommit(info.lastTerm, info.commitLsn);
     }
     this.#recover(timeline, known);
+    await this.#trustAgain(timeline, known);
     this.#backUp(timeline, known);
     // Where WAL is sent nowhere, one that is away for long must find it here when it is back.
     if (this.#options.backup === null && known.length < this.#options.peers.length) return;
@@ -256,6 +280,22 @@ export class SafekeeperUpkeep {
         log.info('catching up from a peer ended early', { ...about, error: error.message });
       }
     });
+  }
+
+  /**
+   * A timeline on a disk that was put back: once it has what all others had after that, and their highest term, nothing that it forgot is missing. What it had
+   * acknowledged and none of them has by then was not committed, or its proposer still lives and sends it again.
+   */
+  async #trustAgain(timeline: SafekeeperTimeline, known: readonly Known[]): Promise<void> {
+    const { safekeeper, peers } = this.#options;
+    if (safekeeper.refusalOf(timeline.id)?.data.oldDisk !== true || known.length < peers.length) return;
+    const logs = known.map(({ info }) => info);
+    const had = this.#hadThen.get(timeline) ?? logs;
+    this.#hadThen.set(timeline, had);
+    if (chooseDonor({ lastTerm: lastTermOf(timeline), flushLsn: timeline.flushLsn }, had) !== null) return;
+    await timeline.raiseTerm(Math.max(...logs.map(({ term }) => term)) as Term);
+    this.#hadThen.delete(timeline);
+    safekeeper.trustAgain(timeline.id);
   }
 
   #backUp(timeline: SafekeeperTimeline, known: readonly Known[]): void {
@@ -321,14 +361,9 @@ export class SafekeeperUpkeep {
 
   /** What a peer has; null if it is away. */
   async #ask(peer: SafekeeperPeer): Promise<readonly PeerTimelineInfo[] | null> {
-    const { clock, log } = this.#options;
-    const timer = new AbortController();
-    const late = clock.sleep(safekeeperPeerTimeoutMs, timer.signal).then(
-      () => null,
-      () => null,
-    );
+    const { log } = this.#options;
     try {
-      const list = await Promise.race([peer.describeTimelines(), late]);
+      const list = await this.#inTime(peer.describeTimelines(), safekeeperPeerTimeoutMs);
       if (list !== null) this.#away.delete(peer.nodeId);
       else this.#isAway(peer, 'it does not answer');
       return list;
@@ -337,6 +372,18 @@ export class SafekeeperUpkeep {
       this.#isAway(peer, error.message);
       log.debug('a peer is away', { node: peer.nodeId, error: error.message });
       return null;
+    }
+  }
+
+  /** Null if it is late. */
+  async #inTime<T>(answer: Promise<T>, timeoutMs: number): Promise<T | null> {
+    const timer = new AbortController();
+    const late = this.#options.clock.sleep(timeoutMs, timer.signal).then(
+      () => null,
+      () => null,
+    );
+    try {
+      return await Promise.race([answer, late]);
     } finally {
       timer.abort();
     }

@@ -108,6 +108,7 @@ async function showStatus(which: number | null, { json }: { json?: boolean }, co
     for (const line of formatTable(['BRANCH', 'SAFEKEEPER', 'TERM', 'FLUSH LSN', 'COMMIT LSN', 'LAG'], rows))
       context.say(line);
   }
+  for (const { timelines } of asked) for (const { refused } of timelines) if (refused !== null) context.warn(refused);
   for (const { node, problem } of asked) if (problem !== null) context.warn(`safekeeper ${node.id}: ${problem}`);
   const answeringCount = all.filter(({ pid, problem }) => pid !== null && problem === null).length;
   const quorum = quorumOf(all.length);
@@ -139,7 +140,7 @@ function statusJson({ node, pid, problem, timelines }: SafekeeperInfo, config: R
     pg_port: node.pgPort,
     http_port: node.httpPort,
     ...(problem !== null && { problem }),
-    timelines: timelines.map(({ id, term, lastLogTerm, startLsn, flushLsn, commitLsn, lagBytes }) => ({
+    timelines: timelines.map(({ id, term, lastLogTerm, startLsn, flushLsn, commitLsn, lagBytes, refused }) => ({
       tenant_id: id.tenantId,
       timeline_id: id.timelineId,
       branch_name: nameOfTimeline(config, id),
@@ -149,6 +150,7 @@ function statusJson({ node, pid, problem, timelines }: SafekeeperInfo, config: R
       flush_lsn: formatLsn(flushLsn),
       commit_lsn: formatLsn(commitLsn),
       lag_bytes: lagBytes,
+      ...(refused !== null && { refused }),
     })),
   };
 }

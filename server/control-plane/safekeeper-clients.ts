@@ -32,13 +32,16 @@ const timelineSchema = z
     timeline_start_lsn: lsnText,
     flush_lsn: lsnText,
     commit_lsn: lsnText,
+    refused: z.string().nullable().default(null),
   })
-  .transform(({ acceptor_state, timeline_start_lsn, flush_lsn, commit_lsn }) => ({
+  .transform(({ acceptor_state, timeline_start_lsn, flush_lsn, commit_lsn, refused }) => ({
     term: acceptor_state.term,
     lastLogTerm: acceptor_state.epoch,
     startLsn: timeline_start_lsn,
     flushLsn: flush_lsn,
     commitLsn: commit_lsn,
+    /** Why computes get no answer; null if they do. */
+    refused,
   }));
 
 /** A timeline as one safekeeper has it. */

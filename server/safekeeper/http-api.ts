@@ -103,6 +103,8 @@ export function safekeeperHttpApi({ safekeeper, storage, metrics, log, upkeep, a
       commit_lsn: formatLsn(status.commitLsn),
       backup_lsn: formatLsn(status.backupLsn),
       remote_consistent_lsn: formatLsn(status.remoteConsistentLsn),
+      // Ours: why proposers get no answer.
+      refused: safekeeper.refusalOf(id)?.message ?? null,
     });
   });
   api.put('/v1/tenant/:tenant/timeline/:timeline/membership', async (c) => {

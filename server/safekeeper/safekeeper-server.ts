@@ -83,9 +83,13 @@ export async function startSafekeeper(options: SafekeeperServerOptions): Promise
     clock: nodeClock,
     log,
   });
-  const server = await serveSafekeeper(safekeeper, storage, { ...options, access, upkeep });
   upkeep.start();
-  return server;
+  try {
+    return await serveSafekeeper(safekeeper, storage, { ...options, access, upkeep });
+  } catch (error) {
+    await upkeep.close();
+    throw error;
+  }
 }
 
 /** Throws `unavailable`, saying what is wrong. */
@@ -192,6 +196,10 @@ function readable(safekeeper: Safekeeper, authorize: AuthorizeTenant): WalReadab
     async describeTimelines() {
       authorize(null);
       return safekeeper.describeTimelines();
+    },
+    async recall(node) {
+      authorize(null);
+      return safekeeper.recall(node);
     },
   };
 }

@@ -2,10 +2,13 @@
  * Three safekeepers as a user runs them: any one may be away, without a majority commits wait and what is in memory is still read, and the one
  * that returns gets what it missed. Which branches there are does not depend on who is up.
  */
-import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { NodeId } from '../../engine/model/ids.ts';
+import { parseLsn } from '../../engine/model/lsn.ts';
 import { findFreePort } from '../../server/process/ports.ts';
+import { connectSafekeeper } from '../../server/safekeeper/connect.ts';
 import { RepositoryRig } from '../support/repository-rig.ts';
 
 interface Status {
@@ -18,6 +21,7 @@ interface Status {
     readonly flush_lsn: string;
     readonly commit_lsn: string;
     readonly lag_bytes: number;
+    readonly refused?: string;
   }[];
 }
 
@@ -167,6 +171,41 @@ describe('three safekeepers', () => {
     await rig.ok('endpoint', 'start', 'main');
   });
 
+  it('one whose disk was put back hears so from the others, and has caught up before it answers a compute', async () => {
+    const dir = join(rig.dir, 'safekeepers/sk3');
+    await rig.ok('safekeeper', 'stop', '3');
+    cpSync(dir, `${dir}.copy`, { recursive: true });
+    await rig.ok('safekeeper', 'start', '3');
+    await rig.sql('main', `insert into t select 80000 + i, repeat('w', 1000) from generate_series(1, 500) i`);
+    await caughtUp();
+    const { timeline_id, commit_lsn } = (await status('3')).flatMap(branch('main'))[0]!;
+    // The others look once a second.
+    for (const { id, pgPort } of safekeepers().slice(0, 2)) {
+      const peer = connectSafekeeper({ id, host: '127.0.0.1', port: pgPort });
+      const remembered = async () =>
+        (await peer.recall(3 as NodeId)).find((one) => one.id.timelineId === timeline_id)?.commitLsn;
+      await expect.poll(remembered, { timeout: 10_000 }).toBeGreaterThanOrEqual(parseLsn(commit_lsn));
+    }
+    await rig.ok('safekeeper', 'stop', '3', '--mode', 'immediate');
+    rmSync(dir, { recursive: true });
+    renameSync(`${dir}.copy`, dir);
+    await rig.ok('safekeeper', 'start', '3');
+    // While it is not trusted, and writes go on.
+    for (let i = 0; i < 20; i++) await rig.sql('main', `insert into t values (${81_000 + i})`);
+    await expect
+      .poll(async () => (await status('3')).flatMap(branch('main')).map(({ refused }) => refused), { timeout: 20_000 })
+      .toEqual([undefined]);
+    const log = readFileSync(join(dir, 'safekeeper.log'), 'utf8');
+    expect(log).toMatch(/the disk of this safekeeper is older than what it has shown/);
+    expect(log).toMatch(/caught up with all peers/);
+    // It is one of the two that are left.
+    await rig.ok('safekeeper', 'stop', '1', '--mode', 'immediate');
+    expect(await rig.sql('main', 'select count(*)::int as n from t where id > 80000')).toEqual([{ n: 520 }]);
+    await rig.sql('main', 'delete from t where id > 80000');
+    await rig.ok('safekeeper', 'start', '1');
+    await caughtUp();
+  });
+
   it('WAL that is in the remote storage and in layers goes from the disks', async () => {
     for (let i = 0; i < 3; i++) {
       await rig.sql(
@@ -209,6 +248,7 @@ describe('three safekeepers', () => {
   });
 });
 
-function tenant(): string {
-  return JSON.parse(readFileSync(join(rig.dir, 'config.json'), 'utf8')).defaultTenantId;
-}
+const config = (): { defaultTenantId: string; safekeepers: { id: NodeId; pgPort: number }[] } =>
+  JSON.parse(readFileSync(join(rig.dir, 'config.json'), 'utf8'));
+const tenant = () => config().defaultTenantId;
+const safekeepers = () => config().safekeepers;

@@ -44,7 +44,7 @@ import {
 /** SHA-256 over the tags and the bytes of all samples. */
 const schemaHashes: Record<string, string> = {
   'proposer-acceptor-v2': '345595fe0ed4c13bf415f18e879f4be30bd82c40cdf8def8a7361322f023cca4',
-  'wal-stream-v2': '1a96b211aa636b60afbfda181f733d3311608f9f743adf400eb6534327ffe509',
+  'wal-stream-v2': '37f2f8a5ab13ca992bda8aa2aa7afc0a54f183eb4ce03243df0f926e951a8cb0',
   'control-file-v2': '258f04272b47fc5a193107fb464e434a757462d419fbe9c76bff918fd1f890dd',
 };
 

@@ -2,8 +2,10 @@
  * What readers and peers ask of a safekeeper, changed: it answers or ends the connection with an error that has a name, what is read is what is stored, and
  * the safekeeper is as it was. Driven by hostile-messages.ts.
  */
+
 import type { PageliteError } from '../../engine/errors.ts';
 import { walSegmentSize } from '../../engine/limits.ts';
+import type { NodeId } from '../../engine/model/ids.ts';
 import {
   decodeWalStreamResponse,
   encodeWalStreamRequest,
@@ -63,6 +65,7 @@ export class ReaderAttempts {
       { kind: 'getStatus', timeline: strangerId },
       { kind: 'reportConsistent', timeline: victim, lsn: status.commitLsn },
       { kind: 'describeTimelines' },
+      { kind: 'recall', node: 2 as NodeId },
     ];
     const { segments } = (await this.#storage.openTimeline(victim))!;
     const files = await segments.list();

@@ -76,6 +76,7 @@ export const sampleWalStreamRequests: readonly WalStreamRequest[] = [
   { kind: 'consumed', lsn: at },
   { kind: 'reportConsistent', timeline, lsn: at },
   { kind: 'describeTimelines' },
+  { kind: 'recall', node: 3 as NodeId },
 ];
 
 export const sampleWalStreamResponses: readonly WalStreamResponse[] = [
@@ -110,6 +111,8 @@ export const sampleWalStreamResponses: readonly WalStreamResponse[] = [
       },
     ],
   },
+  { kind: 'recalled', timelines: [] },
+  { kind: 'recalled', timelines: [{ id: timeline, term: 7, commitLsn: 0x1000028 as Lsn }] },
 ];
 
 export const sampleControlState: ControlState = {

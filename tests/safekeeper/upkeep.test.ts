@@ -23,6 +23,7 @@ import { firstBoundaryOf, segmentFileName, segmentStart } from '../../engine/wal
 import { ProposerDriver } from '../../smgr-plugin/wal/proposer-driver.ts';
 import { hostClock, hostRandom, silentLog } from '../support/any-host.ts';
 import { SyntheticWal, syntheticSystemIdentifier } from '../support/synthetic-wal.ts';
+import { away } from './away.ts';
 
 const beginLsn = (walSegmentSize + 0x28) as Lsn;
 const cluster = 'abcdef0123456789';
@@ -156,23 +157,6 @@ class Rig {
     return walLogFolder(this.id, beginLsn, cluster);
   }
 }
-
-const away = (nodeId: NodeId): SafekeeperPeer => {
-  const error = new PageliteError('unavailable', 'away');
-  return {
-    nodeId,
-    connectProposer: () => {
-      throw error;
-    },
-    // biome-ignore lint/correctness/useYield: it never comes to that
-    async *readWal() {
-      throw error;
-    },
-    getStatus: () => Promise.reject(error),
-    reportConsistent: () => Promise.reject(error),
-    describeTimelines: () => Promise.reject(error),
-  };
-};
 
 const same = (a: Uint8Array, b: Uint8Array) => Buffer.compare(a, b) === 0;
 

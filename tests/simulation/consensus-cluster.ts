@@ -67,6 +67,8 @@ export class ConsensusCluster {
   /** Until then there is no object store. */
   readonly #storeFromMs: number;
   staleRestores = 0;
+  /** Starts of a safekeeper with an old disk of which it heard from its peers. */
+  noticedOldDisks = 0;
   recoveries = 0;
 
   constructor(world: World, { acceptorCount, faults, upkeep, trace }: ClusterOptions) {
@@ -220,6 +222,11 @@ export class ConsensusCluster {
   /** A safekeeper has errors only when its medium fails, and is never damaged by a crash. */
   #failed(node: SimNode, message: string, data: object | undefined): void {
     this.log.error(message, data);
+    if (message.includes('older than what it has shown')) {
+      if (node.disk.isOld) this.noticedOldDisks++;
+      else this.checkers.violate(`${node.name}: takes its disk for an old one ${JSON.stringify(data)}`);
+      return;
+    }
     if (node.disk.failures === 0) this.checkers.violate(`${node.name}: ${message} ${JSON.stringify(data)}`);
   }
 }

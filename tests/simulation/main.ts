@@ -79,6 +79,6 @@ function summary(outcomes: readonly Outcome[]): string {
   return [
     `${outcomes.length} runs with ${[1, 3, 5].map((n) => outcomes.filter(({ safekeepers }) => safekeepers === n).length).join(', ')} of 1, 3, 5 safekeepers`,
     `${sum(({ elections }) => elections)} elections, ${sum(({ fences }) => fences)} fences, ${sum(({ committed }) => committed)} commits acknowledged`,
-    `${sum(({ tornWrites }) => tornWrites)} torn writes, ${sum(({ diskFailures }) => diskFailures)} failures of a disk, ${sum(({ staleRestores }) => staleRestores)} old disks, ${sum(({ recoveries }) => recoveries)} recoveries from a peer`,
+    `${sum(({ tornWrites }) => tornWrites)} torn writes, ${sum(({ diskFailures }) => diskFailures)} failures of a disk, ${sum(({ staleRestores }) => staleRestores)} old disks (heard of from peers at ${sum(({ noticedOldDisks }) => noticedOldDisks)} starts), ${sum(({ recoveries }) => recoveries)} recoveries from a peer`,
   ].join('\n');
 }

@@ -23,6 +23,7 @@ export interface Outcome {
   readonly tornWrites: number;
   readonly diskFailures: number;
   readonly staleRestores: number;
+  readonly noticedOldDisks: number;
   /** Safekeepers that caught up from another one. */
   readonly recoveries: number;
   /** Of everything that the run led to: the same seed ends in the same. */
@@ -88,6 +89,7 @@ export async function simulate(seed: number, trace = false): Promise<Outcome> {
     tornWrites: sum(({ disk }) => disk.tornWrites),
     diskFailures: sum(({ disk }) => disk.failures),
     staleRestores: cluster.staleRestores,
+    noticedOldDisks: cluster.noticedOldDisks,
     recoveries: cluster.recoveries,
     fingerprint: cluster.fingerprint(),
   };
