@@ -86,8 +86,7 @@ export class ConsoleState {
     if (this.#lite === null) return;
     const [branches, server] = await Promise.allSettled([this.#lite.branches(), serverBranches()]);
     this.serverAway = server.status === 'rejected';
-    if (server.status === 'fulfilled')
-      this.endpoints = new Map(server.value.map((branch) => [branch.timelineId, branch]));
+    if (server.status === 'fulfilled') this.#know(server.value);
     if (branches.status === 'fulfilled') {
       this.branches = branches.value;
       this.loaded = true;
@@ -106,6 +105,20 @@ export class ConsoleState {
     return endpoints.find(({ status, readOnlyLsn }) => status === 'running' && readOnlyLsn === null)?.name ?? null;
   }
 
+  /** An endpoint may have started since the list was last read. */
+  async #writerNow(branch: BranchInfo): Promise<string | null> {
+    try {
+      this.#know(await serverBranches());
+    } catch {
+      // The server is away: what opens the branch says so.
+    }
+    return this.writerOf(branch);
+  }
+
+  #know(branches: Awaited<ReturnType<typeof serverBranches>>): void {
+    this.endpoints = new Map(branches.map((branch) => [branch.timelineId, branch]));
+  }
+
   /** `write`: even where an endpoint runs, which it fences. */
   async openBranch(branch: BranchInfo, options: { at?: Date; lsn?: string; write?: boolean } = {}): Promise<void> {
     const turn = ++this.#turn;
@@ -113,7 +126,8 @@ export class ConsoleState {
     if (turn !== this.#turn) return;
     this.opening = { kind: 'opening', branch, after: null };
     try {
-      const writer = branch.place === 'server' && !options.write ? this.writerOf(branch) : null;
+      const writer = branch.place === 'server' && !options.write ? await this.#writerNow(branch) : null;
+      if (turn !== this.#turn) return;
       const moment = momentOf(branch, options, writer);
       const takeOver = options.write === true;
       const connection = await this.lite.connect(branch.name, { place: sideOf(branch), takeOver, ...moment });
