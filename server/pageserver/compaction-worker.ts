@@ -94,11 +94,14 @@ class LazyRedo implements WalRedo {
 
 const redo = new LazyRedo();
 
-/** This thread gives way to those that answer reads. Linux has a nice value for each thread, and tells a thread which it is; elsewhere all are alike. */
+/**
+ * This thread gives way to those that answer reads, but gets a tenth of a core however busy they are: ingest waits for it in the end. Linux has a nice value for
+ * each thread, and tells a thread which it is; elsewhere all are alike.
+ */
 function giveWayToReads(): void {
   if (process.platform !== 'linux') return;
   try {
-    setPriority(Number(basename(readlinkSync('/proc/thread-self'))), constants.priority.PRIORITY_LOW);
+    setPriority(Number(basename(readlinkSync('/proc/thread-self'))), constants.priority.PRIORITY_BELOW_NORMAL);
   } catch (error) {
     warn('compaction does not give way to reads', { error: messageOf(error) });
   }
