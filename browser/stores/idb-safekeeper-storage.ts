@@ -266,7 +266,8 @@ class IdbSegments implements SegmentStorage {
     const at = lastAtOrBelow(file.starts, offset - 1);
     const start = file.starts[at];
     let kept: Uint8Array | null = null;
-    if (start !== undefined) {
+    // One that ends there stays as it is: where there is no room, it could not be put once more.
+    if (start !== undefined && file.starts[at + 1] !== offset) {
       kept = new Uint8Array(offset - start);
       await this.#readRecords(name, start, start, start, kept);
     }

@@ -4,7 +4,7 @@
  * Attacked by reloads, a second tab, a page whose process is killed at seeded moments while it commits, an origin without room, and records that are
  * changed in the database. What must hold: every row that was acknowledged is there; what is wrong is said with what it is about; the rest goes on.
  */
-import { afterAll, beforeAll, describe, expect, it, onTestFailed } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, onTestFailed, onTestFinished } from 'vitest';
 import type { BranchInfo } from '../../browser/api.ts';
 import { databaseName } from '../../browser/stores/database.ts';
 import { parseLsn } from '../../engine/model/lsn.ts';
@@ -23,14 +23,14 @@ afterAll(() => chromium?.close());
 const smallLayers = { openLayerBytesMax: 200_000, imageChainRecordsMin: 4 };
 
 async function openTab(
-  options: OpenRepository & { readonly quotaBytes?: number },
+  options: OpenRepository,
   onAcknowledged?: (id: number) => void,
+  { browser = chromium, quotaBytes }: { browser?: Chromium; quotaBytes?: number } = {},
 ): Promise<TabWorker> {
-  onTestFailed(() => console.log(chromium.console.slice(-40).join('\n')));
-  const { quotaBytes, ...repository } = options;
-  const tab = await chromium.open('repository', onAcknowledged);
-  if (quotaBytes !== undefined) await chromium.setQuota(tab, quotaBytes);
-  await tab.call('open', repository);
+  onTestFailed(() => console.log(browser.console.slice(-40).join('\n')));
+  const tab = await browser.open('repository', onAcknowledged);
+  if (quotaBytes !== undefined) await browser.setQuota(tab, quotaBytes);
+  await tab.call('open', options);
   return tab;
 }
 
@@ -216,8 +216,10 @@ describe('a tab that is killed', () => {
 
 describe('an origin without room', () => {
   it('says so, keeps what was acknowledged, reads on, and writes again once there is room', async () => {
-    // From the first transaction on: Chromium's IndexedDB takes space it was given for half a minute, whatever the quota is meanwhile.
-    const tab = await openTab({ name: 'quota', quotaBytes: 40_000_000 });
+    // A browser of its own, and from the first transaction on: Chromium's IndexedDB goes on with what room it once was told of, for half a minute.
+    const browser = await Chromium.launch();
+    onTestFinished(() => browser.close());
+    const tab = await openTab({ name: 'quota' }, undefined, { browser, quotaBytes: 40_000_000 });
     await tab.call('create', 'main', { kind: 'new' });
     let compute = await tab.call<number>('connect', 'main', 'end');
     await tab.call('query', compute, makeTable);
@@ -250,7 +252,7 @@ describe('an origin without room', () => {
     // Nor is there room for another database, of which nothing stays.
     await expect(tab.call('create', 'second', { kind: 'new' })).rejects.toMatchObject({ data: { storageFull: true } });
     expect((await tab.call<BranchInfo[]>('branches')).map(({ name }) => name)).toEqual(['main']);
-    await chromium.setQuota(tab, null);
+    await browser.setQuota(tab, null);
     compute = await tab.call<number>('connect', 'main', 'end');
     expect(await count(tab, compute)).toBe(acknowledged);
     await tab.call('query', compute, `insert into t values (0, 'room')`);
