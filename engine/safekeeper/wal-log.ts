@@ -4,7 +4,7 @@
  *
  * Invariants
  * - the bytes of [startLsn, writeLsn) are those of the WAL at their places; all other bytes of the files are zeros, so that nothing that
- *   was cut off or torn can be taken for WAL later
+ *   was cut off or torn can be taken for WAL later. A torn end that there was no room to cut off at open is, before anything is written
  * - a commit is one `sync` of blocks that exist: the last file is filled with zeros ahead of its end in steps of `walZeroFillBytes`
  * - what is known to have been durable (commitLsn, and the flush mark) is there at open, whole and valid, or the open fails `corrupt` and
  *   names file and LSN. Only beyond it may the log end with a torn record, which is then cut off
@@ -62,6 +62,8 @@ export class WalLog {
   /** Up to here the last file has blocks of its own. */
   #filledLsn = 0;
   readonly #dirty = new Set<string>();
+  /** Behind writeLsn there are a torn write's remains, which could not be cut off yet: nothing is written before that is done. */
+  #mustCut = false;
   /** The last renaming of a file, done or under way. Never rejects. */
   #renaming: Promise<void> = Promise.resolve();
   /** Segments that are complete and still to get their final names. */
@@ -106,6 +108,7 @@ export class WalLog {
       lsn === this.#writeLsn && lsn !== invalidLsn,
       `write at ${formatLsn(lsn)}, not at ${formatLsn(this.#writeLsn)}`,
     );
+    if (this.#mustCut) return this.#cutAndWrite(lsn, bytes);
     const start = segmentStart(lsn);
     const end = lsn + bytes.length;
     const name = this.#names.get(start);
@@ -116,6 +119,11 @@ export class WalLog {
     if (writing !== undefined) return writing.then(() => this.#written(lsn, bytes));
     this.#written(lsn, bytes);
     return undefined;
+  }
+
+  async #cutAndWrite(lsn: Lsn, bytes: Uint8Array): Promise<void> {
+    await this.truncate(lsn);
+    await this.#writeLong(lsn, bytes);
   }
 
   /** Into blocks that the file does not have yet, or over the end of it. */
@@ -187,6 +195,7 @@ export class WalLog {
       this.#dirty.delete(partial);
       this.#filledLsn = lsn;
     }
+    this.#mustCut = false;
     this.#writeLsn = lsn;
   }
 
@@ -381,7 +390,13 @@ export class WalLog {
           remainsAt: formatLsn(at + found),
         });
         this.#writeLsn = end;
-        await this.truncate(lsnEnd);
+        try {
+          await this.truncate(lsnEnd);
+        } catch (error) {
+          // Some media cannot even cut without room. What is committed is read all the same.
+          if (!isPageliteError(error, 'unavailable') || error.data.storageFull !== true) throw error;
+          this.#mustCut = true;
+        }
         return;
       }
       at = (at + bytes.length) as Lsn;
