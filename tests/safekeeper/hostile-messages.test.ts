@@ -5,6 +5,7 @@
 import { describe, expect, it } from 'vitest';
 import { walSegmentSize } from '../../engine/limits.ts';
 import type { NodeId } from '../../engine/model/ids.ts';
+import { termMax } from '../../engine/model/term.ts';
 import {
   decodeAcceptorMessage,
   encodeProposerMessage,
@@ -64,10 +65,16 @@ describe('found so', () => {
   it('one vote does not use up all terms', async () => {
     const vote = (term: number) => ({ kind: 'voteRequest', term, proposerId }) as ProposerMessage;
     expect(await answerTo(greeting, vote(3))).toMatchObject({ kind: 'voteResponse', voteGiven: true });
-    expect(await answerTo(greeting, vote(Number.MAX_SAFE_INTEGER))).toMatchObject({
-      kind: 'error',
-      error: { kind: 'invalid', message: expect.stringContaining('out of reach of term 3') },
-    });
+    for (const [term, says] of [
+      [termMax, 'out of reach of term 3'],
+      [termMax + 1, 'there are none above'],
+      [Number.MAX_SAFE_INTEGER, 'there are none above'],
+    ] as const) {
+      expect(await answerTo(greeting, vote(term))).toMatchObject({
+        kind: 'error',
+        error: { kind: 'invalid', message: expect.stringContaining(says) },
+      });
+    }
     expect(await answerTo(greeting, vote(4))).toMatchObject({ kind: 'voteResponse', term: 4, voteGiven: true });
   });
 });
