@@ -127,8 +127,8 @@ export const brokenVariants: readonly BrokenVariant[] = [
       { file: acceptor, find: 'if (isFirst || this.writeLsn !== common) persist', replace: 'if (isFirst) persist' },
       {
         file: acceptor,
-        find: 'if (this.writeLsn !== common) {',
-        replace: 'if (this.writeLsn < common) {',
+        find: 'if (this.writeLsn !== common) this.#scanFrom(common);',
+        replace: 'if (this.writeLsn < common) this.#scanFrom(common);',
       },
     ],
   },
@@ -149,6 +149,6 @@ export const brokenVariants: readonly BrokenVariant[] = [
   },
   {
     name: 'votes with an old disk',
-    edits: [{ file: safekeeper, find: 'if (this.#refusal) throw this.#refusal;', replace: '' }],
+    edits: [{ file: safekeeper, find: 'if (refusal) throw refusal;', replace: '' }],
   },
 ];
