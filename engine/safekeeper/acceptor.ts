@@ -66,6 +66,8 @@ export interface AcceptorStep {
   /** What may be shown to others once `persist` is durable. */
   readonly flushLsn: Lsn;
   readonly commitLsn: Lsn;
+  /** Of the WAL below flushLsn, and what a proposer then has written on top of it. */
+  readonly termHistory: TermHistory;
 }
 
 /** What the acceptor knows of one connection. Kept by the connection, changed by `step`. */
@@ -464,7 +466,7 @@ export class Acceptor {
   }
 
   #answer(persist: readonly PersistEffect[], reply: AcceptorMessage | null): AcceptorStep {
-    return { persist, reply, error: null, flushLsn: this.flushLsn, commitLsn: this.#control.commitLsn };
+    return { persist, reply, error: null, ...this.#shown };
   }
 
   #refuse(problem: string, data: { lsn?: string } = {}): AcceptorStep {
@@ -472,7 +474,12 @@ export class Acceptor {
   }
 
   #end(error: PageliteError): AcceptorStep {
-    return { persist: [], reply: null, error, flushLsn: this.flushLsn, commitLsn: this.#control.commitLsn };
+    return { persist: [], reply: null, error, ...this.#shown };
+  }
+
+  get #shown(): Pick<AcceptorStep, 'flushLsn' | 'commitLsn' | 'termHistory'> {
+    const { commitLsn, termHistory } = this.#control;
+    return { flushLsn: this.flushLsn, commitLsn, termHistory };
   }
 }
 

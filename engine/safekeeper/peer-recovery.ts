@@ -6,13 +6,13 @@
  *
  * Invariants
  * - a proposer comes first: nothing is begun while one is connected, and what is under way ends as soon as one asks for a vote (Acceptor)
- * - WAL comes only from a peer whose term stays what it was: its log cannot change meanwhile
+ * - WAL comes only from a peer whose term stays what it was, and with it the term of its last record: its log cannot change meanwhile
  */
 import { isPageliteError, PageliteError } from '../errors.ts';
 import type { Lsn } from '../model/lsn.ts';
 import { noTerm, type Term } from '../model/term.ts';
 import type { AcceptorMessage } from '../protocol/proposer-acceptor.ts';
-import type { PeerTimelineInfo, WalService } from '../services.ts';
+import type { PeerTimelineInfo, SafekeeperTimelineStatus, WalService } from '../services.ts';
 import { newProposerSession } from './acceptor.ts';
 import type { ReplyTarget, SafekeeperTimeline } from './timeline.ts';
 
@@ -56,6 +56,8 @@ export async function recoverFrom(
     let at = adopted.lsn;
     if (at >= status.flushLsn) return at;
     for await (const chunk of donor.readWal(timeline.id, at, reading.signal, status.term)) {
+      // A proposer may have been elected there meanwhile, in the term that it had voted in before: then the log is another one.
+      if (!sameLog(status, await donor.getStatus(timeline.id))) return at;
       const bytes = chunk.bytes.subarray(0, status.flushLsn - chunk.startLsn);
       timeline.process(target, {
         kind: 'appendRequest',
@@ -76,6 +78,9 @@ export async function recoverFrom(
     reading.abort();
   }
 }
+
+const sameLog = (before: SafekeeperTimelineStatus, now: SafekeeperTimelineStatus | null): boolean =>
+  now !== null && now.termHistory.at(-1)?.[0] === before.termHistory.at(-1)?.[0];
 
 /** The timeline's answers to what a peer has sent. */
 class RecoveryTarget implements ReplyTarget {

@@ -16,7 +16,7 @@ import { commitLsnLagBytesMax } from '../limits.ts';
 import { formatConfiguration, type SafekeeperConfiguration } from '../model/configuration.ts';
 import type { NodeId, TenantTimelineId } from '../model/ids.ts';
 import { formatLsn, invalidLsn, type Lsn } from '../model/lsn.ts';
-import { historyUpTo, type Term } from '../model/term.ts';
+import { historyUpTo, type Term, type TermHistory } from '../model/term.ts';
 import type { AcceptorMessage, ProposerMessage } from '../protocol/proposer-acceptor.ts';
 import type { Log, SafekeeperTimelineStatus } from '../services.ts';
 import {
@@ -78,6 +78,8 @@ export class SafekeeperTimeline {
   #working: Promise<void> | null = null;
   #flushLsn: Lsn;
   #commitLsn: Lsn;
+  /** That of the WAL below #flushLsn: what was decided may be of a log that is still to be cut. */
+  #termHistory: TermHistory;
   #marked: FlushMark;
   #marking: Promise<void> = Promise.resolve();
   #savedCommitLsn: Lsn;
@@ -105,6 +107,7 @@ export class SafekeeperTimeline {
     this.#log = options.log;
     this.#flushLsn = acceptor.flushLsn;
     this.#commitLsn = acceptor.control.commitLsn;
+    this.#termHistory = acceptor.control.termHistory;
     this.#savedCommitLsn = this.#commitLsn;
     this.#savedTerm = acceptor.control.term;
     this.#marked = options.marked;
@@ -188,15 +191,14 @@ export class SafekeeperTimeline {
   }
 
   status(): SafekeeperTimelineStatus {
-    const { term, termHistory } = this.#acceptor.control;
     return {
-      term,
+      term: this.#acceptor.control.term,
       flushLsn: this.#flushLsn,
       commitLsn: this.#commitLsn,
       startLsn: this.#wal.startLsn,
       backupLsn: this.#backupLsn,
       remoteConsistentLsn: this.#remoteConsistentLsn,
-      termHistory: historyUpTo(termHistory, this.#flushLsn).map((entry) => [entry.term, entry.lsn] as const),
+      termHistory: historyUpTo(this.#termHistory, this.#flushLsn).map((entry) => [entry.term, entry.lsn] as const),
     };
   }
 
@@ -426,6 +428,7 @@ export class SafekeeperTimeline {
     const moved = last.flushLsn !== this.#flushLsn || last.commitLsn !== this.#commitLsn;
     this.#flushLsn = last.flushLsn;
     this.#commitLsn = last.commitLsn;
+    this.#termHistory = last.termHistory;
     this.#reply(jobs);
     for (let i = 0; i < jobs.length; i++) jobs[i]!.settle?.(null);
     if (moved) this.#wake();
