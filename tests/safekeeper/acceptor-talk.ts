@@ -5,7 +5,7 @@ import { noConfiguration } from '../../engine/model/configuration.ts';
 import { tenantId, timelineId } from '../../engine/model/ids.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
 import type { Term, TermHistory } from '../../engine/model/term.ts';
-import type { ProposerId } from '../../engine/protocol/proposer-acceptor.ts';
+import type { ProposerGreeting, ProposerId } from '../../engine/protocol/proposer-acceptor.ts';
 import { proposerAcceptorVersion } from '../../engine/protocol/version.ts';
 import { type Acceptor, newProposerSession, type ProposerSession } from '../../engine/safekeeper/acceptor.ts';
 import { type SyntheticRecord, syntheticSystemIdentifier } from '../support/synthetic-wal.ts';
@@ -15,19 +15,20 @@ export const begin = (walSegmentSize + 40) as Lsn;
 export const history = (...entries: [number, Lsn][]): TermHistory =>
   entries.map(([term, lsn]) => ({ term: term as Term, lsn }));
 
+export const greeting = (proposer: string): ProposerGreeting => ({
+  kind: 'proposerGreeting',
+  version: proposerAcceptorVersion,
+  timeline,
+  proposerId: proposer.repeat(32) as ProposerId,
+  systemIdentifier: syntheticSystemIdentifier,
+  pgVersion: pgVersionNumber,
+  walSegmentBytes: walSegmentSize,
+  configuration: noConfiguration,
+});
+
 export function greet(acceptor: Acceptor, proposer: string): ProposerSession {
   const session = newProposerSession();
-  const { error } = acceptor.step(session, {
-    kind: 'proposerGreeting',
-    version: proposerAcceptorVersion,
-    timeline,
-    proposerId: proposer.repeat(32) as ProposerId,
-    systemIdentifier: syntheticSystemIdentifier,
-    pgVersion: pgVersionNumber,
-    walSegmentBytes: walSegmentSize,
-    configuration: noConfiguration,
-  });
-  expect(error).toBe(null);
+  expect(acceptor.step(session, greeting(proposer)).error).toBe(null);
   return session;
 }
 
