@@ -62,6 +62,11 @@ export function isAccessRefusal(error: unknown): error is PageliteError {
   return isPageliteError(error, 'invalid') && error.data.access === accessRefused.access;
 }
 
+/** There is no room where something was to be stored. */
+export function isStorageFull(error: unknown): error is PageliteError {
+  return isPageliteError(error, 'unavailable') && error.data.storageFull === true;
+}
+
 /** The message of anything thrown. */
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);

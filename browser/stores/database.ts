@@ -18,7 +18,7 @@
  */
 import { type DBSchema, type IDBPDatabase, type IDBPTransaction, openDB, type StoreNames } from 'idb';
 import { crc32c } from '../../engine/crc32c.ts';
-import { isPageliteError, messageOf, PageliteError } from '../../engine/errors.ts';
+import { isPageliteError, isStorageFull, messageOf, PageliteError } from '../../engine/errors.ts';
 
 /** Bytes with the checksum that was taken when they were stored. */
 export interface CheckedRecord {
@@ -128,7 +128,7 @@ export async function transactWithRoom(
     try {
       return await transact(database, names, what, body);
     } catch (error) {
-      if (!isQuotaError(error) || !(await makeRoom())) throw error;
+      if (!isStorageFull(error) || !(await makeRoom())) throw error;
     }
   }
 }
@@ -179,10 +179,6 @@ export function failureOf(error: unknown, what: string): PageliteError {
     default:
       return new PageliteError('unavailable', `${what}: ${messageOf(error)}`, data, options);
   }
-}
-
-export function isQuotaError(error: unknown): boolean {
-  return isPageliteError(error, 'unavailable') && error.data.storageFull === true;
 }
 
 /** A record of a copy of these bytes. */

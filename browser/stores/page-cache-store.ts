@@ -10,12 +10,12 @@
  * - an extent holds the pages from its first on, without a hole; it may be shorter than `extentPages` at the end of what was fetched
  * - no page is used before the checksum of its record was checked
  */
-import { messageOf } from '../../engine/errors.ts';
+import { isStorageFull, messageOf } from '../../engine/errors.ts';
 import { ClockCache } from '../../engine/layers/clock-cache.ts';
 import { pageSize } from '../../engine/limits.ts';
 import type { KeyPrefix } from '../../engine/model/key.ts';
 import type { Clock, Log } from '../../engine/services.ts';
-import { isQuotaError, openRecord, reading, request, sealRecord, type TabDatabase, transact } from './database.ts';
+import { openRecord, reading, request, sealRecord, type TabDatabase, transact } from './database.ts';
 import { decodeValues, encodeValues, type KeptValue } from './kept-values.ts';
 
 /** 128 kB: read in 1 ms where 64 records of a page take 10, and small enough that a point read moves little. */
@@ -210,7 +210,7 @@ export class PageCacheStore {
       .then(work)
       .catch(async (error) => {
         this.#options.log.warn('pages are not kept', { error: messageOf(error) });
-        if (isQuotaError(error)) await this.makeRoom().catch(() => {});
+        if (isStorageFull(error)) await this.makeRoom().catch(() => {});
       })
       .finally(() => {
         this.#writing--;

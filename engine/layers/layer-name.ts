@@ -84,6 +84,9 @@ export function parseLayerFile(file: string): { readonly name: string; readonly 
   return parseLayerName(file) === null ? null : { name: file, generation: 0 };
 }
 
+/** Whether an object is a layer, by its key. */
+export const isLayerKey = (key: string): boolean => parseLayerFile(key.slice(key.lastIndexOf('/') + 1)) !== null;
+
 function hexLsn(lsn: number): string {
   assert(Number.isSafeInteger(lsn) && lsn >= 0);
   return lsn.toString(16).toUpperCase().padStart(16, '0');

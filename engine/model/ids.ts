@@ -38,3 +38,6 @@ function randomHex(random: Random): string {
 
 export const newTenantId = (random: Random): TenantId => randomHex(random) as TenantId;
 export const newTimelineId = (random: Random): TimelineId => randomHex(random) as TimelineId;
+
+/** A timeline as the key of a map. */
+export const timelineKey = ({ tenantId, timelineId }: TenantTimelineId): string => `${tenantId}/${timelineId}`;

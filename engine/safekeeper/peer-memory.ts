@@ -6,7 +6,7 @@
  *
  * Invariant: what is shown is durable, and of a disk that nobody put back it only goes up.
  */
-import type { NodeId } from '../model/ids.ts';
+import { type NodeId, timelineKey } from '../model/ids.ts';
 import type { Lsn } from '../model/lsn.ts';
 import type { PeerTimelineInfo, RecalledTimeline } from '../services.ts';
 
@@ -18,7 +18,7 @@ export class PeerMemory {
     const before = this.#nodes.get(node);
     const now = new Map<string, RecalledTimeline>();
     for (const { id, term, commitLsn } of timelines) {
-      const key = `${id.tenantId}/${id.timelineId}`;
+      const key = timelineKey(id);
       const known = before?.get(key);
       now.set(key, {
         id,

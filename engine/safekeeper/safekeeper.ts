@@ -13,7 +13,7 @@
  */
 import { isPageliteError, PageliteError } from '../errors.ts';
 import type { SafekeeperConfiguration } from '../model/configuration.ts';
-import type { NodeId, TenantTimelineId } from '../model/ids.ts';
+import { type NodeId, type TenantTimelineId, timelineKey } from '../model/ids.ts';
 import { formatLsn, invalidLsn, type Lsn } from '../model/lsn.ts';
 import type { ProposerGreeting, ProposerId } from '../protocol/proposer-acceptor.ts';
 import { createChannelPair } from '../remote/channel-pair.ts';
@@ -161,17 +161,20 @@ export class Safekeeper implements SafekeeperPeer {
     const has = `term ${timeline.durableTerm} and WAL up to ${formatLsn(timeline.flushLsn)}`;
     const text = `safekeeper ${this.nodeId} had ${had} and has ${has}: its disk was put back to an older state. It answers again when it has caught up with all others; if one of those is lost, replace this one (pagelite safekeeper replace)`;
     this.#log.error('the disk of this safekeeper is older than what it has shown', { ...id, had, has });
-    this.#forgotten.set(keyOf(id), new PageliteError('unavailable', text, { ...id, node: this.nodeId, oldDisk: true }));
+    this.#forgotten.set(
+      timelineKey(id),
+      new PageliteError('unavailable', text, { ...id, node: this.nodeId, oldDisk: true }),
+    );
   }
 
   /** Why proposers of a timeline are refused; null if they are not. */
   refusalOf(id: TenantTimelineId): PageliteError | null {
-    return this.#refusal ?? this.#forgotten.get(keyOf(id)) ?? null;
+    return this.#refusal ?? this.#forgotten.get(timelineKey(id)) ?? null;
   }
 
   /** The timeline has what its peers have, and their highest term. */
   trustAgain(id: TenantTimelineId): void {
-    this.#forgotten.delete(keyOf(id));
+    this.#forgotten.delete(timelineKey(id));
     this.#log.info('caught up with all peers: proposers are answered again', { ...id });
   }
 
@@ -207,7 +210,7 @@ export class Safekeeper implements SafekeeperPeer {
 
   /** A timeline that peers have and this safekeeper does not: as a proposer's greeting would make it. Null if it was deleted here. */
   async createFromPeers(id: TenantTimelineId): Promise<SafekeeperTimeline | null> {
-    if (this.#deleted.has(keyOf(id)) || this.#refusal) return null;
+    if (this.#deleted.has(timelineKey(id)) || this.#refusal) return null;
     return this.#once(id, async () => (await this.#openStored(id)) ?? this.#create(newControlState(id)));
   }
 
@@ -226,7 +229,7 @@ export class Safekeeper implements SafekeeperPeer {
 
   /** Ends this timeline's connections and lets go of its files, so that whoever owns them may remove them. Its next use opens it anew. */
   async release(id: TenantTimelineId): Promise<void> {
-    const key = keyOf(id);
+    const key = timelineKey(id);
     const timeline = await this.#timelines.get(key)?.catch(() => null);
     this.#timelines.delete(key);
     if (timeline == null) return;
@@ -236,7 +239,7 @@ export class Safekeeper implements SafekeeperPeer {
 
   /** Ends the timeline, and its proposers for good; then `removeFiles` is to remove what was stored of it. Again: does that again. */
   async deleteTimeline(id: TenantTimelineId, removeFiles: () => Promise<void>): Promise<void> {
-    const key = keyOf(id);
+    const key = timelineKey(id);
     this.#deleted.set(key, new Set([...(this.#deleted.get(key) ?? []), ...(this.#proposers.get(key) ?? [])]));
     this.#proposers.delete(key);
     await this.release(id);
@@ -273,7 +276,7 @@ export class Safekeeper implements SafekeeperPeer {
 
   /** A timeline of the same id that is pushed again has computes of its own. */
   #checkNotDeleted({ timeline: id, proposerId }: ProposerGreeting): void {
-    const key = keyOf(id);
+    const key = timelineKey(id);
     if (this.#deleted.get(key)?.has(proposerId)) {
       const text = `timeline ${id.timelineId} was deleted: this compute cannot write to it any more`;
       throw new PageliteError('notFound', text, { ...id, deleted: true });
@@ -315,7 +318,7 @@ export class Safekeeper implements SafekeeperPeer {
     open: () => Promise<SafekeeperTimeline | null>,
   ): Promise<SafekeeperTimeline | null> {
     if (this.#closed) throw new PageliteError('closed', 'the safekeeper was closed', { ...id });
-    const key = keyOf(id);
+    const key = timelineKey(id);
     let stopped: SafekeeperTimeline | null = null;
     for (let opening = this.#timelines.get(key); opening !== undefined; opening = this.#timelines.get(key)) {
       const timeline = await opening;
@@ -342,8 +345,6 @@ export class Safekeeper implements SafekeeperPeer {
     if (this.#timelines.get(key) === opening) this.#timelines.delete(key);
   }
 }
-
-const keyOf = ({ tenantId, timelineId }: TenantTimelineId): string => `${tenantId}/${timelineId}`;
 
 function notFound(id: TenantTimelineId): PageliteError {
   return new PageliteError('notFound', `no timeline ${id.tenantId}/${id.timelineId} here`, { ...id });

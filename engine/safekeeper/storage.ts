@@ -3,7 +3,7 @@
  * tests and tabs); tests/simulation has one that forgets what was not synchronised.
  */
 import { PageliteError } from '../errors.ts';
-import type { TenantTimelineId } from '../model/ids.ts';
+import { type TenantTimelineId, timelineKey } from '../model/ids.ts';
 
 /**
  * The files of one timeline. Calls on one file are made one after another, except reads. Every rejection is a PageliteError:
@@ -58,25 +58,23 @@ export class MemorySafekeeperStorage implements SafekeeperStorage {
   readonly #timelines = new Map<string, { id: TenantTimelineId; storage: TimelineStorage }>();
 
   async openTimeline(id: TenantTimelineId): Promise<TimelineStorage | null> {
-    return this.#timelines.get(keyOf(id))?.storage ?? null;
+    return this.#timelines.get(timelineKey(id))?.storage ?? null;
   }
 
   async createTimeline(id: TenantTimelineId): Promise<TimelineStorage> {
-    const storage = new MemoryTimelineStorage(`memory:${keyOf(id)}`);
-    this.#timelines.set(keyOf(id), { id, storage });
+    const storage = new MemoryTimelineStorage(`memory:${timelineKey(id)}`);
+    this.#timelines.set(timelineKey(id), { id, storage });
     return storage;
   }
 
   async removeTimeline(id: TenantTimelineId): Promise<void> {
-    this.#timelines.delete(keyOf(id));
+    this.#timelines.delete(timelineKey(id));
   }
 
   async listTimelines(): Promise<readonly TenantTimelineId[]> {
     return [...this.#timelines.values()].map(({ id }) => id);
   }
 }
-
-const keyOf = (id: TenantTimelineId): string => `${id.tenantId}/${id.timelineId}`;
 
 export class MemoryTimelineStorage implements TimelineStorage {
   readonly label: string;

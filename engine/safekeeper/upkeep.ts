@@ -18,7 +18,7 @@ import {
   walSegmentSize,
 } from '../limits.ts';
 import type { SafekeeperConfiguration } from '../model/configuration.ts';
-import type { NodeId, TenantTimelineId } from '../model/ids.ts';
+import { type NodeId, type TenantTimelineId, timelineKey } from '../model/ids.ts';
 import { formatLsn, type Lsn } from '../model/lsn.ts';
 import { quorumOf } from '../model/quorum.ts';
 import type { Term } from '../model/term.ts';
@@ -217,7 +217,7 @@ export class SafekeeperUpkeep {
     const known = new Map<string, { id: TenantTimelineId; peers: Known[] }>();
     for (const [i, list] of lists.entries()) {
       for (const info of list ?? []) {
-        const key = keyOf(info.id);
+        const key = timelineKey(info.id);
         const entry = known.get(key) ?? { id: info.id, peers: [] };
         entry.peers.push({ peer: peers[i]!, info });
         known.set(key, entry);
@@ -226,7 +226,7 @@ export class SafekeeperUpkeep {
     const timelines = await safekeeper.openAll();
     for (const timeline of timelines) {
       if (this.#abort.signal.aborted) return;
-      const key = keyOf(timeline.id);
+      const key = timelineKey(timeline.id);
       await this.#lookAfter(timeline, known.get(key)?.peers ?? []);
       known.delete(key);
     }
@@ -303,7 +303,7 @@ export class SafekeeperUpkeep {
     if (backup === null || timeline.startLsn === 0) return;
     const own = { nodeId: safekeeper.nodeId, commitLsn: timeline.commitLsn };
     const others = known.map(({ peer, info }) => ({ nodeId: peer.nodeId, commitLsn: info.commitLsn }));
-    const key = keyOf(timeline.id);
+    const key = timelineKey(timeline.id);
     if (chooseSender(timeline.id, [own, ...others]) !== safekeeper.nodeId && !this.#isBackupLate(timeline)) {
       this.#backups.delete(timeline);
       return;
@@ -398,7 +398,5 @@ export class SafekeeperUpkeep {
 
 const lastTermOf = (timeline: SafekeeperTimeline): number => timeline.status().termHistory.at(-1)?.[0] ?? 0;
 
-const recoverJob = (id: TenantTimelineId): string => `recover ${keyOf(id)}`;
-const backupJob = (id: TenantTimelineId): string => `back up ${keyOf(id)}`;
-
-const keyOf = ({ tenantId, timelineId }: TenantTimelineId): string => `${tenantId}/${timelineId}`;
+const recoverJob = (id: TenantTimelineId): string => `recover ${timelineKey(id)}`;
+const backupJob = (id: TenantTimelineId): string => `back up ${timelineKey(id)}`;

@@ -13,7 +13,7 @@
  *   (wal-reader.ts checks every record that comes from disk)
  */
 import { assert } from '../assert.ts';
-import { isPageliteError, PageliteError } from '../errors.ts';
+import { isPageliteError, isStorageFull, PageliteError } from '../errors.ts';
 import { walSegmentSize, walTailCacheBytesMax, walZeroFillBytes } from '../limits.ts';
 import { formatLsn, invalidLsn, type Lsn } from '../model/lsn.ts';
 import type { Log } from '../services.ts';
@@ -394,7 +394,7 @@ export class WalLog {
           await this.truncate(lsnEnd);
         } catch (error) {
           // Some media cannot even cut without room. What is committed is read all the same.
-          if (!isPageliteError(error, 'unavailable') || error.data.storageFull !== true) throw error;
+          if (!isStorageFull(error)) throw error;
           this.#mustCut = true;
         }
         return;

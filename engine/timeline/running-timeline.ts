@@ -10,7 +10,7 @@ import { WalReceiver } from '../ingest/wal-receiver.ts';
 import type { BlockCache } from '../layers/block-cache.ts';
 import type { ClockCache } from '../layers/clock-cache.ts';
 import { LayerFile } from '../layers/layer-file.ts';
-import { parseLayerFile, parseLayerName } from '../layers/layer-name.ts';
+import { isLayerKey, parseLayerName } from '../layers/layer-name.ts';
 import type { TenantTimelineId } from '../model/ids.ts';
 import { formatKey, type Key } from '../model/key.ts';
 import type { Lsn } from '../model/lsn.ts';
@@ -186,7 +186,7 @@ export class RunningTimeline {
     this.compaction.kick();
     if (this.index.isOwn) this.#takeLeftovers();
     // Layers that nobody needs take room; an index of before goes with the next change.
-    else if (this.#leftovers.some((key) => parseLayerFile(key.slice(key.lastIndexOf('/') + 1)) !== null)) {
+    else if (this.#leftovers.some(isLayerKey)) {
       void this.uploads.change((part) => part);
     }
   }

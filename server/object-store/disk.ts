@@ -16,7 +16,7 @@ import { link, mkdir, open, readdir, rename, rm, rmdir, stat } from 'node:fs/pro
 import { dirname, join, relative, sep } from 'node:path';
 import { threadId } from 'node:worker_threads';
 import { messageOf, PageliteError } from '../../engine/errors.ts';
-import { parseLayerFile } from '../../engine/layers/layer-name.ts';
+import { isLayerKey } from '../../engine/layers/layer-name.ts';
 import type { ObjectStore } from '../../engine/services.ts';
 import { checkCondition, checkObjectKey } from '../../engine/stores/memory.ts';
 import { forgetOpenFile, isKeptOpen, readRange, withFile, withKeptFile } from './open-files.ts';
@@ -117,7 +117,7 @@ export class DiskObjectStore implements ObjectStore {
         return { bytes: await readRange(fd, start, end), version: versionOf(stats) };
       };
       try {
-        const staysOpen = range !== undefined && (isKeptOpen(path) || isLayer(key));
+        const staysOpen = range !== undefined && (isKeptOpen(path) || isLayerKey(key));
         return await (staysOpen ? withKeptFile(path, read) : withFile(path, read));
       } catch (error) {
         if (!isAbsent(error)) throw error;
@@ -251,9 +251,6 @@ export class DiskObjectStore implements ObjectStore {
     }
   }
 }
-
-/** What is read in ranges, often, and never changes. */
-const isLayer = (key: string): boolean => parseLayerFile(key.slice(key.lastIndexOf('/') + 1)) !== null;
 
 /** Whether it is new. Its parent has to be there. */
 async function makeOneFolder(path: string): Promise<boolean> {

@@ -12,7 +12,7 @@
  */
 import { assert } from '../../engine/assert.ts';
 import { messageOf, PageliteError } from '../../engine/errors.ts';
-import { parseLayerFile } from '../../engine/layers/layer-name.ts';
+import { isLayerKey } from '../../engine/layers/layer-name.ts';
 import { cacheChunkBytes } from '../../engine/limits.ts';
 import type { LayerStaging, Log, ObjectStore, StagingCounters } from '../../engine/services.ts';
 import { ChunkFiles } from './chunk-files.ts';
@@ -306,7 +306,7 @@ export class TieredObjectStore implements ObjectStore, LayerStaging {
 }
 
 /** Layers: what is read again and again, and never changes. */
-const isKept = (key: string): boolean => parseLayerFile(key.slice(key.lastIndexOf('/') + 1)) !== null;
+const isKept = isLayerKey;
 
 const sliceOf = (data: Uint8Array | null, from: number, to: number): Uint8Array | null =>
   data === null ? null : data.subarray(Math.min(from, data.length), Math.min(to, data.length));

@@ -11,7 +11,7 @@
  * - a connection that ends, breaks the protocol or falls silent is made anew, with growing pauses; after a fence none is
  */
 import { assert } from '../../engine/assert.ts';
-import { isPageliteError, messageOf, PageliteError } from '../../engine/errors.ts';
+import { isPageliteError, isStorageFull, messageOf, PageliteError } from '../../engine/errors.ts';
 import {
   proposerHeartbeatMs,
   reconnectPauseMaxMs,
@@ -58,13 +58,6 @@ const campaignPauseMs = 200;
 /** Only before the election can a refusal be for good: later it is waited for like any other outage. */
 const isRefusal = (error: unknown): error is PageliteError =>
   isPageliteError(error, 'corrupt') || isPageliteError(error, 'invalid');
-
-/**
- * Whoever could make room is waiting for this commit, so it must not wait for room. What is not acknowledged is given up, and the next compute goes
- * on from what is.
- */
-const isStorageFull = (error: unknown): error is PageliteError =>
-  isPageliteError(error, 'unavailable') && error.data.storageFull === true;
 
 /** The safekeeper has deleted the timeline under this proposer. */
 const isDeleted = (error: unknown): error is PageliteError =>
@@ -376,6 +369,8 @@ export class ProposerDriver {
     this.#recoveryWakes[acceptor]?.();
     if (this.#ended) return;
     if (
+      // Whoever could make room is waiting for this commit, so it must not wait for room. What is not acknowledged is given up, and the next compute goes on from
+      // what is.
       isStorageFull(error) ||
       isDeleted(error) ||
       isOutdated(error) ||
