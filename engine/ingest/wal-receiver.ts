@@ -16,6 +16,7 @@ import type { TenantTimelineId } from '../model/ids.ts';
 import { formatLsn, type Lsn } from '../model/lsn.ts';
 import type { Clock, Log, Random, ValueReader, ValueSink, WalChunk, WalService } from '../services.ts';
 import { WalDecoder } from '../wal/wal-decoder.ts';
+import type { SafekeeperSurvey } from './safekeeper-survey.ts';
 import { WalIngest } from './wal-ingest.ts';
 
 /** What the receiver needs of a timeline. */
@@ -35,6 +36,8 @@ export interface IngestTarget extends ValueSink, ValueReader {
 export interface WalReceiverParts {
   readonly target: IngestTarget;
   readonly services: readonly WalService[];
+  /** Of all receivers that follow these services. */
+  readonly survey: SafekeeperSurvey;
   readonly clock: Clock;
   readonly random: Random;
   readonly log: Log;
@@ -105,6 +108,12 @@ export class WalReceiver {
     }
   }
 
+  /** Receivers that only look again now and then do so at the same time, so that they are answered together (safekeeper-survey.ts): at least `ms` from now. */
+  #untilRound(ms: number): number {
+    const at = this.#parts.clock.now() + ms;
+    return ms + walReceiverPauseMaxMs - (at % walReceiverPauseMaxMs);
+  }
+
   /** The error if no safekeeper is left that may have this WAL undamaged. */
   #allDamaged(error: unknown): Error | null {
     return this.#damaged.size === this.#parts.services.length ? (error as Error) : null;
@@ -113,7 +122,8 @@ export class WalReceiver {
   async #sleep(ms: number): Promise<void> {
     if (this.#hurried || this.#abort.signal.aborted) return;
     this.#pause = new AbortController();
-    await this.#parts.clock.sleep(ms * (0.5 + this.#parts.random.next() / 2), this.#pause.signal).catch(() => {});
+    const pauseMs = ms < walReceiverPauseMaxMs ? ms * (0.5 + this.#parts.random.next() / 2) : this.#untilRound(0);
+    await this.#parts.clock.sleep(pauseMs, this.#pause.signal).catch(() => {});
     this.#pause = null;
   }
 
@@ -122,10 +132,10 @@ export class WalReceiver {
    * given up what is needed, and would have to read it from the object store, is asked only if all have.
    */
   async #furthest(): Promise<WalService | null> {
-    const { services, target, random } = this.#parts;
+    const { services, survey, target, random } = this.#parts;
     const statuses = await Promise.all(
       services.map((service) =>
-        service.getStatus(target.id).then(
+        survey.statusOf(service, target.id).then(
           (status) => {
             this.#refusing.delete(service);
             return status;
@@ -207,7 +217,7 @@ export class WalReceiver {
     const { clock, services } = this.#parts;
     if (services.length < 2) return next;
     const timer = new AbortController();
-    const silence = clock.sleep(walReceiverSilenceMs, timer.signal).then(
+    const silence = clock.sleep(this.#untilRound(walReceiverSilenceMs), timer.signal).then(
       () => null,
       () => null,
     );
@@ -219,10 +229,11 @@ export class WalReceiver {
   }
 
   async #isBehind(service: WalService): Promise<boolean> {
+    const { target, survey } = this.#parts;
     const best = await this.#furthest();
     if (best === null || best === service) return false;
-    const status = await best.getStatus(this.#parts.target.id).catch(() => null);
-    return status !== null && status.commitLsn > this.#parts.target.lastRecordLsn;
+    const status = await survey.statusOf(best, target.id).catch(() => null);
+    return status !== null && status.commitLsn > target.lastRecordLsn;
   }
 
   async #ingestChunk(decoder: WalDecoder, chunk: WalChunk): Promise<void> {

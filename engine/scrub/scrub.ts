@@ -15,6 +15,7 @@ import { LayerFile } from '../layers/layer-file.ts';
 import { parseLayerFile, parseLayerName } from '../layers/layer-name.ts';
 import { type TenantId, type TenantTimelineId, tenantId, timelineId } from '../model/ids.ts';
 import type { ObjectStore } from '../services.ts';
+import { branchNamesFile, loadBranchNames } from '../timeline/branch-names.ts';
 import {
   decodeChecked,
   decodeIndexPart,
@@ -182,7 +183,7 @@ class Scrub {
   async #checkTenant(id: TenantId, objects: ReadonlyMap<string, number>): Promise<number | null> {
     const { store } = this.#options;
     const folder = tenantFolder(id);
-    const known = ['tenant.json', 'config.json'];
+    const known = ['tenant.json', 'config.json', branchNamesFile];
     const marker = await store.get(`${folder}tenant.json`);
     if (marker === null) this.#problem(`${folder}tenant.json`, 'is missing');
     else if (decodeChecked(marker.bytes) === null) this.#problem(`${folder}tenant.json`, 'is damaged: wrong checksum');
@@ -194,6 +195,9 @@ class Scrub {
     });
     await this.#reading(`${folder}config.json`, async () => {
       await loadTenantConfig(store, id);
+    });
+    await this.#reading(folder + branchNamesFile, async () => {
+      await loadBranchNames(store, id);
     });
     for (const [key, size] of objects) {
       const file = key.slice(folder.length);

@@ -13,6 +13,7 @@ import type { CompactionHost } from '../compaction/compaction-parts.ts';
 import { inThisThread, SerialCompaction } from '../compaction/run-job.ts';
 import { TimelineCounters } from '../counters.ts';
 import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
+import { SafekeeperSurvey } from '../ingest/safekeeper-survey.ts';
 import { BlockCache } from '../layers/block-cache.ts';
 import { ClockCache } from '../layers/clock-cache.ts';
 import type { LayerFile } from '../layers/layer-file.ts';
@@ -43,6 +44,7 @@ import type {
   WalService,
 } from '../services.ts';
 import { TimelineImports } from '../transfer/timeline-imports.ts';
+import type { BranchNames } from './branch-names.ts';
 import { type CommitPoint, clogCommits, spreadCommits } from './commit-history.ts';
 import type { CompactionForce, CompactionStatus } from './compaction.ts';
 import { findLsnByTimestamp, type TimestampLsn, timestampOfLsn } from './find-lsn.ts';
@@ -160,6 +162,7 @@ export class Pageserver {
       store,
       staging: options.staging ?? null,
       wal,
+      survey: new SafekeeperSurvey(),
       redo,
       clock,
       random,
@@ -279,6 +282,16 @@ export class Pageserver {
   /** Replaces what is set of a tenant. */
   async setTenantConfig(id: TenantId, overrides: Partial<TenantConfig>): Promise<void> {
     await this.#tenant(id).setConfig(overrides);
+  }
+
+  /** Names of a tenant's branches as they are stored. Throws `corrupt`, naming the object. */
+  async branchNames(id: TenantId): Promise<BranchNames> {
+    return this.#tenant(id).branchNames();
+  }
+
+  /** Replaces all of them. */
+  async setBranchNames(id: TenantId, names: BranchNames): Promise<void> {
+    await this.#tenant(id).setBranchNames(names);
   }
 
   // Timelines

@@ -6,6 +6,7 @@ import { must } from '../assert.ts';
 import type { CompactionHost } from '../compaction/compaction-parts.ts';
 import type { TimelineCounters } from '../counters.ts';
 import { messageOf, PageliteError } from '../errors.ts';
+import type { SafekeeperSurvey } from '../ingest/safekeeper-survey.ts';
 import { WalReceiver } from '../ingest/wal-receiver.ts';
 import type { BlockCache } from '../layers/block-cache.ts';
 import type { ClockCache } from '../layers/clock-cache.ts';
@@ -46,6 +47,7 @@ export interface SharedParts {
   readonly staging: LayerStaging | null;
   readonly attachment: TenantAttachment;
   readonly wal: readonly WalService[];
+  readonly survey: SafekeeperSurvey;
   readonly redo: WalRedo;
   readonly clock: Clock;
   readonly random: Random;
@@ -162,6 +164,7 @@ export class RunningTimeline {
     this.#receiver = new WalReceiver({
       target: timeline,
       services: shared.wal,
+      survey: shared.survey,
       clock,
       random: shared.random,
       log,

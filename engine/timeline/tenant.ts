@@ -2,6 +2,7 @@
  * A tenant that is attached here: its timelines, how they come into being, are loaded and end. Timelines of one tenant may be branches of each other.
  *
  *   tenants/<tenant>/tenant.json
+ *   tenants/<tenant>/branches.json                              names of its branches (branch-names.ts)
  *   tenants/<tenant>/generation-<generation>                    who it is attached to (tenant-claims.ts)
  *   tenants/<tenant>/timelines/<timeline>/index_part.json-<generation>
  *   tenants/<tenant>/timelines/<timeline>/<layer>-<generation>...
@@ -24,6 +25,7 @@ import type { ImportTarget, TimelineImports } from '../transfer/timeline-imports
 import { transferFileName } from '../transfer/transfer-record.ts';
 import { bootstrap } from './bootstrap.ts';
 import { type BranchSource, branchIndex, checkBranchPoint } from './branch.ts';
+import { type BranchNames, loadBranchNames, storeBranchNames } from './branch-names.ts';
 import type { GcResult } from './garbage-collection.ts';
 import { skipped } from './garbage-collection.ts';
 import type { Ancestor } from './gather.ts';
@@ -129,6 +131,17 @@ export class Tenant {
     await storeTenantConfig(store, this.id, overrides);
     this.#config = effectiveTenantConfig(this.#parts.defaults, overrides);
     this.#overrides = overrides;
+  }
+
+  branchNames(): Promise<BranchNames> {
+    return loadBranchNames(this.#shared.store, this.id);
+  }
+
+  /** Replaces all of them. */
+  async setBranchNames(names: BranchNames): Promise<void> {
+    const { store, attachment } = this.#shared;
+    await attachment.check();
+    await storeBranchNames(store, this.id, names);
   }
 
   listTimelines(): TimelineId[] {

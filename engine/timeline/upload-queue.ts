@@ -173,9 +173,20 @@ export class UploadQueue {
 
   /** Whatever else an index is about, its leases are those of now. */
   #putIndex(part: () => IndexPart): Promise<void> {
-    const put = this.#puts.then(() => this.#parts.index.put({ ...part(), leases: this.#part.leases }));
+    const put = this.#puts.then(() => this.#replaceIndex({ ...part(), leases: this.#part.leases }));
     this.#puts = put.catch(() => {});
     return put;
+  }
+
+  async #replaceIndex(part: IndexPart): Promise<void> {
+    const { index, attachment } = this.#parts;
+    try {
+      await index.put(part);
+    } catch (error) {
+      // Whoever has the tenant now, or has deleted it, has removed what we had put: then that is what happened.
+      if (isPageliteError(error, 'fenced')) await attachment.check();
+      throw error;
+    }
   }
 
   /** Throws if nothing more can be stored, with the reason. */

@@ -32,6 +32,7 @@ import {
 } from '../control-plane/endpoints.ts';
 import { localhost, Repository } from '../control-plane/repository.ts';
 import { consoleAddress, isPortTaken, moveConsolePort, shown } from '../control-plane/storage-processes.ts';
+import { exchangeNames } from '../control-plane/stored-names.ts';
 import { defaultTenant } from '../library/default-tenant.ts';
 import { EmbeddedStorage } from '../library/embedded-storage.ts';
 import { servePageserver } from '../pageserver/serve.ts';
@@ -173,7 +174,10 @@ class DevServer {
       progress: say,
     });
     this.#parts.push({ name: 'storage', close: () => storage.close() });
-    await this.#repository.exclusively(() => this.#servePorts(storage));
+    await this.#repository.exclusively(async () => {
+      await this.#servePorts(storage);
+      await exchangeNames(storage, this.#repository, this.#context.warn);
+    });
     const tenantId = await defaultTenant(this.#repository, storage);
     const timelineId = resolveBranch(this.#repository.readConfig(), tenantId, branchNameDefault);
     const port = await this.#startCompute(storage, { tenantId, timelineId }, pgPort);

@@ -11,6 +11,7 @@ import {
   stopProcess,
   stopSafekeeper,
 } from '../control-plane/storage-processes.ts';
+import { exchangeNames } from '../control-plane/stored-names.ts';
 import type { StopMode } from '../process/daemon.ts';
 import { type CliContext, originArgument } from './context.ts';
 
@@ -51,6 +52,7 @@ export function addStartCommand(program: Command, context: CliContext): void {
     .action(({ allowOrigin }: { allowOrigin: string[] }) =>
       context.changeRepository(async (repository) => {
         await startStorage(repository, context.say);
+        await exchangeNames(context.storage(repository), repository, context.warn);
         const address = await startConsole(repository, allowOrigin, context.say);
         context.say(`The console is at ${address}`);
       }),

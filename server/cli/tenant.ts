@@ -7,13 +7,20 @@ import { chooseTenant } from '../control-plane/branches.ts';
 import { createTenant } from '../control-plane/branching.ts';
 import type { Repository } from '../control-plane/repository.ts';
 import { attachTenant, deleteTenant, detachTenant, StorageAdmin } from '../control-plane/storage-admin.ts';
+import { listStoredTenants } from '../control-plane/stored-tenants.ts';
 import { nodeRandom } from '../process/node-host.ts';
 import { type CliContext, tenantArgument, timelineArgument } from './context.ts';
+import { formatTable } from './table.ts';
 
 const createHelp = `
 Examples:
   $ pagelite tenant create --set-default
   $ pagelite tenant create --tenant-id 9ef87a5bf0d92544f6fafeeb3239695c`;
+
+const listHelp = `
+Examples:
+  $ pagelite tenant list --json
+  $ pagelite tenant list --remote-storage     what can be attached here`;
 
 const attachHelp = `
 
@@ -33,9 +40,12 @@ export function addTenantCommands(program: Command, context: CliContext): void {
   tenant
     .command('list')
     .description('list the tenants')
+    .option('--remote-storage', 'those in the remote storage, wherever they are attached; no server has to run')
     .option('--json', 'as JSON')
-    .addHelpText('after', '\nExamples:\n  $ pagelite tenant list --json')
-    .action(({ json }: { json?: boolean }) => listTenants(json === true, context));
+    .addHelpText('after', listHelp)
+    .action(({ json = false, remoteStorage }: { json?: boolean; remoteStorage?: boolean }) =>
+      remoteStorage ? listStored(json, context) : listTenants(json, context),
+    );
   tenant
     .command('set-default')
     .description('use a tenant in commands that name none')
@@ -64,7 +74,7 @@ function addPlacementCommands(tenant: Command, context: CliContext): void {
     attachHelp,
   ).action(({ tenantId }: { tenantId: TenantId }) =>
     context.changeRepository(async (repository) => {
-      const { takenFromNodeId } = await attachTenant(repository, tenantId);
+      const { takenFromNodeId } = await attachTenant(repository, tenantId, context.warn);
       if (repository.readConfig().defaultTenantId === null) await setDefault(repository, tenantId, context);
       context.say(`Attached tenant ${tenantId}`);
       if (takenFromNodeId !== null) {
@@ -162,6 +172,17 @@ async function listTenants(json: boolean, context: CliContext): Promise<void> {
   if (json)
     context.sayJson(tenants.map((id) => ({ tenantId: id, state: 'Active', isDefault: id === defaultTenantId })));
   else for (const id of tenants) context.say(`${id} Active${id === defaultTenantId ? ' (default)' : ''}`);
+}
+
+async function listStored(json: boolean, context: CliContext): Promise<void> {
+  const tenants = await listStoredTenants(context.openRepository());
+  if (json) return context.sayJson(tenants);
+  const rows = tenants.map(({ tenantId, nodeId, isHere, branches }) => [
+    tenantId,
+    nodeId === null ? 'nobody' : `pageserver ${nodeId}${isHere ? ' (this one)' : ''}`,
+    branches === null ? '?' : branches.join(', '),
+  ]);
+  for (const line of formatTable(['TENANT', 'ATTACHED TO', 'BRANCHES'], rows)) context.say(line);
 }
 
 async function setDefaultTenant(id: TenantId | undefined, context: CliContext): Promise<void> {

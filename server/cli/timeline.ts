@@ -108,7 +108,8 @@ function resetTimeline(options: ResetOptions, context: CliContext): Promise<void
 function renameTimeline(options: NewTimelineOptions & { newName: string }, context: CliContext): Promise<void> {
   return context.changeRepository(async (repository) => {
     const { branchName: name, newName } = options;
-    await renameBranch(repository, chooseTenant(repository.readConfig(), options.tenantId), name, newName);
+    const tenantId = chooseTenant(repository.readConfig(), options.tenantId);
+    await renameBranch(context.storage(repository), repository, tenantId, name, newName);
     context.say(`Renamed branch '${name}' to '${newName}'`);
   });
 }

@@ -66,7 +66,7 @@ export function controlApi(options: ControlApiOptions): Hono {
   api.post('/branches/:name/rename', async (c) => {
     const { name } = await readBody(c, renameBody);
     const { tenant } = control;
-    await repository.exclusively(() => renameBranch(repository, tenant, c.req.param('name'), name));
+    await repository.exclusively(() => renameBranch(storage, repository, tenant, c.req.param('name'), name));
     return c.json(await control.branch(name));
   });
   api.delete('/branches/:name', async (c) => {

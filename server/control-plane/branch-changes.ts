@@ -26,6 +26,7 @@ import type { BranchStart } from './branching.ts';
 import { type Endpoint, endpointsOfTenant, removeEndpoint, statusOf, writeEndpoint } from './endpoints.ts';
 import type { Repository, RepositoryConfig } from './repository.ts';
 import type { StorageApi, TimelineInfo } from './storage-api.ts';
+import { changeNames } from './stored-names.ts';
 
 /** Also removes the branch's stopped endpoints, which hold nothing. Throws `invalid` for a branch that others need. */
 export async function deleteBranch(
@@ -46,7 +47,7 @@ export async function deleteBranch(
   checkStopped(endpoints, name);
   await storage.deleteTimeline(id);
   for (const endpoint of endpoints) await removeEndpoint(endpoint);
-  await repository.update((changed) => {
+  await changeNames(storage, repository, tenant, (changed) => {
     changed.branches = changed.branches.filter((branch) => branch.tenantId !== tenant || !isTimeline(id)(branch));
   });
   return id;
@@ -79,7 +80,7 @@ export async function resetBranch(
   const source = await sourceOf(storage, config, old, name, start);
   const id = { tenantId: tenant, timelineId: newTimelineId(nodeRandom) };
   await storage.createTimeline(id, source);
-  await repository.update((changed) => {
+  await changeNames(storage, repository, tenant, (changed) => {
     entryOf(changed, tenant, name).name = preservedAs;
     nameBranch(changed, name, id);
   });
@@ -108,9 +109,15 @@ async function sourceOf(
 }
 
 /** Endpoints follow. Throws `invalid` for a name that is taken or malformed. */
-export async function renameBranch(repository: Repository, tenant: TenantId, name: string, to: string): Promise<void> {
+export async function renameBranch(
+  storage: StorageApi,
+  repository: Repository,
+  tenant: TenantId,
+  name: string,
+  to: string,
+): Promise<void> {
   const id = namedTimeline(repository.readConfig(), tenant, name);
-  await repository.update((config) => {
+  await changeNames(storage, repository, tenant, (config) => {
     checkNewBranchName(config, tenant, to);
     entryOf(config, tenant, name).name = to;
   });
@@ -127,7 +134,7 @@ export async function nameTimeline(
   name: string,
 ): Promise<void> {
   await storage.getTimeline(id);
-  await repository.update((config) => {
+  await changeNames(storage, repository, id.tenantId, (config) => {
     const known = nameOfTimeline(config, id);
     if (known === name) return;
     if (known === null) nameBranch(config, name, id);

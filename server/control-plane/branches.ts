@@ -1,5 +1,6 @@
 /**
- * Names of branches: which timeline of a tenant a name means. Names are the repository's (config.json); the pageserver knows timelines by id only.
+ * Names of branches: which timeline of a tenant a name means. Names are the repository's (config.json), with a copy in the remote storage
+ * (stored-names.ts); the pageserver knows timelines by id only.
  *
  * Wherever a branch name is expected, the 32 hex digits of a timeline id are one, too, as in neon_local.
  */
@@ -19,9 +20,13 @@ export interface NamedTimeline extends TenantTimelineId {
   readonly name: string;
 }
 
+/** Whether a branch may have this name, as far as its form goes. */
+export const isBranchName = (name: string): boolean => hasNameShape(name) && !idShape.test(name);
+const hasNameShape = (name: string): boolean => nameShape.test(name) && !name.includes('..');
+
 /** Throws `invalid` if the name is malformed or another timeline of this tenant has it. */
 export function checkNewBranchName(config: RepositoryConfig, tenant: TenantId, name: string): void {
-  if (!nameShape.test(name) || name.includes('..')) {
+  if (!hasNameShape(name)) {
     const shape = 'letters, digits, "_", "-", "." and "/", at most 128, beginning with a letter, a digit or "_"';
     throw new PageliteError('invalid', `"${name}" cannot be the name of a branch: ${shape}`, { branch: name });
   }

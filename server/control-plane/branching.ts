@@ -13,6 +13,7 @@ import { type BranchExtent, checkLsn, checkNotInFuture, lsnOfTimestamp } from '.
 import { branchNameDefault, checkNewBranchName, nameBranch, nameOfTimeline, resolveBranch } from './branches.ts';
 import type { Repository, RepositoryConfig } from './repository.ts';
 import type { StorageApi, TimelineInfo } from './storage-api.ts';
+import { changeNames } from './stored-names.ts';
 
 /** Where a branch begins: the ancestor's end, an LSN of it, or all that was committed until a time. */
 export type BranchStart = 'end' | { readonly lsn: Lsn } | { readonly timestampMs: number };
@@ -84,7 +85,7 @@ async function createNamed(
     throw new PageliteError('invalid', `timeline ${timelineId} exists. Choose another id`, { ...id });
   }
   const info = await storage.createTimeline(id, ancestor);
-  await repository.update((config) => nameBranch(config, name, id));
+  await changeNames(storage, repository, tenantId, (config) => nameBranch(config, name, id));
   return { id, info };
 }
 

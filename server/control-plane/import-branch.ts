@@ -27,6 +27,7 @@ import { nodeClock, nodeRandom } from '../process/node-host.ts';
 import { checkNewBranchName, nameBranch, nameOfTimeline } from './branches.ts';
 import type { Repository } from './repository.ts';
 import type { TransferStorage } from './storage-api.ts';
+import { changeNames } from './stored-names.ts';
 
 export interface ImportBranchOptions {
   /** A folder, a file, or a stream of a tarball. */
@@ -172,7 +173,9 @@ async function giveName(
   name: string,
 ): Promise<void> {
   try {
-    await repository.exclusively(() => repository.update((config) => nameBranch(config, name, id)));
+    await repository.exclusively(() =>
+      changeNames(storage, repository, id.tenantId, (config) => nameBranch(config, name, id)),
+    );
   } catch (error) {
     await storage.deleteTimeline(id);
     throw error;

@@ -25,6 +25,7 @@ import { checkNoEndpoints } from './storage-admin.ts';
 import type { TimelineInfo } from './storage-api.ts';
 import type { HttpStorage } from './storage-clients.ts';
 import { checkNotEmbedded } from './storage-processes.ts';
+import { changeNames } from './stored-names.ts';
 
 export interface RecoverOptions {
   readonly id: TenantTimelineId;
@@ -64,7 +65,7 @@ export async function recoverTimeline(
   if (before !== null) await storage.forgetTimeline(id);
   await storage.createTimeline(id, ancestor && { timelineId: ancestor, lsn: log.startLsn });
   if (nameOfTimeline(repository.readConfig(), id) === null) {
-    await repository.update((config) => nameBranch(config, name, id));
+    await changeNames(storage, repository, id.tenantId, (config) => nameBranch(config, name, id));
   }
   const endLsn = committed ?? log.startLsn;
   await caughtUp(storage, id, log.startLsn, endLsn, onProgress);

@@ -7,13 +7,13 @@ import { z } from 'zod';
 import { isPageliteError, PageliteError } from '../../engine/errors.ts';
 import type { TenantId, TenantTimelineId } from '../../engine/model/ids.ts';
 import { newestClaim } from '../../engine/timeline/tenant-claims.ts';
-import { branchesOf, branchNameDefault, nameBranch, nameOfTimeline } from './branches.ts';
 import { listEndpoints, statusOf } from './endpoints.ts';
 import { HttpApi, longRequestTimeoutMs } from './http-api.ts';
 import { openTruth } from './open-truth.ts';
 import type { Repository } from './repository.ts';
 import { SafekeeperClients } from './safekeeper-clients.ts';
 import { HttpStorage } from './storage-clients.ts';
+import { forgetNames, nameAttached } from './stored-names.ts';
 
 const nothing = z.unknown();
 const settings = z.record(z.string(), z.union([z.string(), z.number()]));
@@ -161,33 +161,20 @@ export function describeBlocked({ kind, what, error }: TimelineStorageInfo['comp
 
 const pathOf = ({ tenantId, timelineId }: TenantTimelineId): string => `/v1/tenant/${tenantId}/timeline/${timelineId}`;
 
-/**
- * Attaches a tenant from the remote storage, and names what has no name here: names are a repository's. The only root is `main`, others are called by
- * their ids. `takenFromNodeId`: who had it, and did not give it up.
- */
+/** Attaches a tenant from the remote storage and names its timelines. `takenFromNodeId`: who had it, and did not give it up. */
 export async function attachTenant(
   repository: Repository,
   tenant: TenantId,
+  warn: (text: string) => void,
 ): Promise<{ readonly takenFromNodeId: number | null }> {
   const claim = await newestClaim(await openTruth(repository), tenant);
-  // Others may have written since: WAL that the safekeepers have from before is stored, or was given up, and must not be taken for what follows.
-  if (claim !== null && claim.nodeId !== repository.readConfig().pageserver.id) {
-    await new SafekeeperClients(repository).deleteWal(tenant);
-  }
-  await new StorageAdmin(repository).attachTenant(tenant);
-  const timelines = await new HttpStorage(repository).listTimelines(tenant);
-  await repository.update((config) => {
-    const roots = timelines.filter(({ ancestor }) => ancestor === null);
-    for (const { timelineId, ancestor } of timelines) {
-      const id = { tenantId: tenant, timelineId };
-      if (nameOfTimeline(config, id) !== null) continue;
-      const hasMain = branchesOf(config, tenant).some(({ name }) => name === branchNameDefault);
-      const isMain = ancestor === null && roots.length === 1 && !hasMain;
-      nameBranch(config, isMain ? branchNameDefault : `timeline_${timelineId.slice(0, 8)}`, id);
-    }
-  });
   const before = claim?.nodeId ?? null;
-  return { takenFromNodeId: before === repository.readConfig().pageserver.id ? null : before };
+  const isOwn = before === repository.readConfig().pageserver.id;
+  // Others may have written since: WAL that the safekeepers have from before is stored, or was given up, and must not be taken for what follows.
+  if (claim !== null && !isOwn) await new SafekeeperClients(repository).deleteWal(tenant);
+  await new StorageAdmin(repository).attachTenant(tenant);
+  await nameAttached(new HttpStorage(repository), repository, tenant, { hadOther: !isOwn, warn });
+  return { takenFromNodeId: isOwn ? null : before };
 }
 
 /** Everything of it is in the remote storage afterwards, and any pageserver may attach it. Its endpoints are stopped before; names stay. */
@@ -201,7 +188,7 @@ export async function deleteTenant(repository: Repository, tenant: TenantId): Pr
   await new StorageAdmin(repository).deleteTenant(tenant);
   await new SafekeeperClients(repository).deleteWal(tenant);
   await repository.update((config) => {
-    config.branches = config.branches.filter(({ tenantId }) => tenantId !== tenant);
+    forgetNames(config, tenant);
     if (config.defaultTenantId === tenant) config.defaultTenantId = null;
   });
 }

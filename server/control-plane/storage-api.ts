@@ -5,6 +5,7 @@
 import type { TenantId, TenantTimelineId, TimelineId } from '../../engine/model/ids.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
 import type { PageService } from '../../engine/services.ts';
+import type { BranchNames } from '../../engine/timeline/branch-names.ts';
 import type { CommitHistory } from '../../engine/timeline/pageserver.ts';
 import type { ImportPeer } from '../../engine/transfer/push-timeline.ts';
 import type { TimestampAnswer } from './branch-point.ts';
@@ -36,6 +37,10 @@ export interface TimelineInfo {
 export interface StorageApi {
   listTenants(): Promise<readonly TenantId[]>;
   createTenant(id: TenantId): Promise<void>;
+  /** Names of a tenant's branches as the remote storage has them. Rejects `corrupt`, naming the object. */
+  branchNames(tenant: TenantId): Promise<BranchNames>;
+  /** Replaces all of them. */
+  setBranchNames(tenant: TenantId, names: BranchNames): Promise<void>;
   /** Rejects `notFound` for an unknown tenant. */
   listTimelines(tenant: TenantId): Promise<readonly TimelineInfo[]>;
   /** Rejects `notFound`. */

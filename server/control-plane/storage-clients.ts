@@ -9,6 +9,7 @@ import { formatTimestamp } from '../../engine/model/timestamp.ts';
 import type { LayerSummary } from '../../engine/protocol/control-api.ts';
 import { RemotePageService } from '../../engine/remote/remote-page-service.ts';
 import type { Log, PageService } from '../../engine/services.ts';
+import type { BranchNames } from '../../engine/timeline/branch-names.ts';
 import type { HttpImportPeer } from '../../engine/transfer/http-import-peer.ts';
 import type { TokenSource } from '../auth/tokens.ts';
 import { connectWebSocket, wsUrl } from '../net/ws-channel.ts';
@@ -38,6 +39,9 @@ const timelineSchema = z.object({
   state: stateText,
 });
 const tenantsSchema = z.array(z.object({ id: z.string().transform((text) => tenantId(text)) }));
+const namesSchema = z
+  .object({ names: z.record(z.string(), z.string()) })
+  .transform(({ names }) => new Map(Object.entries(names).map(([id, name]) => [timelineId(id), name])));
 const layersSchema = z.object({
   in_memory_layers: z.array(z.object({ lsn_start: z.string(), lsn_end: z.string().nullish() })),
   historic_layers: z.array(
@@ -103,6 +107,15 @@ export class HttpStorage implements TransferStorage {
 
   async createTenant(id: TenantId): Promise<void> {
     await this.#api.call(z.unknown(), 'POST', '/v1/tenant', { new_tenant_id: id });
+  }
+
+  async branchNames(tenant: TenantId): Promise<BranchNames> {
+    return this.#api.call(namesSchema, 'GET', `/v1/tenant/${tenant}/branch_names`);
+  }
+
+  async setBranchNames(tenant: TenantId, names: BranchNames): Promise<void> {
+    const body = { names: Object.fromEntries(names) };
+    await this.#api.call(z.unknown(), 'PUT', `/v1/tenant/${tenant}/branch_names`, body);
   }
 
   async listTimelines(tenant: TenantId): Promise<TimelineInfo[]> {

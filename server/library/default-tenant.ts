@@ -5,6 +5,7 @@ import { branchesOf, branchNameDefault, nameBranch } from '../control-plane/bran
 import { createBranch, createTenant } from '../control-plane/branching.ts';
 import type { Repository } from '../control-plane/repository.ts';
 import type { StorageApi } from '../control-plane/storage-api.ts';
+import { changeNames } from '../control-plane/stored-names.ts';
 import { nodeRandom } from '../process/node-host.ts';
 
 /** Throws `invalid` if there are several and none is the default. */
@@ -38,7 +39,7 @@ async function withFirstBranch(repository: Repository, storage: StorageApi, tena
   const root = (await storage.listTimelines(tenant)).find(({ ancestor }) => ancestor === null);
   if (root) {
     const id = { tenantId: tenant, timelineId: root.timelineId };
-    await repository.update((config) => nameBranch(config, branchNameDefault, id));
+    await changeNames(storage, repository, tenant, (config) => nameBranch(config, branchNameDefault, id));
   } else {
     await createBranch(storage, repository, { tenantId: tenant, name: branchNameDefault });
   }

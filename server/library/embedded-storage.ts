@@ -15,6 +15,7 @@ import type { Lsn } from '../../engine/model/lsn.ts';
 import { Safekeeper } from '../../engine/safekeeper/safekeeper.ts';
 import { SafekeeperUpkeep } from '../../engine/safekeeper/upkeep.ts';
 import type { Log, PageService, TimelineStatus, WalService } from '../../engine/services.ts';
+import type { BranchNames } from '../../engine/timeline/branch-names.ts';
 import type { IndexPart } from '../../engine/timeline/index-part.ts';
 import type { Pageserver } from '../../engine/timeline/pageserver.ts';
 import type { TimestampAnswer } from '../control-plane/branch-point.ts';
@@ -142,6 +143,14 @@ export class EmbeddedStorage implements TransferStorage {
 
   createTenant(id: TenantId): Promise<void> {
     return this.pageserver.createTenant(id);
+  }
+
+  branchNames(tenant: TenantId): Promise<BranchNames> {
+    return this.pageserver.branchNames(tenant);
+  }
+
+  setBranchNames(tenant: TenantId, names: BranchNames): Promise<void> {
+    return this.pageserver.setBranchNames(tenant, names);
   }
 
   async listTimelines(tenantId: TenantId): Promise<readonly TimelineInfo[]> {

@@ -23,6 +23,7 @@ import { type BranchStart, branchFrom, pointOnBranch } from '../control-plane/br
 import { exportBranch } from '../control-plane/export-branch.ts';
 import { importBranch } from '../control-plane/import-branch.ts';
 import { Repository } from '../control-plane/repository.ts';
+import { exchangeNames } from '../control-plane/stored-names.ts';
 import { writeFileAtOnce } from '../export/write-tarball.ts';
 import { createLog, nodeClock, nodeRandom } from '../process/node-host.ts';
 import type { PGliteArtefacts } from '../process/pglite-artefacts.ts';
@@ -108,6 +109,8 @@ class StorageThread {
     const progress = (text: string) => tell({ kind: 'progress', text });
     const storage = await EmbeddedStorage.open({ repository, artefacts, log, progress, syncInThread: true });
     try {
+      const warn = (text: string) => log.warn(text);
+      await repository.exclusively(() => exchangeNames(storage, repository, warn));
       const tenant = await defaultTenant(repository, storage);
       return new StorageThread(repository, storage, tenant, log, tell);
     } catch (error) {
@@ -139,7 +142,7 @@ class StorageThread {
   }
 
   async rename(branch: string, to: string): Promise<BranchInfo> {
-    await this.#repository.exclusively(() => renameBranch(this.#repository, this.#tenant, branch, to));
+    await this.#repository.exclusively(() => renameBranch(this.#storage, this.#repository, this.#tenant, branch, to));
     return this.#branchInfo(to);
   }
 

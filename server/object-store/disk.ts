@@ -138,13 +138,12 @@ export class DiskObjectStore implements ObjectStore {
 
   list(prefix: string): Promise<{ key: string; size: number }[]> {
     return this.#translate(prefix, async () => {
-      // Only the folder that the prefix names has to be walked.
       const base = prefix.slice(0, prefix.lastIndexOf('/') + 1);
       if (base !== '') checkObjectKey(base.slice(0, -1));
       const found: { key: string; size: number }[] = [];
-      await this.#walk(base, found);
+      await this.#walk(base, prefix, found);
       if (found.length === 0) await this.#checkThere();
-      return found.filter(({ key }) => key.startsWith(prefix)).sort((a, b) => (a.key < b.key ? -1 : 1));
+      return found.sort((a, b) => (a.key < b.key ? -1 : 1));
     });
   }
 
@@ -160,7 +159,7 @@ export class DiskObjectStore implements ObjectStore {
         .map(({ name }) => name);
       if (names.length === 0) await this.#checkThere();
       // A crash may have left an empty one.
-      const full = await Promise.all(names.map(async (name) => (await this.list(`${folder}${name}/`)).length > 0));
+      const full = await Promise.all(names.map((name) => holdsFile(join(this.#folder, folder, name))));
       return names.filter((_, i) => full[i]).sort();
     });
   }
@@ -231,7 +230,8 @@ export class DiskObjectStore implements ObjectStore {
     }
   }
 
-  async #walk(base: string, found: { key: string; size: number }[]): Promise<void> {
+  /** Objects under the folder `base` whose keys begin with `prefix`, which begins with `base`: folders of other names are not entered, files not looked at. */
+  async #walk(base: string, prefix: string, found: { key: string; size: number }[]): Promise<void> {
     let entries: Awaited<ReturnType<typeof readFolder>>;
     try {
       entries = await readFolder(join(this.#folder, base));
@@ -242,14 +242,27 @@ export class DiskObjectStore implements ObjectStore {
     for (const entry of entries) {
       if (entry.name.startsWith('.')) continue;
       const key = base + entry.name;
+      if (!key.startsWith(prefix)) continue;
       if (entry.isDirectory()) {
-        await this.#walk(`${key}/`, found);
+        await this.#walk(`${key}/`, `${key}/`, found);
       } else if (entry.isFile()) {
         const stats = await statOrNull(join(this.#folder, key));
         if (stats !== null) found.push({ key, size: stats.size });
       }
     }
   }
+}
+
+/** Whether an object is in the folder or below. */
+async function holdsFile(path: string): Promise<boolean> {
+  const entries = await readFolder(path).catch((error: unknown) => {
+    if (isAbsent(error)) return [];
+    throw error;
+  });
+  const seen = entries.filter(({ name }) => !name.startsWith('.'));
+  if (seen.some((entry) => entry.isFile())) return true;
+  for (const entry of seen) if (entry.isDirectory() && (await holdsFile(join(path, entry.name)))) return true;
+  return false;
 }
 
 /** Whether it is new. Its parent has to be there. */

@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import { inThisThread } from '../../engine/compaction/run-job.ts';
 import { TimelineCounters } from '../../engine/counters.ts';
+import { SafekeeperSurvey } from '../../engine/ingest/safekeeper-survey.ts';
 import { BlockCache } from '../../engine/layers/block-cache.ts';
 import { ClockCache } from '../../engine/layers/clock-cache.ts';
 import { InMemoryLayer } from '../../engine/layers/in-memory-layer.ts';
@@ -71,6 +72,7 @@ async function readPages({ folder, rounds, scale, say }: BenchContext): Promise<
     versions: new ClockCache(1e6),
     compaction: inThisThread,
     deletedCounters: new TimelineCounters(),
+    survey: new SafekeeperSurvey(),
     yieldTurn: async () => {
       await setImmediate();
     },

@@ -3,9 +3,10 @@
  *
  * Must hold: what was committed before a detach is there for whoever attaches, and is there when the tenant comes back to where it was, whatever WAL that
  * one has kept; an endpoint whose safekeepers know less than the pageserver is refused before it writes anything; whoever takes a tenant over without a
- * detach is told what it may miss, and can use what is stored; a tenant that one deletes does not come back through the other.
+ * detach is told what it may miss, and can use what is stored; a tenant that one deletes does not come back through the other; branches have the names
+ * that whoever had the tenant last has given them.
  */
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
@@ -60,6 +61,56 @@ it('what was committed comes along, to and fro', async () => {
     await other.ok('endpoint', 'start', 'main');
     expect(await rows(other)).toEqual(before);
   }
+}, 240_000);
+
+const branches = async (rig: RepositoryRig) => {
+  const list = JSON.parse(await rig.ok('timeline', 'list', '--json')) as { branchName: string; timelineId: string }[];
+  return new Map(list.map(({ branchName, timelineId }) => [branchName, timelineId]));
+};
+const stored = async (rig: RepositoryRig) =>
+  JSON.parse(await rig.ok('tenant', 'list', '--remote-storage', '--json')) as object[];
+const nodeOf = (rig: RepositoryRig) => Repository.open(rig.dir).readConfig().pageserver.id;
+
+it('names of branches come along, and back', async () => {
+  for (const name of ['feature/search', 'gone', 'left']) await here.ok('timeline', 'branch', '--branch-name', name);
+  expect(await stored(there)).toEqual([
+    { tenantId: tenant, nodeId: nodeOf(here), isHere: false, branches: ['feature/search', 'gone', 'left', 'main'] },
+  ]);
+  await here.ok('endpoint', 'stop', 'main');
+  await here.ok('tenant', 'detach', '--tenant-id', tenant);
+  expect(await stored(there)).toMatchObject([{ nodeId: null, isHere: false }]);
+  await there.ok('tenant', 'attach', '--tenant-id', tenant);
+  expect([...(await branches(there)).keys()].toSorted()).toEqual(['feature/search', 'gone', 'left', 'main']);
+  await there.ok('timeline', 'rename', '--branch-name', 'left', '--new-name', 'swapped');
+  await there.ok('timeline', 'rename', '--branch-name', 'feature/search', '--new-name', 'left');
+  await there.ok('timeline', 'delete', '--branch-name', 'gone');
+  await there.ok('timeline', 'branch', '--branch-name', 'gone');
+  await there.ok('timeline', 'reset', '--branch-name', 'gone', '--preserve-under-name', 'before');
+  const renamed = await branches(there);
+  expect([...renamed.keys()].toSorted()).toEqual(['before', 'gone', 'left', 'main', 'swapped']);
+  await there.ok('tenant', 'detach', '--tenant-id', tenant);
+  await here.ok('tenant', 'attach', '--tenant-id', tenant);
+  expect(await branches(here)).toEqual(renamed);
+  for (const name of ['before', 'gone', 'left', 'swapped']) {
+    await here.ok('timeline', 'delete', '--branch-name', name);
+  }
+  expect(await stored(here)).toMatchObject([{ isHere: true, branches: ['main'] }]);
+}, 240_000);
+
+it('names that are damaged in the storage, or were never there, are stored at the next start', async () => {
+  const file = join(shared, 'tenants', tenant, 'branches.json');
+  const before = await stored(here);
+  rmSync(file);
+  expect(await stored(here)).toMatchObject([{ branches: [] }]);
+  await here.ok('start');
+  expect(await stored(here)).toEqual(before);
+  writeFileSync(file, 'not it\n00000000\n');
+  expect(await stored(here)).toMatchObject([{ branches: null }]);
+  expect((await here.run('scrub')).out).toMatch(/branches\.json .*wrong checksum/);
+  const { err } = await here.run('start');
+  expect(err).toMatch(/branches\.json is damaged: wrong checksum. They are stored anew/);
+  expect(await stored(here)).toEqual(before);
+  await here.ok('endpoint', 'start', 'main');
 }, 240_000);
 
 it('an endpoint whose safekeepers know less than the pageserver is refused', async () => {

@@ -49,6 +49,8 @@ function storageOf(lines: readonly Line[]): StorageApi {
   return {
     listTenants: unused,
     createTenant: unused,
+    branchNames: unused,
+    setBranchNames: unused,
     createTimeline: unused,
     deleteTimeline: unused,
     listTimelines: async () => lines.map(infoOf),

@@ -38,10 +38,16 @@ class CutOff implements StorageApi {
     return info;
   }
 
+  async setBranchNames(...args: Parameters<StorageApi['setBranchNames']>): Promise<void> {
+    await this.#storage.setBranchNames(...args);
+    this.#changed();
+  }
+
   #changed(): void {
     if (this.changesLeft-- === 0) throw new PageliteError('unavailable', 'cut off');
   }
 
+  readonly branchNames: StorageApi['branchNames'] = (tenant) => this.#storage.branchNames(tenant);
   readonly listTenants: StorageApi['listTenants'] = () => this.#storage.listTenants();
   readonly listTimelines: StorageApi['listTimelines'] = (tenant) => this.#storage.listTimelines(tenant);
   readonly getTimeline: StorageApi['getTimeline'] = (id) => this.#storage.getTimeline(id);
@@ -67,9 +73,9 @@ afterEach(async () => {
 });
 
 describe('the tenant of an embedded repository', () => {
-  it.each([0, 1, 2])('is made once, also if the first run ends after %i changes', async (changes) => {
+  it.each([0, 1, 2, 3])('is made once, also if the first run ends after %i changes', async (changes) => {
     const first = defaultTenant(repository, new CutOff(storage, changes));
-    if (changes < 2) await expect(first).rejects.toThrow('cut off');
+    if (changes < 3) await expect(first).rejects.toThrow('cut off');
     else await first;
     const tenant = await defaultTenant(repository, storage);
     expect(await storage.listTenants()).toEqual([tenant]);
@@ -77,6 +83,7 @@ describe('the tenant of an embedded repository', () => {
     expect(others).toEqual([]);
     const named = { name: 'main', tenantId: tenant, timelineId: timeline!.timelineId };
     expect(branchesOf(repository.readConfig(), tenant)).toEqual([named]);
+    expect([...(await storage.branchNames(tenant))]).toEqual([[named.timelineId, 'main']]);
     expect(await defaultTenant(repository, storage)).toBe(tenant);
   });
 

@@ -7,6 +7,7 @@ import { inThisThread } from '../../engine/compaction/run-job.ts';
 import { TimelineCounters } from '../../engine/counters.ts';
 import { directoryPatch } from '../../engine/ingest/rel-directory.ts';
 import { encodeSize } from '../../engine/ingest/rel-sizes.ts';
+import { SafekeeperSurvey } from '../../engine/ingest/safekeeper-survey.ts';
 import { BlockCache } from '../../engine/layers/block-cache.ts';
 import { ClockCache } from '../../engine/layers/clock-cache.ts';
 import { newTimelineId, type TenantTimelineId, tenantId } from '../../engine/model/ids.ts';
@@ -60,6 +61,7 @@ function sharedParts({ store, yieldTurn }: TimelineFixtureOptions): SharedParts 
     yieldTurn,
     compaction: inThisThread,
     deletedCounters: new TimelineCounters(),
+    survey: new SafekeeperSurvey(),
   };
 }
 

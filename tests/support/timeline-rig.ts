@@ -10,6 +10,7 @@ import { inThisThread } from '../../engine/compaction/run-job.ts';
 import { TimelineCounters } from '../../engine/counters.ts';
 import { isPageliteError } from '../../engine/errors.ts';
 import { applyPatches, slruWritePatch } from '../../engine/ingest/patch.ts';
+import { SafekeeperSurvey } from '../../engine/ingest/safekeeper-survey.ts';
 import { BlockCache } from '../../engine/layers/block-cache.ts';
 import { ClockCache } from '../../engine/layers/clock-cache.ts';
 import { newTimelineId, nodeId, type TenantTimelineId, type TimelineId, tenantId } from '../../engine/model/ids.ts';
@@ -181,6 +182,7 @@ export class TimelineRig {
       versions: new ClockCache(random.pick([1, 30_000, 1e9])),
       compaction: { run: (task) => this.#compaction.run(task), close: async () => {} },
       deletedCounters: new TimelineCounters(),
+      survey: new SafekeeperSurvey(),
       yieldTurn: () => new Promise((resolve) => setImmediate(resolve)),
     };
   }

@@ -49,6 +49,9 @@ describe('a tenant that another pageserver has attached and deleted', () => {
       message: expect.stringMatching(/was deleted/),
     });
     await expect(stale.pageserver.setTenantConfig(id.tenantId, { gc_horizon: 1 })).rejects.toThrow(/was deleted/);
+    await expect(stale.pageserver.setBranchNames(id.tenantId, new Map())).rejects.toThrow(/was deleted/);
+    // Its index of this generation is gone, which is not that of another process of the same generation.
+    await expect(stale.pageserver.archiveTimeline(id)).rejects.toThrow(/was deleted/);
     await expect(stale.pageserver.deleteTimeline(id)).rejects.toThrow(/was deleted/);
     const { problems, garbage } = await scrub({ store, tenant: id.tenantId, isDeep: true });
     expect(problems).toEqual([]);

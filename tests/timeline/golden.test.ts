@@ -1,5 +1,5 @@
 /**
- * Objects of a tenant in the store, pinned: the index of a timeline, claims, settings.
+ * Objects of a tenant in the store, pinned: the index of a timeline, claims, settings, names.
  *
  * Must hold: what is written today is these bytes; files of every earlier version are read; another version or a flipped bit is refused, and the file named.
  */
@@ -11,6 +11,7 @@ import { nodeId, tenantId, timelineId } from '../../engine/model/ids.ts';
 import { controlFileKey, dbDirectoryKey } from '../../engine/model/key.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
 import { MemoryObjectStore } from '../../engine/stores/memory.ts';
+import { loadBranchNames, storeBranchNames } from '../../engine/timeline/branch-names.ts';
 import {
   decodeIndexPart,
   encodeChecked,
@@ -90,6 +91,22 @@ describe('the index of a timeline', () => {
 });
 
 describe('a tenant', () => {
+  it('names of its branches, version 1', async () => {
+    const store = new MemoryObjectStore();
+    const names = new Map([
+      [timelineId('c'.repeat(32)), 'main'],
+      [timelineId('0d'.repeat(16)), 'feature/search'],
+    ]);
+    await storeBranchNames(store, tenant, names);
+    const key = `${tenantFolder(tenant)}branches.json`;
+    expect(text((await store.get(key))!.bytes)).toBe(text(golden('branches-v1.txt')));
+    expect(await loadBranchNames(store, tenant)).toEqual(names);
+    await store.put(key, flipped(golden('branches-v1.txt')));
+    await expect(loadBranchNames(store, tenant)).rejects.toThrow(/branches\.json is damaged: wrong checksum/);
+    await store.put(key, encodeChecked('{"version":2,"names":{}}'));
+    await expect(loadBranchNames(store, tenant)).rejects.toThrow(/version 2, this program reads 1/);
+  });
+
   it('its claim, version 1', async () => {
     const store = new MemoryObjectStore();
     await claimTenant(store, tenant, nodeId(7));

@@ -9,6 +9,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { inThisThread } from '../../engine/compaction/run-job.ts';
 import { TimelineCounters } from '../../engine/counters.ts';
 import { PageliteError } from '../../engine/errors.ts';
+import { SafekeeperSurvey } from '../../engine/ingest/safekeeper-survey.ts';
 import { BlockCache } from '../../engine/layers/block-cache.ts';
 import { ClockCache } from '../../engine/layers/clock-cache.ts';
 import { newTimelineId, type TenantTimelineId, tenantId } from '../../engine/model/ids.ts';
@@ -64,6 +65,7 @@ async function start(
     versions: new ClockCache(1e6),
     compaction: inThisThread,
     deletedCounters: new TimelineCounters(),
+    survey: new SafekeeperSurvey(),
     yieldTurn: () => new Promise((resolve) => setImmediate(resolve)),
   });
   open.push(running);

@@ -2,6 +2,7 @@
 import type { TenantId, TenantTimelineId, TimelineId } from '../../../engine/model/ids.ts';
 import type { Lsn } from '../../../engine/model/lsn.ts';
 import type { PageService } from '../../../engine/services.ts';
+import type { BranchNames } from '../../../engine/timeline/branch-names.ts';
 import type { CompactionForce, CompactionStatus } from '../../../engine/timeline/compaction.ts';
 import type { GcResult } from '../../../engine/timeline/garbage-collection.ts';
 import type { IndexPart } from '../../../engine/timeline/index-part.ts';
@@ -42,6 +43,8 @@ export interface PageserverApi {
   deleteTenant(id: TenantId): Promise<void>;
   tenantConfig(id: TenantId): { readonly overrides: Partial<TenantConfig>; readonly effective: TenantConfig };
   setTenantConfig(id: TenantId, overrides: Partial<TenantConfig>): Promise<void>;
+  branchNames(id: TenantId): Promise<BranchNames>;
+  setBranchNames(id: TenantId, names: BranchNames): Promise<void>;
   compact(id: TenantTimelineId, force?: CompactionForce): Promise<void>;
   listLayers(id: TenantTimelineId): Promise<LayerInfo>;
   /** Bytes of a layer file; null if it is not in the store. */

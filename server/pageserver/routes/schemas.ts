@@ -50,6 +50,11 @@ export const tenantConfigAnswer = z
   .object({ tenant_specific_overrides: tenantConfig, effective_config: tenantConfig })
   .meta({ id: 'TenantConfigResponse' });
 
+/** By timeline id. */
+export const branchNames = z
+  .object({ names: z.record(idText, z.string().min(1).max(128)) })
+  .meta({ id: 'BranchNames', description: 'Names of timelines, by their ids' });
+
 // Timelines
 
 const brokenState = z

@@ -1,12 +1,12 @@
 /** Routes about tenants. */
 import { z } from 'zod';
-import { newTenantId, type TenantId, tenantId } from '../../../engine/model/ids.ts';
+import { newTenantId, type TenantId, tenantId, timelineId } from '../../../engine/model/ids.ts';
 import type { Random } from '../../../engine/services.ts';
 import { formatTenantConfig, parseTenantConfig } from '../../../engine/timeline/tenant-config.ts';
 import { json, type Route } from '../../process/http-routes.ts';
 import { idText, route } from '../../process/path-parameters.ts';
 import type { PageserverApi } from './pageserver-api.ts';
-import { tenantConfigAnswer, tenantDetails, tenantInfo } from './schemas.ts';
+import { branchNames, tenantConfigAnswer, tenantDetails, tenantInfo } from './schemas.ts';
 
 const nothing = z.object({});
 
@@ -109,6 +109,30 @@ export function tenantRoutes(pageserver: PageserverApi, random: Random): Route[]
         const { overrides } = pageserver.tenantConfig(tenant);
         const kept = Object.entries({ ...overrides, ...parseTenantConfig(changed) });
         await pageserver.setTenantConfig(tenant, Object.fromEntries(kept.filter(([name]) => !unset.includes(name))));
+        return {};
+      },
+    }),
+    route({
+      method: 'GET',
+      path: '/v1/tenant/{tenant_id}/branch_names',
+      operation: 'getBranchNames',
+      summary: "Names of a tenant's branches, as they were stored last",
+      answer: json(branchNames, 'The names'),
+      handle: async ({ params: { tenant_id: tenant } }) => ({
+        names: Object.fromEntries(await pageserver.branchNames(tenant)),
+      }),
+    }),
+    route({
+      method: 'PUT',
+      path: '/v1/tenant/{tenant_id}/branch_names',
+      operation: 'setBranchNames',
+      summary: "Stores the names of a tenant's branches, for whoever attaches it next",
+      description: 'All of them at once. The pageserver itself knows timelines by their ids.',
+      body: branchNames,
+      answer: json(nothing, 'They are stored'),
+      handle: async ({ params: { tenant_id: tenant }, body: { names } }) => {
+        const entries = Object.entries(names).map(([id, name]) => [timelineId(id), name] as const);
+        await pageserver.setBranchNames(tenant, new Map(entries));
         return {};
       },
     }),
