@@ -116,6 +116,12 @@ class Place {
     return Number(/VmRSS:\s+(\d+)/.exec(status)![1]) * 1024;
   }
 
+  /** CPU time that the pageserver has used. */
+  async cpuMs(): Promise<number> {
+    const text = await this.http<string>('GET', '/metrics');
+    return 1000 * Number(must(/^process_cpu_seconds_total ([\d.e+-]+)$/m.exec(text))[1]);
+  }
+
   stop(): void {
     this.run('stop');
   }
@@ -129,7 +135,7 @@ export const scaleBenchmark: Benchmark = {
     try {
       const { rows, rel } = await churn(place, context);
       rows.push(...(await againstEcho(place, rel, context)));
-      rows.push(await idleTimelines(place, context));
+      rows.push(...(await idleTimelines(place, context)));
       return rows;
     } finally {
       place.stop();
@@ -374,7 +380,7 @@ async function repeat<T>(times: number, work: () => Promise<T>): Promise<T[]> {
   return results;
 }
 
-async function idleTimelines(place: Place, { scale, say }: BenchContext): Promise<Row> {
+async function idleTimelines(place: Place, { scale, say }: BenchContext): Promise<Row[]> {
   const count = Math.max(100, Math.floor(1_000 * scale));
   say(`scale: ${count} idle timelines`);
   place.run('pageserver', 'restart');
@@ -400,7 +406,11 @@ async function idleTimelines(place: Place, { scale, say }: BenchContext): Promis
   }
   await new Promise((resolve) => setTimeout(resolve, 5_000));
   const each = (place.memory() - before) / count;
-  return {
+  const [cpuBefore, start] = [await place.cpuMs(), performance.now()];
+  await new Promise((resolve) => setTimeout(resolve, 10_000));
+  const share = (await place.cpuMs()) - cpuBefore;
+  const elapsed = performance.now() - start;
+  const memory: Row = {
     what: `memory of an idle timeline with ${ownDeltas + 1} layers of its own that were read, of ${count} in a pageserver`,
     measured: `${(each / 1024).toFixed(0)} kB`,
     against: '1 MB',
@@ -408,6 +418,14 @@ async function idleTimelines(place: Place, { scale, say }: BenchContext): Promis
     ratio: each / 1024 ** 2,
     target: { op: '<=', bound: 1 },
   };
+  const cpu: Row = {
+    what: `CPU of a pageserver with ${count} idle timelines`,
+    measured: `${((100 * share) / elapsed).toFixed(0)} %`,
+    against: 'one core',
+    baseline: '100 %',
+    ratio: share / elapsed,
+  };
+  return [memory, cpu];
 }
 
 const ownRel: RelTag = { spc: 1663, db: 5, rel: 90_000, fork: 0 };
