@@ -4,8 +4,8 @@
  * The layer map asks it once per layer that a read visits. Built once from all layers, never changed.
  *
  * The keys at which layers begin or end cut all keys into intervals (key-intervals.ts). A leaf is a run of `leafIntervals` of them, and over the leaves
- * stands a segment tree: a layer is listed at the O(log n) nodes that make up the leaves it has whole, and among the few odd ones of the leaves at its
- * edges. A key looks at the odd ones of its leaf and at the nodes from there up to the root.
+ * stands a segment tree of eight children a node: a layer is listed at the O(log n) nodes that make up the leaves it has whole, and among the few odd ones of the
+ * leaves at its edges. A key looks at the odd ones of its leaf and at the nodes from there up to the root.
  *
  * With many layers a search is as slow as the memory it touches, so everything is small numbers: a layer is its rank by start LSN in the lists, and
  * its rank by end LSN in what they answer. A node's list ascends by start, and with each place stands the highest end up to there: one binary
@@ -16,8 +16,11 @@ import type { LayerDesc } from './layer-name.ts';
 
 const leafIntervalsLog2 = 6;
 const leafIntervals = 2 ** leafIntervalsLog2;
-/** Numbers of an odd layer: start rank, end rank, its intervals of the leaf as (first | end << 8). */
-const oddStride = 3;
+/** Children of a node. */
+const fanOutLog2 = 3;
+const fanOut = 2 ** fanOutLog2;
+/** Numbers of an odd layer: the lowest start rank from there on, start rank, end rank, its intervals of the leaf as (first | end << 8). */
+const oddStride = 4;
 /** Numbers of a list's place: start rank, highest end rank. */
 const listStride = 2;
 
@@ -37,11 +40,11 @@ export class LayerCoverage {
   readonly #startLsns: Float64Array;
   readonly #startsBelow: Uint32Array;
 
-  /** For each leaf where its odd ones begin, and behind the last one the number of all. Each leaf's descend by end rank. */
+  /** For each leaf where its odd ones begin, and behind the last one the number of all. Each leaf's ascend by end rank. */
   readonly #oddFirst: Uint32Array;
   readonly #odd: Uint32Array;
-  /** Node 1 is the root, nodes from `leafFirst` on are the leaves. */
-  readonly #leafFirst: number;
+  /** Where the nodes of each level begin, from the leaves up to the root. */
+  readonly #levelFirst: readonly number[];
   /** For each node where its list begins, and behind the last one the length of all lists. */
   readonly #listFirst: Uint32Array;
   readonly #lists: Uint32Array;
@@ -63,9 +66,16 @@ export class LayerCoverage {
     this.#startsBelow = Uint32Array.from([...below, byEnd.length]);
 
     const leafCount = Math.ceil(intervals.count / leafIntervals);
-    this.#leafFirst = 2 ** Math.ceil(Math.log2(leafCount));
+    const levels: number[] = [];
+    let nodeCount = 0;
+    for (let count = leafCount; ; count = Math.ceil(count / fanOut)) {
+      levels.push(nodeCount);
+      nodeCount += count;
+      if (count <= 1) break;
+    }
+    this.#levelFirst = levels;
     this.#oddFirst = new Uint32Array(leafCount + 1);
-    this.#listFirst = new Uint32Array(2 * this.#leafFirst + 1);
+    this.#listFirst = new Uint32Array(nodeCount + 1);
     const spans = byStart.map((endRank, startRank): Span => {
       const { start, end } = byEnd[endRank]!.keys;
       const first = intervals.locate(start.prefix, start.block);
@@ -88,29 +98,28 @@ export class LayerCoverage {
   /** Of the layers that have this interval and start below `lsn`, the one whose place is highest; -1 if there is none. */
   highest(interval: number, lsn: number): number {
     const startEnd = this.#countStartsBelow(lsn);
+    // Layers are spread over the LSNs, in each list about as in all of them.
+    const share = startEnd / this.lsnStarts.length;
     const odd = this.#odd;
     let found = -1;
     const leaf = interval >>> leafIntervalsLog2;
     const inLeaf = interval % leafIntervals;
-    const oddEnd = this.#oddFirst[leaf + 1]! * oddStride;
-    for (let i = this.#oddFirst[leaf]! * oddStride; i < oddEnd; i += oddStride) {
-      const span = odd[i + 2]!;
-      if (odd[i]! < startEnd && (span & 255) <= inLeaf && inLeaf < span >>> 8) {
-        found = odd[i + 1]!;
+    const oddFirst = this.#oddFirst[leaf]!;
+    const oddEnd = lowerBound(odd, oddStride, oddFirst, this.#oddFirst[leaf + 1]!, startEnd, share);
+    for (let i = (oddEnd - 1) * oddStride; i >= oddFirst * oddStride; i -= oddStride) {
+      const span = odd[i + 3]!;
+      if (odd[i + 1]! < startEnd && (span & 255) <= inLeaf && inLeaf < span >>> 8) {
+        found = odd[i + 2]!;
         break;
       }
     }
     const lists = this.#lists;
-    for (let node = this.#leafFirst + leaf; node > 0; node >>>= 1) {
+    const levels = this.#levelFirst;
+    for (let level = 0, place = leaf; level < levels.length; level++, place >>>= fanOutLog2) {
+      const node = levels[level]! + place;
       const first = this.#listFirst[node]!;
-      let low = first;
-      let high = this.#listFirst[node + 1]!;
-      while (low < high) {
-        const middle = (low + high) >>> 1;
-        if (lists[middle * listStride]! < startEnd) low = middle + 1;
-        else high = middle;
-      }
-      if (low > first) found = Math.max(found, lists[(low - 1) * listStride + 1]!);
+      const end = lowerBound(lists, listStride, first, this.#listFirst[node + 1]!, startEnd, share);
+      if (end > first) found = Math.max(found, lists[(end - 1) * listStride + 1]!);
     }
     return found;
   }
@@ -133,11 +142,13 @@ export class LayerCoverage {
     const wholeEnd = end >>> leafIntervalsLog2;
     if (first % leafIntervals !== 0) odd(wholeFirst - 1);
     if (end % leafIntervals !== 0 && wholeEnd >= wholeFirst) odd(wholeEnd);
-    let left = this.#leafFirst + wholeFirst;
-    let right = this.#leafFirst + Math.max(wholeFirst, wholeEnd);
-    for (; left < right; left >>>= 1, right >>>= 1) {
-      if (left % 2 === 1) whole(left++);
-      if (right % 2 === 1) whole(--right);
+    let left = wholeFirst;
+    let right = Math.max(wholeFirst, wholeEnd);
+    for (const levelFirst of this.#levelFirst) {
+      while (left < right && left % fanOut !== 0) whole(levelFirst + left++);
+      while (left < right && right % fanOut !== 0) whole(levelFirst + --right);
+      left /= fanOut;
+      right /= fanOut;
     }
   }
 
@@ -162,14 +173,58 @@ export class LayerCoverage {
     }
     for (const [leaf, odd] of oddOfLeaf.entries()) {
       if (odd === undefined) continue;
-      odd.sort((a, b) => b.endRank - a.endRank);
-      for (const [i, { startRank, endRank, first, end }] of odd.entries()) {
+      odd.sort((a, b) => a.endRank - b.endRank);
+      let lowest = spans.length;
+      for (let i = odd.length - 1; i >= 0; i--) {
+        const { startRank, endRank, first, end } = odd[i]!;
         const base = leaf * leafIntervals;
         const span = Math.max(0, first - base) | (Math.min(leafIntervals, end - base) << 8);
-        this.#odd.set([startRank, endRank, span], (this.#oddFirst[leaf]! + i) * oddStride);
+        lowest = Math.min(lowest, startRank);
+        this.#odd.set([lowest, startRank, endRank, span], (this.#oddFirst[leaf]! + i) * oddStride);
       }
     }
   }
+}
+
+/**
+ * Of places [low, high), whose first numbers ascend, the first one that is not below `bound`. Looks first where `share` of them would be, and from there in
+ * steps that double: what is spread evenly takes a place or two, anything else at most twice the steps of a binary search.
+ */
+function lowerBound(
+  numbers: Uint32Array,
+  stride: number,
+  low: number,
+  high: number,
+  bound: number,
+  share: number,
+): number {
+  if (low === high) return low;
+  const guess = Math.min(high - 1, low + Math.floor((high - low) * share));
+  if (numbers[guess * stride]! < bound) {
+    low = guess + 1;
+    for (let step = 2; low + step < high; step *= 2) {
+      if (numbers[(low + step) * stride]! >= bound) {
+        high = low + step;
+        break;
+      }
+      low += step + 1;
+    }
+  } else {
+    high = guess;
+    for (let step = 2; high - step >= low; step *= 2) {
+      if (numbers[(high - step) * stride]! < bound) {
+        low = high - step + 1;
+        break;
+      }
+      high -= step;
+    }
+  }
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (numbers[middle * stride]! < bound) low = middle + 1;
+    else high = middle;
+  }
+  return low;
 }
 
 /** Counts, each one place further on, become sums. */

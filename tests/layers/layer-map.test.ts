@@ -192,7 +192,7 @@ function plainSearch(all: readonly TestLayer[], position: number, lsnEnd: number
   return { kind: 'delta', lsnEnd: Math.max(...newer.map((desc) => desc.lsnEnd)) };
 }
 
-it('finds among hundreds of layers what a look at each of them finds', () => {
+it('finds among many layers, whether spread evenly or not, what a look at each of them finds', () => {
   const relBlocks = 700;
   const keyAt = (position: number) => ({
     prefix: prefixes[Math.floor(position / relBlocks)]!,
@@ -202,18 +202,19 @@ it('finds among hundreds of layers what a look at each of them finds', () => {
   for (let seed = 1; seed <= 6; seed++) {
     const random = new SeededRandom(seed);
     const imageLsns = new Set<number>();
-    const all = Array.from({ length: 400 }, (): TestLayer => {
+    const count = seed % 3 === 0 ? 1500 : 400;
+    const all = Array.from({ length: count }, (): TestLayer => {
       const widths = [3, 40, 600, keysEnd];
       const from = random.below(keysEnd);
       const to = Math.min(keysEnd, from + 1 + random.below(widths[random.below(widths.length)]!));
       const content = new Map(Array.from({ length: to - from }, (_, i) => [from + i, []]));
-      const lsnStart = random.below(1000) as Lsn;
+      const lsnStart = Math.floor(1000 * random.next() ** seed) as Lsn;
       const kind = random.chance(0.3) && !imageLsns.has(lsnStart) ? 'image' : 'delta';
       if (kind === 'image') imageLsns.add(lsnStart);
       const lsnEnd = (lsnStart + (kind === 'image' ? 1 : 1 + random.below(300))) as Lsn;
       return { desc: { kind, keys: { start: keyAt(from), end: keyAt(to) }, lsnStart, lsnEnd }, content };
     });
-    const map = LayerMap.of(all.slice(0, 380)).with(all.slice(380));
+    const map = LayerMap.of(all.slice(0, -20)).with(all.slice(-20));
     for (let i = 0; i < 3000; i++) {
       const position = random.below(keysEnd);
       const [lsnEnd, imageEnd] = [1 + random.below(1300), 1 + random.below(1300)];
