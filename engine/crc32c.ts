@@ -29,6 +29,26 @@ export function crc32c(bytes: Uint8Array, start = 0, end: number = bytes.length,
   return ~ofBytes(bytes, start + skip + words.byteLength, end, crc) >>> 0;
 }
 
+/**
+ * For parts of one length: from the checksums of `a` and of a part `b` that of `a` followed by `b`, without looking at them. A checksum is linear: that of `a` with
+ * as many zeros behind it as `b` is long, exclusive-or that of `b` (as zlib's crc32_combine).
+ */
+export function crc32cJoin(partBytes: number): (a: number, b: number) => number {
+  const byBit = Int32Array.from({ length: 32 }, (_, bit) => {
+    let crc = 1 << bit;
+    for (let i = 0; i < partBytes; i++) crc = t0[crc & 255]! ^ (crc >>> 8);
+    return crc;
+  });
+  const [s0, s1, s2, s3] = Array.from({ length: 4 }, (_, byte) =>
+    Int32Array.from({ length: 256 }, (_, value) => {
+      let sum = 0;
+      for (let bit = 0; bit < 8; bit++) if (value & (1 << bit)) sum ^= byBit[byte * 8 + bit]!;
+      return sum;
+    }),
+  ) as [T, T, T, T];
+  return (a, b) => (s0[a & 255]! ^ s1[(a >>> 8) & 255]! ^ s2[(a >>> 16) & 255]! ^ s3[a >>> 24]! ^ b) >>> 0;
+}
+
 /** Little-endian words, a multiple of four of them. */
 function ofWords(words: Int32Array, before: number): number {
   let crc = before;

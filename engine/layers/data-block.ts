@@ -25,6 +25,7 @@ import { assert } from '../assert.ts';
 import { crc32c } from '../crc32c.ts';
 import { comparePrefixes, type KeyPrefix, readKeyPrefix } from '../model/key.ts';
 import { corruptLayer } from './layer-name.ts';
+import type { PageHolder } from './value-chain.ts';
 
 export const dataBlockHeaderBytes = 16;
 export const prefixEntryBytes = 20;
@@ -40,7 +41,7 @@ export function align8(bytes: number): number {
   return (bytes + 7) & ~7;
 }
 
-export class DataBlock {
+export class DataBlock implements PageHolder {
   readonly bytes: Uint8Array;
   readonly entryCount: number;
   readonly prefixes: readonly KeyPrefix[];
@@ -52,6 +53,8 @@ export class DataBlock {
   readonly #lsns: Uint32Array;
   readonly #valueBytes: number;
   readonly kinds: Uint8Array;
+  /** Of its value, if it has one entry. */
+  pageChecksum = -1;
 
   /** Checks and parses. `bytes` begins at a multiple of 8 in its buffer and belongs to the block from now on. Throws `corrupt`. */
   constructor(bytes: Uint8Array, file: string, offset: number) {

@@ -151,7 +151,9 @@ export class LayerFile {
     let entry = data.findLast(prefix, block, lsnEnd);
     while (entry >= 0) {
       const lsn = data.lsn(entry);
-      if (lsn < lsnStart || chain.add(lsn, data.kinds[entry] as ValueKind, data.value(entry))) return;
+      if (lsn < lsnStart) return;
+      const holder = data.entryCount === 1 ? data : null;
+      if (chain.add(lsn, data.kinds[entry] as ValueKind, data.value(entry), holder)) return;
       entry--;
       if (entry < 0) {
         if (--at < 0) return;

@@ -34,7 +34,7 @@ import { type Key, keyBytes, keyPrefix } from '../model/key.ts';
 import { type Lsn, maxLsn } from '../model/lsn.ts';
 import type { BlockNumber, ForkNumber, RelTag } from '../model/rel.ts';
 import type { ReadLsn, TimelineStatus } from '../services.ts';
-import { messageAround, messageHeaderBytes } from './answer-pages.ts';
+import { messageAround, messageHeaderBytes, pagesChecksum } from './answer-pages.ts';
 import { ByteReader, ByteWriter } from './byte-codec.ts';
 import { readErrorBody } from './message-frame.ts';
 
@@ -231,7 +231,8 @@ export function encodeResponse(response: PagestreamResponse): Uint8Array {
       return seal(responseTag.welcome, id, begin(4).u32(response.version));
     case 'pages': {
       const { bytes } = response;
-      return seal(responseTag.pages, id, messageAround(bytes) ?? begin(bytes.length).put(bytes));
+      const message = messageAround(bytes) ?? begin(bytes.length).put(bytes).finish();
+      return seal(responseTag.pages, id, message, (seed) => pagesChecksum(bytes, seed));
     }
     case 'images':
       return seal(responseTag.images, id, writeImages(response.images));
@@ -382,8 +383,13 @@ function begin(bodyBytes: number): ByteWriter {
   return new ByteWriter(messageHeaderBytes + bodyBytes, messageHeaderBytes);
 }
 
-/** Fills the header of a message whose body is complete. */
-function seal(tag: number, id: number, body: ByteWriter | Uint8Array): Uint8Array {
+/** Fills the header of a message whose body is complete. `bodyChecksum`: of the body, after what `seed` is the checksum of. */
+function seal(
+  tag: number,
+  id: number,
+  body: ByteWriter | Uint8Array,
+  bodyChecksum?: (seed: number) => number,
+): Uint8Array {
   const message = body instanceof Uint8Array ? body : body.finish();
   if (message.length > channelMessageBytesMax) {
     throw new PageliteError('invalid', `a message of ${message.length} bytes: the limit is ${channelMessageBytesMax}`);
@@ -392,7 +398,8 @@ function seal(tag: number, id: number, body: ByteWriter | Uint8Array): Uint8Arra
   view.setUint8(0, tag);
   view.setUint32(4, id, true);
   view.setUint32(8, message.length - messageHeaderBytes, true);
-  view.setUint32(12, checksum(message), true);
+  const seed = crc32c(message, 0, 12);
+  view.setUint32(12, bodyChecksum?.(seed) ?? crc32c(message, messageHeaderBytes, message.length, seed), true);
   return message;
 }
 

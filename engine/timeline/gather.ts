@@ -157,7 +157,7 @@ class Gather {
       const version = chain.knownLsn < 0 ? view.versions.find(chain.prefix, chain.block, lsnEnd) : null;
       if (version !== null) {
         chain.knownLsn = version.lsn;
-        chain.known = version.bytes;
+        chain.known = version;
       }
       for (let i = 0; i < memory.length && !chain.complete; i++) {
         chain.layersVisited++;
@@ -248,7 +248,7 @@ class Gather {
     const chain = this.#chains[block - this.#firstBlock]!;
     if (chain.complete) return true;
     if (chain.knownLsn < 0 || chain.knownLsn + 1 < lsnEnd) return false;
-    return chain.add(chain.knownLsn, valueKind.image, chain.known!);
+    return addKnown(chain);
   }
 
   /** Nothing is left in this timeline: on to the ancestor. `done` if there is none or nobody needs it. */
@@ -257,7 +257,7 @@ class Gather {
     const open = this.#chains.filter((chain) => !chain.complete);
     if (open.length === 0) return done;
     const known = open.filter((chain) => chain.knownLsn >= 0);
-    for (const chain of known) chain.add(chain.knownLsn, valueKind.image, chain.known!);
+    for (const chain of known) addKnown(chain);
     if (ancestor === null || known.length === open.length) return done;
     if (ancestor.kind === 'remote') return this.#readRemote(ancestor.service, ancestor.lsn);
     const view = ancestor.open();
@@ -276,6 +276,11 @@ class Gather {
       this.#view.versions.keep(chain.prefix, chain.block, lsn, image);
     }
   }
+}
+
+function addKnown(chain: ValueChain): boolean {
+  const known = chain.known!;
+  return chain.add(chain.knownLsn, valueKind.image, known.bytes, known);
 }
 
 const done = Symbol('done');

@@ -5,15 +5,17 @@
  * after; a read below it does not see it. All timelines share one byte budget.
  */
 import type { CacheEntry, ClockCache } from '../layers/clock-cache.ts';
+import type { PageHolder } from '../layers/value-chain.ts';
 import type { KeyPrefix } from '../model/key.ts';
 
-export class PageVersion implements CacheEntry {
+export class PageVersion implements CacheEntry, PageHolder {
   readonly lsn: number;
   readonly bytes: Uint8Array;
   readonly cachedBytes: number;
   readonly #of: Map<number, PageVersion>;
   readonly #block: number;
   used = false;
+  pageChecksum = -1;
 
   constructor(lsn: number, bytes: Uint8Array, of: Map<number, PageVersion>, block: number) {
     this.lsn = lsn;

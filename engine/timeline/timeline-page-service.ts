@@ -109,7 +109,7 @@ export class TimelinePageService implements PageService {
     try {
       const prefix = relPrefix(rel);
       const size = await this.#relSize(prefix, lsn, signal);
-      const out = answerPages(blockCount);
+      const { pages: out, holders } = answerPages(blockCount);
       const count = Math.min(blockCount, (size ?? 0) - firstBlock);
       if (count <= 0) return out;
       const gathered = gather(this.#timeline, prefix, firstBlock, count, lsn + 1, signal);
@@ -126,6 +126,7 @@ export class TimelinePageService implements PageService {
         if (page === null) continue;
         if (page.length !== pageSize) throw wrongLength(chain, page);
         out.set(page, i * pageSize);
+        holders[i] = chain.holder;
       }
       this.#hooks.slowReads.observe(chains, lsn, startMs);
       return out;

@@ -1,7 +1,7 @@
 /** CRC32C against the published vectors of RFC 3720 (B.4) and against a bit-by-bit implementation, at every alignment. */
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { crc32c } from '../../engine/crc32c.ts';
+import { crc32c, crc32cJoin } from '../../engine/crc32c.ts';
 
 function bitByBit(bytes: Uint8Array): number {
   let crc = 0xffffffff;
@@ -31,6 +31,18 @@ describe('crc32c', () => {
         const whole = bitByBit(bytes.subarray(from));
         expect(crc32c(bytes, from)).toBe(whole);
         expect(crc32c(bytes, middle, bytes.length, crc32c(bytes, from, middle))).toBe(whole);
+      }),
+    );
+  });
+
+  it('of two parts is joined from theirs, also where there is nothing before', () => {
+    const lengths = [1, 2, 7, 256, 8192];
+    const joins = new Map(lengths.map((length) => [length, crc32cJoin(length)]));
+    fc.assert(
+      fc.property(fc.uint8Array({ maxLength: 40 }), fc.constantFrom(...lengths), fc.nat(), (a, length, seed) => {
+        const b = Uint8Array.from({ length }, (_, i) => Math.imul(i + seed, 0x9e3779b1) >>> 24);
+        const whole = crc32c(b, 0, length, crc32c(a));
+        expect(joins.get(length)!(crc32c(a), crc32c(b))).toBe(whole);
       }),
     );
   });
