@@ -33,7 +33,7 @@ export interface ArchivedLogInfo {
 }
 
 /** All logs of a timeline, those of other clusters, too, in the order of where they begin. */
-async function listLogs(store: ObjectStore, id: TenantTimelineId): Promise<ArchivedLogInfo[]> {
+export async function listArchivedLogs(store: ObjectStore, id: TenantTimelineId): Promise<ArchivedLogInfo[]> {
   const logs: ArchivedLogInfo[] = [];
   for (const name of await store.listFolders(walBackupFolder(id))) {
     const log = parseLogFolder(name);
@@ -68,7 +68,7 @@ export class ArchivedLog implements LogDonor {
 
   /** The newest log of these safekeepers. Rejects `notFound` if there is none, `corrupt`, naming the segment, if there is a gap in it. */
   static async open(target: BackupTarget, id: TenantTimelineId): Promise<ArchivedLog> {
-    const logs = await listLogs(target.store, id);
+    const logs = await listArchivedLogs(target.store, id);
     const info = logs.filter(({ cluster }) => cluster === target.cluster).at(-1);
     const folder = walBackupFolder(id);
     if (info === undefined) {

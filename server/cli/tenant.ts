@@ -3,13 +3,14 @@ import type { Command } from 'commander';
 import { PageliteError } from '../../engine/errors.ts';
 import { newTenantId, type TenantId, type TimelineId } from '../../engine/model/ids.ts';
 import { formatLsn } from '../../engine/model/lsn.ts';
-import { chooseTenant } from '../control-plane/branches.ts';
+import { chooseTenant, nameOfTimeline } from '../control-plane/branches.ts';
 import { createTenant } from '../control-plane/branching.ts';
 import type { Repository } from '../control-plane/repository.ts';
 import { attachTenant, deleteTenant, detachTenant, StorageAdmin } from '../control-plane/storage-admin.ts';
 import { listStoredTenants } from '../control-plane/stored-tenants.ts';
 import { nodeRandom } from '../process/node-host.ts';
 import { type CliContext, tenantArgument, timelineArgument } from './context.ts';
+import { ProgressLine } from './progress.ts';
 import { formatTable } from './table.ts';
 
 const createHelp = `
@@ -24,8 +25,8 @@ Examples:
 
 const attachHelp = `
 
-A branch is here as far as it was uploaded. Its newest commits may be only at the safekeepers of the repository that has the tenant:
-where that still runs, "pagelite tenant detach" there first loses nothing.`;
+A branch is here as far as it was sent to the remote storage, as layers or as WAL. Its commits of the last seconds may be only at the safekeepers of the
+repository that has the tenant: where that still runs, "pagelite tenant detach" there first loses nothing.`;
 
 export function addTenantCommands(program: Command, context: CliContext): void {
   const tenant = program.command('tenant').description('manage tenants');
@@ -74,11 +75,19 @@ function addPlacementCommands(tenant: Command, context: CliContext): void {
     attachHelp,
   ).action(({ tenantId }: { tenantId: TenantId }) =>
     context.changeRepository(async (repository) => {
-      const { takenFromNodeId } = await attachTenant(repository, tenantId, context.warn);
+      const line = new ProgressLine(context.progressOutput);
+      const options = { onProgress: line.tell, warn: context.warn };
+      const { takenFromNodeId, taken } = await attachTenant(repository, tenantId, options);
+      line.clear();
       if (repository.readConfig().defaultTenantId === null) await setDefault(repository, tenantId, context);
       context.say(`Attached tenant ${tenantId}`);
+      for (const { timelineId, startLsn, endLsn } of taken) {
+        const name = nameOfTimeline(repository.readConfig(), { tenantId, timelineId }) ?? timelineId;
+        const range = `from Lsn ${formatLsn(startLsn)} to ${formatLsn(endLsn)}`;
+        context.say(`Branch '${name}': took over its WAL ${range}`);
+      }
       if (takenFromNodeId !== null) {
-        const lost = `Its branches are here as far as pageserver ${takenFromNodeId} has uploaded them: newer commits may be in the safekeepers there`;
+        const lost = `Its branches are here as far as pageserver ${takenFromNodeId} and its safekeepers have sent them to the remote storage: the newest commits may be only there`;
         context.warn(`the tenant was not detached before. ${lost}`);
       }
     }),

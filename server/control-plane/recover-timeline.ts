@@ -125,7 +125,8 @@ async function restoreSafekeepers(storage: HttpStorage, { tenantId, timelineId }
   throw new PageliteError('unavailable', `not all safekeepers have the WAL: ${messagesOf(errors)}. ${hint}`);
 }
 
-async function caughtUp(
+/** Waits until the pageserver has read WAL up to `endLsn`. Throws `corrupt` if it cannot. */
+export async function caughtUp(
   storage: HttpStorage,
   id: TenantTimelineId,
   startLsn: Lsn,

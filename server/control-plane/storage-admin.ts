@@ -13,7 +13,8 @@ import { openTruth } from './open-truth.ts';
 import type { Repository } from './repository.ts';
 import { SafekeeperClients } from './safekeeper-clients.ts';
 import { HttpStorage } from './storage-clients.ts';
-import { forgetNames, nameAttached } from './stored-names.ts';
+import { forgetNames, nameAttached, storeNames } from './stored-names.ts';
+import { type TakenOverWal, type TakeOverOptions, takeOverWal } from './take-over-wal.ts';
 
 const nothing = z.unknown();
 const settings = z.record(z.string(), z.union([z.string(), z.number()]));
@@ -161,20 +162,27 @@ export function describeBlocked({ kind, what, error }: TimelineStorageInfo['comp
 
 const pathOf = ({ tenantId, timelineId }: TenantTimelineId): string => `/v1/tenant/${tenantId}/timeline/${timelineId}`;
 
-/** Attaches a tenant from the remote storage and names its timelines. `takenFromNodeId`: who had it, and did not give it up. */
+/**
+ * Attaches a tenant from the remote storage, names its timelines, and takes over what WAL of it is there beyond its layers. `takenFromNodeId`: who had it, and did not
+ * give it up.
+ */
 export async function attachTenant(
   repository: Repository,
   tenant: TenantId,
-  warn: (text: string) => void,
-): Promise<{ readonly takenFromNodeId: number | null }> {
+  options: TakeOverOptions,
+): Promise<{ readonly takenFromNodeId: number | null; readonly taken: readonly TakenOverWal[] }> {
   const claim = await newestClaim(await openTruth(repository), tenant);
   const before = claim?.nodeId ?? null;
   const isOwn = before === repository.readConfig().pageserver.id;
   // Others may have written since: WAL that the safekeepers have from before is stored, or was given up, and must not be taken for what follows.
   if (claim !== null && !isOwn) await new SafekeeperClients(repository).deleteWal(tenant);
   await new StorageAdmin(repository).attachTenant(tenant);
-  await nameAttached(new HttpStorage(repository), repository, tenant, { hadOther: !isOwn, warn });
-  return { takenFromNodeId: isOwn ? null : before };
+  const storage = new HttpStorage(repository);
+  const cluster = await nameAttached(storage, repository, tenant, { hadOther: !isOwn, warn: options.warn });
+  const { taken, isComplete } = await takeOverWal(storage, repository, { tenant, cluster }, options);
+  // From now on it is ours: whoever attaches it next goes on with our safekeepers' WAL.
+  if (isComplete) await storeNames(storage, repository, tenant);
+  return { takenFromNodeId: isOwn ? null : before, taken };
 }
 
 /** Everything of it is in the remote storage afterwards, and any pageserver may attach it. Its endpoints are stopped before; names stay. */

@@ -22,6 +22,8 @@ export interface TimelineInfo {
   readonly ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn } | null;
   /** Up to here the pageserver has ingested. Null if the timeline is broken. */
   readonly lastRecordLsn: Lsn | null;
+  /** Start of the record that ends there; null if it is not known. */
+  readonly prevRecordLsn: Lsn | null;
   /** The oldest LSN that can be read or branched at. */
   readonly startLsn: Lsn | null;
   /** Bytes of all relations at the end, its ancestors' pages included. Null if they are not counted yet, or it is broken. */

@@ -32,6 +32,7 @@ const timelineSchema = z.object({
   ancestor_timeline_id: timelineText.nullish(),
   ancestor_lsn: lsnText.nullish(),
   last_record_lsn: lsnText.optional(),
+  prev_record_lsn: lsnText.nullish(),
   min_readable_lsn: lsnText.optional(),
   current_logical_size: z.number().optional(),
   current_physical_size: z.number().optional(),
@@ -40,8 +41,11 @@ const timelineSchema = z.object({
 });
 const tenantsSchema = z.array(z.object({ id: z.string().transform((text) => tenantId(text)) }));
 const namesSchema = z
-  .object({ names: z.record(z.string(), z.string()) })
-  .transform(({ names }) => new Map(Object.entries(names).map(([id, name]) => [timelineId(id), name])));
+  .object({ cluster_id: z.string().nullable(), names: z.record(z.string(), z.string()) })
+  .transform(({ cluster_id: clusterId, names }) => ({
+    clusterId,
+    names: new Map(Object.entries(names).map(([id, name]) => [timelineId(id), name])),
+  }));
 const layersSchema = z.object({
   in_memory_layers: z.array(z.object({ lsn_start: z.string(), lsn_end: z.string().nullish() })),
   historic_layers: z.array(
@@ -113,8 +117,8 @@ export class HttpStorage implements TransferStorage {
     return this.#api.call(namesSchema, 'GET', `/v1/tenant/${tenant}/branch_names`);
   }
 
-  async setBranchNames(tenant: TenantId, names: BranchNames): Promise<void> {
-    const body = { names: Object.fromEntries(names) };
+  async setBranchNames(tenant: TenantId, { clusterId, names }: BranchNames): Promise<void> {
+    const body = { cluster_id: clusterId, names: Object.fromEntries(names) };
     await this.#api.call(z.unknown(), 'PUT', `/v1/tenant/${tenant}/branch_names`, body);
   }
 
@@ -217,6 +221,7 @@ function timelineInfo(info: z.infer<typeof timelineSchema>): TimelineInfo {
     timelineId: info.timeline_id,
     ancestor: ancestor && lsn !== null && lsn !== undefined ? { timelineId: ancestor, lsn } : null,
     lastRecordLsn: info.last_record_lsn ?? null,
+    prevRecordLsn: info.prev_record_lsn ?? null,
     startLsn: info.min_readable_lsn ?? null,
     logicalBytes: info.current_logical_size ?? null,
     layerBytes: info.current_physical_size ?? null,

@@ -8,7 +8,7 @@
  */
 import { isPageliteError, messageOf } from '../../engine/errors.ts';
 import type { TenantId, TenantTimelineId, TimelineId } from '../../engine/model/ids.ts';
-import type { BranchNames } from '../../engine/timeline/branch-names.ts';
+import { type BranchNames, noBranchNames } from '../../engine/timeline/branch-names.ts';
 import { branchesOf, branchNameDefault, isBranchName, nameBranch, nameOfTimeline } from './branches.ts';
 import type { Repository, RepositoryConfig } from './repository.ts';
 import type { StorageApi, TimelineInfo } from './storage-api.ts';
@@ -24,7 +24,7 @@ export async function changeNames(
     const before = namesOf(config, tenant);
     change(config);
     const names = namesOf(config, tenant);
-    if (!areSame(before, names)) await storage.setBranchNames(tenant, names);
+    if (!areSame(before, names)) await storage.setBranchNames(tenant, { clusterId: clusterOf(config), names });
   });
 }
 
@@ -40,12 +40,13 @@ export async function exchangeNames(
   for (const tenant of await storage.listTenants()) {
     try {
       const stored = await readNames(storage, tenant, warn);
-      if (areSame(stored, namesOf(repository.readConfig(), tenant))) continue;
+      if (areSame(stored.names, namesOf(repository.readConfig(), tenant))) continue;
       const timelines = await storage.listTimelines(tenant);
       await repository.update(async (config) => {
-        takeNames(config, tenant, timelines, stored);
+        takeNames(config, tenant, timelines, stored.names);
         const names = namesOf(config, tenant);
-        if (!areSame(stored, names)) await storage.setBranchNames(tenant, names);
+        const clusterId = stored.clusterId ?? clusterOf(config);
+        if (!areSame(stored.names, names)) await storage.setBranchNames(tenant, { clusterId, names });
       });
     } catch (error) {
       if (!isPageliteError(error)) throw error;
@@ -56,25 +57,30 @@ export async function exchangeNames(
 
 /**
  * Names all timelines of a tenant that was attached: as they are called here, or as stored, which comes first if others had it meanwhile (`hadOther`). What has
- * neither gets a name.
+ * neither gets a name. In the remote storage they are as before until `storeNames`. Returns whose safekeepers' WAL they went on with there; null: not known.
  */
 export async function nameAttached(
   storage: StorageApi,
   repository: Repository,
   tenant: TenantId,
   { hadOther, warn }: { readonly hadOther: boolean; readonly warn: (text: string) => void },
-): Promise<void> {
+): Promise<string | null> {
   const stored = await readNames(storage, tenant, warn);
   const timelines = await storage.listTimelines(tenant);
-  await repository.update(async (config) => {
+  await repository.update((config) => {
     const here = namesOf(config, tenant);
     if (hadOther) forgetNames(config, tenant);
-    takeNames(config, tenant, timelines, stored);
+    takeNames(config, tenant, timelines, stored.names);
     takeNames(config, tenant, timelines, here);
     nameOthers(config, tenant, timelines);
-    const names = namesOf(config, tenant);
-    if (!areSame(stored, names)) await storage.setBranchNames(tenant, names);
   });
+  return stored.clusterId;
+}
+
+/** Names as they are here, with these safekeepers as those that the tenant is written through from now on. */
+export async function storeNames(storage: StorageApi, repository: Repository, tenant: TenantId): Promise<void> {
+  const config = repository.readConfig();
+  await storage.setBranchNames(tenant, { clusterId: clusterOf(config), names: namesOf(config, tenant) });
 }
 
 /** Damaged ones are told, and are none: they are stored anew from the settings. */
@@ -84,7 +90,7 @@ async function readNames(storage: StorageApi, tenant: TenantId, warn: (text: str
   } catch (error) {
     if (!isPageliteError(error, 'corrupt')) throw error;
     warn(`${messageOf(error)}. They are stored anew`);
-    return new Map();
+    return noBranchNames;
   }
 }
 
@@ -93,7 +99,7 @@ function takeNames(
   config: RepositoryConfig,
   tenant: TenantId,
   timelines: readonly TimelineInfo[],
-  names: BranchNames,
+  names: BranchNames['names'],
 ): void {
   for (const { timelineId } of timelines) {
     const id: TenantTimelineId = { tenantId: tenant, timelineId };
@@ -121,8 +127,10 @@ export function forgetNames(config: RepositoryConfig, tenant: TenantId): void {
   config.branches = config.branches.filter(({ tenantId }) => tenantId !== tenant);
 }
 
+const clusterOf = (config: RepositoryConfig): string | null => config.clusterId ?? null;
+
 const namesOf = (config: RepositoryConfig, tenant: TenantId): Map<TimelineId, string> =>
   new Map(branchesOf(config, tenant).map(({ timelineId, name }) => [timelineId, name]));
 
-const areSame = (a: BranchNames, b: BranchNames): boolean =>
+const areSame = (a: BranchNames['names'], b: BranchNames['names']): boolean =>
   a.size === b.size && [...a].every(([id, name]) => b.get(id) === name);

@@ -32,8 +32,8 @@ export async function listStoredTenants(repository: Repository): Promise<readonl
 }
 
 async function namesIn(store: ObjectStore, name: string): Promise<readonly string[] | null> {
-  const names = await unlessDamaged(loadBranchNames(store, tenantId(name)));
-  return names && [...names.values()].toSorted();
+  const stored = await unlessDamaged(loadBranchNames(store, tenantId(name)));
+  return stored && [...stored.names.values()].toSorted();
 }
 
 /** Null if it is. */

@@ -171,6 +171,7 @@ export class EmbeddedStorage implements TransferStorage {
         timelineId: id.timelineId,
         ancestor: null,
         lastRecordLsn: null,
+        prevRecordLsn: null,
         startLsn: null,
         logicalBytes: null,
         layerBytes: null,
@@ -233,12 +234,13 @@ function claimAll(repository: Repository, safekeeperIds: readonly number[]): Pid
 
 function restingInfo(
   timelineId: TimelineId,
-  { ancestor, diskConsistentLsn, gcCutoffLsn, layers }: IndexPart,
+  { ancestor, diskConsistentLsn, prevRecordLsn, gcCutoffLsn, layers }: IndexPart,
 ): TimelineInfo {
   return {
     timelineId,
     ancestor,
     lastRecordLsn: diskConsistentLsn,
+    prevRecordLsn,
     startLsn: gcCutoffLsn,
     logicalBytes: null,
     layerBytes: layers.reduce((sum, { size }) => sum + size, 0),
@@ -255,6 +257,7 @@ function timelineInfo(timelineId: TimelineId, status: TimelineStatus, logicalByt
       lsn: status.ancestor.lsn,
     },
     lastRecordLsn: status.lastRecordLsn,
+    prevRecordLsn: status.prevRecordLsn,
     startLsn: status.gcCutoffLsn,
     logicalBytes,
     layerBytes: status.layerBytes,

@@ -3,7 +3,7 @@
  *
  * Must hold: what was committed before a detach is there for whoever attaches, and is there when the tenant comes back to where it was, whatever WAL that
  * one has kept; an endpoint whose safekeepers know less than the pageserver is refused before it writes anything; whoever takes a tenant over without a
- * detach is told what it may miss, and can use what is stored; a tenant that one deletes does not come back through the other; branches have the names
+ * detach is told what it may miss, and has what is stored, layers and WAL; a tenant that one deletes does not come back through the other; branches have the names
  * that whoever had the tenant last has given them.
  */
 import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
@@ -135,22 +135,63 @@ it('an endpoint whose safekeepers know less than the pageserver is refused', asy
   expect(await rows(here)).toEqual(before);
 }, 240_000);
 
-it('taken over without a detach, it is usable as far as it is stored, and a warning says so', async () => {
+const clusterOf = (rig: RepositoryRig) => Repository.open(rig.dir).readConfig().clusterId!;
+
+/** As if `of`'s safekeepers were those that the tenant was written through last: what an attach that was cut off leaves. */
+async function blame(rig: RepositoryRig, of: RepositoryRig): Promise<void> {
+  const { pageserver } = Repository.open(rig.dir).readConfig();
+  const url = `http://127.0.0.1:${pageserver.httpPort}/v1/tenant/${tenant}/branch_names`;
+  const stored = (await (await fetch(url)).json()) as { cluster_id: string; names: object };
+  expect(stored.cluster_id).toBe(clusterOf(rig));
+  const body = JSON.stringify({ ...stored, cluster_id: clusterOf(of) });
+  expect((await fetch(url, { method: 'PUT', body })).status).toBe(200);
+}
+
+it('taken over without a detach, all that was sent to the remote storage is there, WAL too, and a warning says so', async () => {
   await here.ok('tenant', 'config', '-c', 'pitr_interval:0s', '-c', 'gc_horizon:0');
   await here.ok('timeline', 'compact', '--branch-name', 'main');
-  const stored = await rows(here);
-  // The cutoff must not pass what is stored: these commits are in memory and in the safekeeper here.
-  await here.sql('main', "insert into t select g, 'not stored' from generate_series(1, 3000) g");
+  // The cutoff must not pass what is stored: these commits are in memory and in the safekeeper here, which sends them when it is stopped.
+  await here.sql('main', "insert into t select g, 'not in layers' from generate_series(1, 3000) g");
   await here.ok('timeline', 'gc', '--branch-name', 'main');
-  await here.ok('stop', '--mode', 'immediate');
-  const { code, err } = await there.run('tenant', 'attach', '--tenant-id', tenant);
-  expect([code, err]).toEqual([0, expect.stringMatching(/was not detached before.*newer commits may be in the safe/)]);
+  await here.ok('timeline', 'branch', '--branch-name', 'made-here');
+  const written = await rows(here);
+  await here.ok('stop');
+
+  const attach = ['tenant', 'attach', '--tenant-id', tenant];
+  const { code, out, err } = await there.run(...attach);
+  expect([code, err]).toEqual([0, expect.stringMatching(/was not detached before.*newest commits may be only there/)]);
+  expect(out).toMatch(/Branch 'main': took over its WAL from Lsn /);
+  await blame(there, here);
+  expect(await there.ok(...attach)).not.toMatch(/took over/);
   await there.ok('endpoint', 'start', 'main', '--branch-name', 'main');
-  expect(await rows(there)).toEqual(stored);
-  await there.ok('timeline', 'branch', '--branch-name', 'made-there');
+  expect(await rows(there)).toEqual(written);
+  await there.endpoint('made-here', '--branch-name', 'made-here');
+  const counted = await there.sql('made-here', 'select count(*)::int as n from t');
+  expect(counted).toMatchObject([{ n: (written as { n: number }[])[0]!.n }]);
+  await there.ok('endpoint', 'stop', 'made-here', '--destroy');
+
+  // What was written there is not that of here: it is left alone, and it is what goes on.
+  await there.sql('main', "insert into t values (-7, 'written there')");
+  const more = await rows(there);
   await there.ok('endpoint', 'stop', 'main');
+  await blame(there, here);
+  expect(await there.ok(...attach)).not.toMatch(/took over/);
+  await there.ok('endpoint', 'start', 'main');
+  expect(await rows(there)).toEqual(more);
+  await there.ok('stop');
+  await here.ok('start');
+  expect(await here.ok(...attach)).toMatch(/Branch 'main': took over its WAL from Lsn /);
+  await here.ok('endpoint', 'start', 'main');
+  expect(await rows(here)).toEqual(more);
+  await here.ok('timeline', 'delete', '--branch-name', 'made-here');
+  await here.ok('endpoint', 'stop', 'main');
+  await here.ok('tenant', 'detach', '--tenant-id', tenant);
+  await here.ok('stop', '--mode', 'immediate');
+  await there.ok('start');
+  expect(await there.ok(...attach)).not.toMatch(/took over/);
+  await there.ok('timeline', 'branch', '--branch-name', 'made-there');
   await there.ok('tenant', 'detach', '--tenant-id', tenant);
-}, 240_000);
+}, 300_000);
 
 it('deleted by the one, it stays deleted whatever the other does', async () => {
   await here.ok('start');

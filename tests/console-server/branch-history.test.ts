@@ -40,6 +40,7 @@ function storageOf(lines: readonly Line[]): StorageApi {
     ancestor: line.ancestor ? { timelineId: idOf(line.ancestor.id), lsn: line.ancestor.lsn as Lsn } : null,
     startLsn: startOf(line) as Lsn,
     lastRecordLsn: (line.commits.at(-1) ?? startOf(line)) as Lsn,
+    prevRecordLsn: null,
     logicalBytes: 0,
     layerBytes: 0,
     isArchived: false,

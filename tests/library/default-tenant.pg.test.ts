@@ -83,7 +83,7 @@ describe('the tenant of an embedded repository', () => {
     expect(others).toEqual([]);
     const named = { name: 'main', tenantId: tenant, timelineId: timeline!.timelineId };
     expect(branchesOf(repository.readConfig(), tenant)).toEqual([named]);
-    expect([...(await storage.branchNames(tenant))]).toEqual([[named.timelineId, 'main']]);
+    expect([...(await storage.branchNames(tenant)).names]).toEqual([[named.timelineId, 'main']]);
     expect(await defaultTenant(repository, storage)).toBe(tenant);
   });
 

@@ -269,12 +269,12 @@ describe('answers fit it', () => {
       tenant_specific_overrides: { gc_horizon: 1000, compaction_threshold: 5 },
       effective_config: { gc_horizon: 1000, pitr_interval: '7days' },
     });
-    const names = { [id.timelineId]: 'main' };
-    expect((await call('PUT', `/v1/tenant/${tenant}/branch_names`, withJson({ names }))).status).toBe(200);
-    expect((await call('PUT', `/v1/tenant/${tenant}/branch_names`, withJson({ names: { main: '1' } }))).status).toBe(
-      400,
-    );
-    expect((await call('PUT', `/v1/tenant/${nobody}/branch_names`, withJson({ names }))).status).toBe(404);
+    const named = { cluster_id: '0123456789abcdef', names: { [id.timelineId]: 'main' } };
+    expect((await call('PUT', `/v1/tenant/${tenant}/branch_names`, withJson(named))).status).toBe(200);
+    expect(
+      (await call('PUT', `/v1/tenant/${tenant}/branch_names`, withJson({ ...named, names: { main: '1' } }))).status,
+    ).toBe(400);
+    expect((await call('PUT', `/v1/tenant/${nobody}/branch_names`, withJson(named))).status).toBe(404);
     expect((await move('Detached')).status).toBe(200);
     expect((await call('GET', timeline)).status).toBe(404);
     expect((await move('Elsewhere')).status).toBe(400);
@@ -282,7 +282,7 @@ describe('answers fit it', () => {
     expect((await call('GET', `/v1/tenant/${tenant}/config`)).body).toMatchObject({
       effective_config: { gc_horizon: 1000 },
     });
-    expect((await call('GET', `/v1/tenant/${tenant}/branch_names`)).body).toEqual({ names });
+    expect((await call('GET', `/v1/tenant/${tenant}/branch_names`)).body).toEqual(named);
     expect((await call('GET', timeline)).status).toBe(200);
     expect((await call('DELETE', `/v1/tenant/${nobody}`)).status).toBe(404);
   });

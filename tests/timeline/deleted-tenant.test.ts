@@ -8,6 +8,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { newTimelineId, nodeId, type TenantTimelineId } from '../../engine/model/ids.ts';
 import { scrub } from '../../engine/scrub/scrub.ts';
 import { MemoryObjectStore } from '../../engine/stores/memory.ts';
+import { noBranchNames } from '../../engine/timeline/branch-names.ts';
 import { claimTenant } from '../../engine/timeline/tenant-claims.ts';
 import { nodeRandom } from '../../server/process/node-host.ts';
 import { type Faults, FaultyObjectStore } from '../support/faulty-object-store.ts';
@@ -49,7 +50,7 @@ describe('a tenant that another pageserver has attached and deleted', () => {
       message: expect.stringMatching(/was deleted/),
     });
     await expect(stale.pageserver.setTenantConfig(id.tenantId, { gc_horizon: 1 })).rejects.toThrow(/was deleted/);
-    await expect(stale.pageserver.setBranchNames(id.tenantId, new Map())).rejects.toThrow(/was deleted/);
+    await expect(stale.pageserver.setBranchNames(id.tenantId, noBranchNames)).rejects.toThrow(/was deleted/);
     // Its index of this generation is gone, which is not that of another process of the same generation.
     await expect(stale.pageserver.archiveTimeline(id)).rejects.toThrow(/was deleted/);
     await expect(stale.pageserver.deleteTimeline(id)).rejects.toThrow(/was deleted/);

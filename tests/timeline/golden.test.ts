@@ -97,10 +97,11 @@ describe('a tenant', () => {
       [timelineId('c'.repeat(32)), 'main'],
       [timelineId('0d'.repeat(16)), 'feature/search'],
     ]);
-    await storeBranchNames(store, tenant, names);
+    const stored = { clusterId: '4f9e461a2f722cea', names };
+    await storeBranchNames(store, tenant, stored);
     const key = `${tenantFolder(tenant)}branches.json`;
     expect(text((await store.get(key))!.bytes)).toBe(text(golden('branches-v1.txt')));
-    expect(await loadBranchNames(store, tenant)).toEqual(names);
+    expect(await loadBranchNames(store, tenant)).toEqual(stored);
     await store.put(key, flipped(golden('branches-v1.txt')));
     await expect(loadBranchNames(store, tenant)).rejects.toThrow(/branches\.json is damaged: wrong checksum/);
     await store.put(key, encodeChecked('{"version":2,"names":{}}'));

@@ -50,10 +50,16 @@ export const tenantConfigAnswer = z
   .object({ tenant_specific_overrides: tenantConfig, effective_config: tenantConfig })
   .meta({ id: 'TenantConfigResponse' });
 
-/** By timeline id. */
 export const branchNames = z
-  .object({ names: z.record(idText, z.string().min(1).max(128)) })
-  .meta({ id: 'BranchNames', description: 'Names of timelines, by their ids' });
+  .object({
+    cluster_id: z
+      .string()
+      .regex(/^[0-9a-f]{16}$/, 'expected 16 hex digits')
+      .nullable()
+      .describe('Of the safekeepers that the tenant is written through; null: not known'),
+    names: z.record(idText, z.string().min(1).max(128)).describe('By timeline id'),
+  })
+  .meta({ id: 'BranchNames', description: "Names of a tenant's timelines" });
 
 // Timelines
 

@@ -118,9 +118,10 @@ export function tenantRoutes(pageserver: PageserverApi, random: Random): Route[]
       operation: 'getBranchNames',
       summary: "Names of a tenant's branches, as they were stored last",
       answer: json(branchNames, 'The names'),
-      handle: async ({ params: { tenant_id: tenant } }) => ({
-        names: Object.fromEntries(await pageserver.branchNames(tenant)),
-      }),
+      handle: async ({ params: { tenant_id: tenant } }) => {
+        const { clusterId, names } = await pageserver.branchNames(tenant);
+        return { cluster_id: clusterId, names: Object.fromEntries(names) };
+      },
     }),
     route({
       method: 'PUT',
@@ -130,9 +131,9 @@ export function tenantRoutes(pageserver: PageserverApi, random: Random): Route[]
       description: 'All of them at once. The pageserver itself knows timelines by their ids.',
       body: branchNames,
       answer: json(nothing, 'They are stored'),
-      handle: async ({ params: { tenant_id: tenant }, body: { names } }) => {
+      handle: async ({ params: { tenant_id: tenant }, body: { cluster_id: clusterId, names } }) => {
         const entries = Object.entries(names).map(([id, name]) => [timelineId(id), name] as const);
-        await pageserver.setBranchNames(tenant, new Map(entries));
+        await pageserver.setBranchNames(tenant, { clusterId, names: new Map(entries) });
         return {};
       },
     }),
