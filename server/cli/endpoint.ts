@@ -3,6 +3,7 @@ import type { Command } from 'commander';
 import { PageliteError } from '../../engine/errors.ts';
 import type { TenantId } from '../../engine/model/ids.ts';
 import { formatLsn, type Lsn } from '../../engine/model/lsn.ts';
+import { checkBeginning } from '../control-plane/branch-beginning.ts';
 import { checkLsn } from '../control-plane/branch-point.ts';
 import { branchNameDefault, chooseTenant, nameOfTimeline, resolveBranch } from '../control-plane/branches.ts';
 import { branchExtent } from '../control-plane/branching.ts';
@@ -216,6 +217,7 @@ async function checkStorageRuns(repository: Repository, endpoint: Endpoint, cont
   const storage = context.storage(repository);
   await storage.checkStatus();
   if (endpoint.config.lsn === null) await storage.getCommitLsn(timelineOf(endpoint));
+  await checkBeginning(storage, repository.readConfig(), timelineOf(endpoint));
 }
 
 /** What an endpoint is was said when it was made. */

@@ -7,6 +7,7 @@ import { z } from 'zod';
 import { isPageliteError, PageliteError } from '../../engine/errors.ts';
 import type { TenantId, TenantTimelineId } from '../../engine/model/ids.ts';
 import { newestClaim } from '../../engine/timeline/tenant-claims.ts';
+import { missingBeginning } from './branch-beginning.ts';
 import { listEndpoints, statusOf } from './endpoints.ts';
 import { HttpApi, longRequestTimeoutMs } from './http-api.ts';
 import { openTruth } from './open-truth.ts';
@@ -182,6 +183,13 @@ export async function attachTenant(
   const { taken, isComplete } = await takeOverWal(storage, repository, { tenant, cluster }, options);
   // From now on it is ours: whoever attaches it next goes on with our safekeepers' WAL.
   if (isComplete) await storeNames(storage, repository, tenant);
+  const config = repository.readConfig();
+  const problems = new Set<string>();
+  for (const { timelineId } of await storage.listTimelines(tenant)) {
+    const missing = await missingBeginning(storage, config, { tenantId: tenant, timelineId });
+    if (missing !== null) problems.add(missing);
+  }
+  for (const problem of problems) options.warn(`${problem}: it cannot be opened, nor what branched from it`);
   return { takenFromNodeId: isOwn ? null : before, taken };
 }
 

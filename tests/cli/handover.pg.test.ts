@@ -193,6 +193,22 @@ it('taken over without a detach, all that was sent to the remote storage is ther
   await there.ok('tenant', 'detach', '--tenant-id', tenant);
 }, 300_000);
 
+it('a branch whose beginning was lost with a machine is told at once, and refused with what is missing', async () => {
+  await here.ok('start');
+  await here.ok('tenant', 'attach', '--tenant-id', tenant);
+  await here.ok('timeline', 'branch', '--branch-name', 'base');
+  await here.endpoint('base', '--branch-name', 'base');
+  await here.sql('base', "insert into t values (1, 'sent nowhere')");
+  await here.ok('timeline', 'branch', '--branch-name', 'lost', '--ancestor-branch-name', 'base');
+  await here.ok('stop', '--mode', 'immediate');
+  const { code, err } = await there.run('tenant', 'attach', '--tenant-id', tenant);
+  const problem = /branch "lost" begins at Lsn \S+ of branch "base", which is here up to \S+ only/;
+  expect([code, err]).toEqual([0, expect.stringMatching(problem)]);
+  expect(await there.refused('endpoint', 'start', 'ep', '--branch-name', 'lost')).toMatch(problem);
+  for (const name of ['lost', 'base']) await there.ok('timeline', 'delete', '--branch-name', name);
+  await there.ok('tenant', 'detach', '--tenant-id', tenant);
+}, 240_000);
+
 it('deleted by the one, it stays deleted whatever the other does', async () => {
   await here.ok('start');
   await here.ok('tenant', 'attach', '--tenant-id', tenant);
