@@ -208,6 +208,8 @@ export const walReceiverPauseMinMs = 20;
 export const walReceiverPauseMaxMs = 1_000;
 /** Pause after a failure to tell safekeepers what is stored. */
 export const consistencyReportPauseMs = 5_000;
+/** Safekeepers that have not said what they have when another one has are waited for this long. */
+export const walReceiverGraceMs = 500;
 /** A WAL stream that is silent for this long is compared with what the other safekeepers have. */
 export const walReceiverSilenceMs = 2_000;
 

@@ -11,12 +11,18 @@
  */
 import type { TimelineCounters } from '../counters.ts';
 import { isAccessRefusal, isPageliteError, messageOf, PageliteError } from '../errors.ts';
-import { ingestBytesPerTurn, walReceiverPauseMaxMs, walReceiverPauseMinMs, walReceiverSilenceMs } from '../limits.ts';
+import {
+  ingestBytesPerTurn,
+  walReceiverGraceMs,
+  walReceiverPauseMaxMs,
+  walReceiverPauseMinMs,
+  walReceiverSilenceMs,
+} from '../limits.ts';
 import type { TenantTimelineId } from '../model/ids.ts';
 import { formatLsn, type Lsn } from '../model/lsn.ts';
 import type { Clock, Log, Random, ValueReader, ValueSink, WalChunk, WalService } from '../services.ts';
 import { WalDecoder } from '../wal/wal-decoder.ts';
-import type { SafekeeperSurvey } from './safekeeper-survey.ts';
+import type { SafekeeperSurvey, WalExtent } from './safekeeper-survey.ts';
 import { WalIngest } from './wal-ingest.ts';
 
 /** What the receiver needs of a timeline. */
@@ -129,24 +135,25 @@ export class WalReceiver {
 
   /**
    * The safekeeper whose commitLsn is highest; null if none knows the timeline or all are away. Those at the same LSN are chosen by chance. One that has
-   * given up what is needed, and would have to read it from the object store, is asked only if all have.
+   * given up what is needed, and would have to read it from the object store, is asked only if all have. One that hangs is not waited for when others answer.
    */
   async #furthest(): Promise<WalService | null> {
     const { services, survey, target, random } = this.#parts;
-    const statuses = await Promise.all(
-      services.map((service) =>
-        survey.statusOf(service, target.id).then(
-          (status) => {
-            this.#refusing.delete(service);
-            return status;
-          },
-          (error: unknown) => {
-            this.#tellAway(service, error);
-            return null;
-          },
-        ),
+    const statuses: (WalExtent | null)[] = services.map(() => null);
+    const asks = services.map((service, i) =>
+      survey.statusOf(service, target.id).then(
+        (status) => {
+          this.#refusing.delete(service);
+          statuses[i] = status;
+          return status !== null;
+        },
+        (error: unknown) => {
+          this.#tellAway(service, error);
+          return false;
+        },
       ),
     );
+    await this.#mostOf(asks);
     const able = services.flatMap((service, i) => {
       const status = statuses[i] ?? null;
       if (this.#damaged.has(service) || status === null || status.startLsn === 0) return [];
@@ -157,6 +164,18 @@ export class WalReceiver {
     const bestLsn = Math.max(...asked.map(({ commitLsn }) => commitLsn));
     const best = asked.filter(({ commitLsn }) => commitLsn === bestLsn);
     return best[Math.floor(random.next() * best.length)]?.service ?? null;
+  }
+
+  /** Resolves when all have answered, or a while after the first one that knows something has. */
+  async #mostOf(asks: readonly Promise<boolean>[]): Promise<void> {
+    const timer = new AbortController();
+    const { clock } = this.#parts;
+    const enough = new Promise<void>((resolve) => {
+      const wait = () => clock.sleep(walReceiverGraceMs, timer.signal).then(resolve, () => {});
+      for (const ask of asks) void ask.then((knows) => (knows ? wait() : undefined));
+    });
+    await Promise.race([Promise.all(asks), enough]);
+    timer.abort();
   }
 
   /** One that is away comes back by itself; one that refuses the token waits for somebody to do something, and is told of once. */

@@ -158,6 +158,20 @@ describe('WAL receiver', () => {
     expect(wal.connectionCount).toBe(0);
   });
 
+  it('does not wait for one that hangs, whichever that is', async () => {
+    const all = pieces(3);
+    for (const hanging of [0, 1, 2]) {
+      const wals = [new CapturedWal(1), new CapturedWal(2), new CapturedWal(3)];
+      for (const [i, wal] of wals.entries()) {
+        if (i === hanging) wal.getStatus = () => new Promise(() => {});
+        else give(wal, ...all);
+      }
+      const running = await start(wals);
+      await until(running, all.at(-1)!);
+      expect(wals[hanging]!.connectionCount).toBe(0);
+    }
+  });
+
   it('takes the safekeeper that has committed most, and another when it goes away', async () => {
     const [first, second, third] = [new CapturedWal(1), new CapturedWal(2), new CapturedWal(3)];
     const all = pieces(6);
