@@ -13,10 +13,21 @@ const serverPath = fileURLToPath(new URL('./bare-quorum-server.js', import.meta.
 export class BareQuorum {
   readonly #processes: readonly ChildProcess[];
   readonly #sockets: readonly WebSocket[];
+  /** Of each how many commits it has answered: an answer that nobody waited for must not count for the next commit. */
+  readonly #answered: number[];
+  #commits = 0;
+  #onAnswer = () => {};
 
   private constructor(processes: readonly ChildProcess[], sockets: readonly WebSocket[]) {
     this.#processes = processes;
     this.#sockets = sockets;
+    this.#answered = sockets.map(() => 0);
+    for (const [i, socket] of sockets.entries()) {
+      socket.on('message', () => {
+        this.#answered[i]!++;
+        this.#onAnswer();
+      });
+    }
   }
 
   static async start(dir: string, count: number): Promise<BareQuorum> {
@@ -42,15 +53,14 @@ export class BareQuorum {
 
   async #commit(): Promise<number> {
     const bytes = Buffer.alloc(commitBytes);
-    let missing = quorumOf(this.#sockets.length);
+    const quorum = quorumOf(this.#sockets.length);
+    const commit = ++this.#commits;
     const start = performance.now();
     await new Promise<void>((resolve) => {
-      for (const socket of this.#sockets) {
-        socket.once('message', () => {
-          if (--missing === 0) resolve();
-        });
-        socket.send(bytes);
-      }
+      this.#onAnswer = () => {
+        if (this.#answered.filter((count) => count >= commit).length >= quorum) resolve();
+      };
+      for (const socket of this.#sockets) socket.send(bytes);
     });
     return performance.now() - start;
   }

@@ -1,6 +1,6 @@
 /**
- * What three safekeepers cost and give, against one: real processes on loopback with files of their own, a real proposer, WAL without a Postgres. All
- * processes share this machine's cores and its disk, which three machines would not: the ratios are the worst that there are.
+ * What three safekeepers cost and give, against one: real processes on loopback with files of their own, as a client of Postgres sees it and, with a real
+ * proposer, WAL without a Postgres. All processes share this machine's cores and its disk, which three machines would not: the ratios are the worst that there are.
  *
  * Commits are measured in short runs of each side in turn, so that noise hits them alike; after a run the safekeeper that was not waited for has time to
  * finish, which the next run would otherwise pay for.
@@ -28,6 +28,7 @@ import {
   spread,
   timed,
 } from './harness.ts';
+import { endpointRows } from './quorum-endpoint.ts';
 import { Cluster, host } from './safekeeper-processes.ts';
 import { WalWriter } from './wal-writer.ts';
 
@@ -44,23 +45,28 @@ export const safekeepersBenchmark: Benchmark = {
   about:
     'three safekeepers against one: commits, WAL per second, elections, one that is slow, one that has to catch up',
   async run(context: BenchContext): Promise<Row[]> {
-    const three = await Cluster.start(join(context.folder, 'three'), 3);
-    const one = await Cluster.start(join(context.folder, 'one'), 1);
-    const proxy = await delayProxy(three.nodes[2]!.port);
-    try {
-      return [
-        ...(await commitRows(context, three, one, proxy.port)),
-        await streamRow(context, three, one),
-        await electionRow(context, three, one),
-        ...(await recoveryRows(context, three)),
-      ];
-    } finally {
-      proxy.close();
-      three.kill();
-      one.kill();
-    }
+    return [...(await endpointRows(context)), ...(await bareRows(context))];
   },
 };
+
+/** Without a Postgres, whose own work would hide what the safekeepers take. */
+async function bareRows(context: BenchContext): Promise<Row[]> {
+  const three = await Cluster.start(join(context.folder, 'three'), 3);
+  const one = await Cluster.start(join(context.folder, 'one'), 1);
+  const proxy = await delayProxy(three.nodes[2]!.port);
+  try {
+    return [
+      ...(await commitRows(context, three, one, proxy.port)),
+      await streamRow(context, three, one),
+      await electionRow(context, three, one),
+      ...(await recoveryRows(context, three)),
+    ];
+  } finally {
+    proxy.close();
+    three.kill();
+    one.kill();
+  }
+}
 
 async function commitRows(context: BenchContext, three: Cluster, one: Cluster, slowPort: number): Promise<Row[]> {
   const [first, second, third] = three.services as [WalService, WalService, WalService];

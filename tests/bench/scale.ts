@@ -2,130 +2,29 @@
  * Storage at scale, with real processes and real SQL: a table that is loaded and then rewritten ten times, read out of the pageserver before and after; what it
  * takes on disk once history is given up; reads while compaction works; pages against a bare WebSocket echo; memory of idle timelines.
  */
-import { execFileSync, fork } from 'node:child_process';
+import { fork } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, readFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import type { Client } from 'pg';
 import { WebSocket } from 'ws';
 import { must } from '../../engine/assert.ts';
 import { encodeSize } from '../../engine/ingest/rel-sizes.ts';
 import { LayerWriter } from '../../engine/layers/layer-writer.ts';
 import { pageSize } from '../../engine/limits.ts';
-import {
-  nodeId,
-  type TenantId,
-  type TenantTimelineId,
-  type TimelineId,
-  tenantId,
-  timelineId,
-} from '../../engine/model/ids.ts';
+import { nodeId, type TenantTimelineId, type TimelineId, timelineId } from '../../engine/model/ids.ts';
 import { relPrefix, sizeBlock } from '../../engine/model/key.ts';
 import { type Lsn, maxLsn } from '../../engine/model/lsn.ts';
 import type { RelTag } from '../../engine/model/rel.ts';
 import { valueKind } from '../../engine/model/value.ts';
-import { RemotePageService } from '../../engine/remote/remote-page-service.ts';
+import type { RemotePageService } from '../../engine/remote/remote-page-service.ts';
 import type { ObjectStore } from '../../engine/services.ts';
 import { type LayerEntry, layerKey, StoredIndex } from '../../engine/timeline/index-part.ts';
 import { claimTenant } from '../../engine/timeline/tenant-claims.ts';
-import { connectWebSocket } from '../../server/net/ws-channel.ts';
 import { DiskObjectStore } from '../../server/object-store/disk.ts';
-import { nodeClock, nodeRandom, silentLog } from '../../server/process/node-host.ts';
-import { runningPid } from '../../server/process/pid-file.ts';
 import { type BenchContext, type Benchmark, median, type Row } from './harness.ts';
+import { Place } from './place.ts';
 
-const { Client: PgClient } = createRequire(import.meta.url)('pg') as typeof import('pg');
-const cli = fileURLToPath(new URL('../../server/cli/main.js', import.meta.url));
 const at = { requestLsn: maxLsn, notModifiedSince: 0 as typeof maxLsn };
-
-interface Config {
-  readonly pageserver: { pgPort: number; httpPort: number };
-  readonly defaultTenantId: string;
-  readonly branches: { name: string; timelineId: string }[];
-}
-
-class Place {
-  readonly folder: string;
-  readonly config: Config;
-
-  constructor(folder: string) {
-    this.folder = folder;
-    mkdirSync(folder, { recursive: true });
-    this.run('init');
-    this.run('start');
-    this.run('tenant', 'create', '--set-default');
-    this.config = JSON.parse(readFileSync(join(folder, '.pagelite/config.json'), 'utf8')) as Config;
-  }
-
-  run(...args: string[]): string {
-    const { PAGELITE_REPO_DIR: _, ...env } = process.env;
-    return execFileSync(process.execPath, [cli, ...args], {
-      cwd: this.folder,
-      env,
-      stdio: ['ignore', 'pipe', 'inherit'],
-      encoding: 'utf8',
-      maxBuffer: 1e9,
-    });
-  }
-
-  get tenant(): TenantId {
-    return tenantId(this.config.defaultTenantId);
-  }
-
-  get main(): TimelineId {
-    return timelineId(this.config.branches[0]!.timelineId);
-  }
-
-  async http<T>(method: string, path: string, body?: object): Promise<T> {
-    const response = await fetch(`http://127.0.0.1:${this.config.pageserver.httpPort}${path}`, {
-      method,
-      ...(body && { body: JSON.stringify(body) }),
-    });
-    const text = await response.text();
-    if (!response.ok) throw new Error(`${method} ${path}: ${text}`);
-    return (path === '/metrics' ? text : JSON.parse(text)) as T;
-  }
-
-  pages(timeline: TimelineId): RemotePageService {
-    return new RemotePageService({
-      id: { tenantId: this.tenant, timelineId: timeline },
-      connect: () => connectWebSocket(`ws://127.0.0.1:${this.config.pageserver.pgPort}/pagestream`),
-      clock: nodeClock,
-      random: nodeRandom,
-      log: silentLog,
-    });
-  }
-
-  async endpoint(name: string): Promise<Client> {
-    this.run('endpoint', 'create', name);
-    this.run('endpoint', 'start', name);
-    const { pgPort } = JSON.parse(
-      readFileSync(join(this.folder, '.pagelite/endpoints', name, 'endpoint.json'), 'utf8'),
-    );
-    const client = new PgClient({ host: '127.0.0.1', port: pgPort, user: 'cloud_admin', database: 'postgres' });
-    await client.connect();
-    return client;
-  }
-
-  /** Resident memory of the pageserver, bytes. */
-  memory(): number {
-    const pid = runningPid(join(this.folder, '.pagelite/pageserver_1/pageserver.pid'));
-    const status = readFileSync(`/proc/${pid}/status`, 'utf8');
-    return Number(/VmRSS:\s+(\d+)/.exec(status)![1]) * 1024;
-  }
-
-  /** CPU time that the pageserver has used. */
-  async cpuMs(): Promise<number> {
-    const text = await this.http<string>('GET', '/metrics');
-    return 1000 * Number(must(/^process_cpu_seconds_total ([\d.e+-]+)$/m.exec(text))[1]);
-  }
-
-  stop(): void {
-    this.run('stop');
-  }
-}
 
 export const scaleBenchmark: Benchmark = {
   name: 'scale',
