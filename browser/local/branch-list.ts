@@ -7,7 +7,7 @@
  * - changes are made one after another
  */
 import { messageOf, PageliteError } from '../../engine/errors.ts';
-import { type TenantId, type TenantTimelineId, tenantId, timelineId } from '../../engine/model/ids.ts';
+import { isIdText, type TenantId, type TenantTimelineId, tenantId, timelineId } from '../../engine/model/ids.ts';
 import type { ObjectStore } from '../../engine/services.ts';
 import { decodeChecked, encodeChecked } from '../../engine/timeline/index-part.ts';
 
@@ -15,7 +15,6 @@ const key = 'branches.json';
 const formatVersion = 1;
 /** PostgreSQL-like names and git-like paths, as on the server. */
 const nameShape = /^[A-Za-z0-9_][A-Za-z0-9_./-]{0,127}$/;
-const idShape = /^[0-9a-f]{32}$/;
 
 /** Where a branch came from. Absent for a database of its own. */
 export interface BranchOrigin {
@@ -90,7 +89,7 @@ export class BranchList {
 
   /** Throws `invalid` for a name that is malformed or taken. */
   checkNew(name: string): void {
-    if (!nameShape.test(name) || name.includes('..') || idShape.test(name)) {
+    if (!nameShape.test(name) || name.includes('..') || isIdText(name)) {
       const shape = 'letters, digits, "_", "-", "." and "/", at most 128, beginning with a letter, a digit or "_"';
       throw new PageliteError('invalid', `"${name}" cannot be the name of a branch: ${shape}`, { branch: name });
     }

@@ -15,6 +15,9 @@ export interface TenantTimelineId {
 
 const hex32 = /^[0-9a-f]{32}$/;
 
+/** Whether a text has the form of a tenant's or a timeline's id. */
+export const isIdText = (text: string): boolean => hex32.test(text);
+
 export function tenantId(text: string): TenantId {
   if (!hex32.test(text)) throw new PageliteError('invalid', `malformed tenant id "${text}": expected 32 hex digits`);
   return text as TenantId;

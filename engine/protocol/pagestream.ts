@@ -398,13 +398,13 @@ function seal(
   view.setUint8(0, tag);
   view.setUint32(4, id, true);
   view.setUint32(8, message.length - messageHeaderBytes, true);
-  const seed = crc32c(message, 0, 12);
-  view.setUint32(12, bodyChecksum?.(seed) ?? crc32c(message, messageHeaderBytes, message.length, seed), true);
+  view.setUint32(12, checksum(message, bodyChecksum), true);
   return message;
 }
 
-function checksum(message: Uint8Array): number {
-  return crc32c(message, messageHeaderBytes, message.length, crc32c(message, 0, 12));
+function checksum(message: Uint8Array, ofBody?: (seed: number) => number): number {
+  const seed = crc32c(message, 0, 12);
+  return ofBody === undefined ? crc32c(message, messageHeaderBytes, message.length, seed) : ofBody(seed);
 }
 
 /** Checks everything about a message that does not depend on its tag. */

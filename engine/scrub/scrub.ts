@@ -13,7 +13,7 @@ import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
 import { BlockCache } from '../layers/block-cache.ts';
 import { LayerFile } from '../layers/layer-file.ts';
 import { parseLayerFile, parseLayerName } from '../layers/layer-name.ts';
-import { type TenantId, type TenantTimelineId, tenantId, timelineId } from '../model/ids.ts';
+import { isIdText, type TenantId, type TenantTimelineId, tenantId, timelineId } from '../model/ids.ts';
 import type { ObjectStore } from '../services.ts';
 import { branchNamesFile, loadBranchNames } from '../timeline/branch-names.ts';
 import {
@@ -70,7 +70,6 @@ export interface Garbage {
   readonly isForeign: boolean;
 }
 
-const idPattern = /^[0-9a-f]{32}$/;
 /** Objects beside the folders: what says that it is a storage, and what its server's habits are tried out on. */
 const rootFiles = ['storage.json', 'access-check', 'access-check-swap'];
 const timelinePattern = /^timelines\/([0-9a-f]{32})\/([^/]+)$/;
@@ -112,7 +111,7 @@ class Scrub {
 
   async tenant(name: string): Promise<void> {
     const { store } = this.#options;
-    if (!idPattern.test(name)) {
+    if (!isIdText(name)) {
       this.#problem(`tenants/${name}`, 'is not a tenant');
       return;
     }

@@ -15,7 +15,7 @@
  * - it is replaced only by who knows what it replaces (`ifVersion`): a put that was given up and comes late changes nothing, or is put right by the next one
  */
 import { crc32c } from '../crc32c.ts';
-import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
+import { type ErrorData, isPageliteError, messageOf, PageliteError } from '../errors.ts';
 import { formatLayerFile, parseLayerName } from '../layers/layer-name.ts';
 import { type TenantTimelineId, type TimelineId, timelineId } from '../model/ids.ts';
 import { formatLsn, type Lsn, parseLsn } from '../model/lsn.ts';
@@ -199,6 +199,21 @@ export function decodeChecked(bytes: Uint8Array): string | null {
   const match = /^([^\n]*)\n([0-9a-f]{8})\n$/.exec(text);
   if (match === null) return null;
   return crc32c(bytes, 0, bytes.length - 10) === Number.parseInt(match[2]!, 16) ? match[1]! : null;
+}
+
+/** What the JSON of a checked line of this version says. Throws `corrupt`, naming the object; `about` goes with the error. */
+export function decodeVersioned(
+  bytes: Uint8Array,
+  file: string,
+  expected: number,
+  about: ErrorData = {},
+): ReturnType<typeof JSON.parse> {
+  const bad = (reason: string) => new PageliteError('corrupt', `${file} is damaged: ${reason}`, { ...about, file });
+  const line = decodeChecked(bytes);
+  if (line === null) throw bad('wrong checksum');
+  const json = JSON.parse(line);
+  if (json.version !== expected) throw bad(`version ${json.version}, this program reads ${expected}`);
+  return json;
 }
 
 /** Puts that may still come, of which it is remembered that they were ours. */

@@ -30,7 +30,14 @@ import {
   pageVersionsBytesMax,
   waitLsnTimeoutMs,
 } from '../limits.ts';
-import { type NodeId, type TenantId, type TenantTimelineId, type TimelineId, tenantId } from '../model/ids.ts';
+import {
+  isIdText,
+  type NodeId,
+  type TenantId,
+  type TenantTimelineId,
+  type TimelineId,
+  tenantId,
+} from '../model/ids.ts';
 import { formatLsn, type Lsn } from '../model/lsn.ts';
 import type {
   Clock,
@@ -138,7 +145,6 @@ type TenantSlot =
 
 const tenantFile = 'tenant.json';
 const tenantVersion = 1;
-const idPattern = /^[0-9a-f]{32}$/;
 /** Tenants that are attached at the same time. */
 const attachesAtOnce = 4;
 
@@ -559,7 +565,7 @@ export class Pageserver {
     const { store, log } = this.#options;
     const queue: TenantId[] = [];
     for (const name of await store.listFolders('tenants/')) {
-      if (idPattern.test(name)) queue.push(tenantId(name));
+      if (isIdText(name)) queue.push(tenantId(name));
       else log.warn('a folder that is not ours is in the store', { file: `tenants/${name}` });
     }
     const attachNext = async (): Promise<void> => {

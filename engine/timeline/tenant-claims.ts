@@ -21,7 +21,7 @@
 import { isPageliteError, PageliteError } from '../errors.ts';
 import { type NodeId, nodeId, type TenantId } from '../model/ids.ts';
 import type { ObjectStore } from '../services.ts';
-import { decodeChecked, encodeChecked, tenantFolder } from './index-part.ts';
+import { decodeVersioned, encodeChecked, tenantFolder } from './index-part.ts';
 
 const claimVersion = 1;
 const claimPrefix = 'generation-';
@@ -142,11 +142,9 @@ const claimKey = (tenant: TenantId, generation: number): string =>
   tenantFolder(tenant) + claimPrefix + formatGeneration(generation);
 
 function decodeClaim(bytes: Uint8Array, file: string): TenantClaim {
-  const bad = (reason: string) => new PageliteError('corrupt', `${file} is damaged: ${reason}`, { file });
-  const line = decodeChecked(bytes);
-  if (line === null) throw bad('wrong checksum');
-  const { version, generation, node_id: node } = JSON.parse(line);
-  if (version !== claimVersion) throw bad(`version ${version}, this program reads ${claimVersion}`);
-  if (!Number.isSafeInteger(generation)) throw bad('no generation');
+  const { generation, node_id: node } = decodeVersioned(bytes, file, claimVersion);
+  if (!Number.isSafeInteger(generation)) {
+    throw new PageliteError('corrupt', `${file} is damaged: no generation`, { file });
+  }
   return { generation, nodeId: node === null ? null : nodeId(node) };
 }

@@ -22,7 +22,7 @@ import {
 import { parseByteSize } from '../model/byte-size.ts';
 import type { TenantId } from '../model/ids.ts';
 import type { ObjectStore } from '../services.ts';
-import { decodeChecked, encodeChecked, tenantFolder } from './index-part.ts';
+import { decodeVersioned, encodeChecked, tenantFolder } from './index-part.ts';
 
 export interface TenantConfig {
   /** WAL in memory before it is flushed to layers. */
@@ -179,12 +179,7 @@ export async function loadTenantConfig(store: ObjectStore, tenant: TenantId): Pr
   const file = configKey(tenant);
   const found = await store.get(file);
   if (found === null) return {};
-  const line = decodeChecked(found.bytes);
-  const bad = (reason: string) => new PageliteError('corrupt', `${file} is damaged: ${reason}`, { file });
-  if (line === null) throw bad('wrong checksum');
-  const { version, config } = JSON.parse(line);
-  if (version !== configVersion) throw bad(`version ${version}, this program reads ${configVersion}`);
-  return parseTenantConfig(config);
+  return parseTenantConfig(decodeVersioned(found.bytes, file, configVersion).config);
 }
 
 export async function storeTenantConfig(

@@ -2,11 +2,10 @@
  * `transfer.json` beside a timeline's layers: where its copies are. In a tab: the server timeline that it was pulled from, and the one that it
  * was pushed to, so that the next push or pull sends what is new.
  */
-import { PageliteError } from '../errors.ts';
 import { type TenantTimelineId, tenantId, timelineId } from '../model/ids.ts';
 import { formatLsn, type Lsn, parseLsn } from '../model/lsn.ts';
 import type { ObjectStore } from '../services.ts';
-import { decodeChecked, encodeChecked, timelineFolder } from '../timeline/index-part.ts';
+import { decodeVersioned, encodeChecked, timelineFolder } from '../timeline/index-part.ts';
 
 export const transferFileName = 'transfer.json';
 const transferVersion = 1;
@@ -29,11 +28,7 @@ export async function loadTransferRecord(store: ObjectStore, id: TenantTimelineI
   const file = timelineFolder(id) + transferFileName;
   const found = await store.get(file);
   if (found === null) return { pulledFrom: null, pushedTo: null };
-  const bad = (reason: string) => new PageliteError('corrupt', `${file} is damaged: ${reason}`, { ...id, file });
-  const line = decodeChecked(found.bytes);
-  if (line === null) throw bad('wrong checksum');
-  const { version, pulledFrom, pushedTo } = JSON.parse(line);
-  if (version !== transferVersion) throw bad(`version ${version}, this program reads ${transferVersion}`);
+  const { pulledFrom, pushedTo } = decodeVersioned(found.bytes, file, transferVersion, { ...id });
   return { pulledFrom: copyFromJson(pulledFrom), pushedTo: copyFromJson(pushedTo) };
 }
 

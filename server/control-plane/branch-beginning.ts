@@ -3,24 +3,30 @@
  * machine was lost, it may be nowhere, and a compute would wait for it for ever.
  */
 import { PageliteError } from '../../engine/errors.ts';
-import type { TenantTimelineId } from '../../engine/model/ids.ts';
+import type { TenantId, TenantTimelineId } from '../../engine/model/ids.ts';
 import { formatLsn, type Lsn } from '../../engine/model/lsn.ts';
 import { nodeClock } from '../process/node-host.ts';
 import { nameOfTimeline } from './branches.ts';
 import type { RepositoryConfig } from './repository.ts';
-import type { StorageApi } from './storage-api.ts';
+import type { StorageApi, TimelineInfo } from './storage-api.ts';
 
 /** Without progress. */
 const patienceMs = 10_000;
 const pollPauseMs = 200;
 
-/** What is missing, for messages; null if nothing is, or if an ancestor is broken, which is said elsewhere. */
-export async function missingBeginning(
-  storage: StorageApi,
+/** What `parent` lacks of what `child`, a branch of it, begins with, for messages; null if nothing, or if it is broken, which is said elsewhere. */
+export function missingBeginning(
   config: RepositoryConfig,
-  id: TenantTimelineId,
-): Promise<string | null> {
-  return (await findMissing(storage, config, id))?.text ?? null;
+  tenantId: TenantId,
+  child: TimelineInfo,
+  parent: TimelineInfo,
+): string | null {
+  const { lastRecordLsn: reachedLsn } = parent;
+  const beginsLsn = child.ancestor!.lsn;
+  if (reachedLsn === null || reachedLsn >= beginsLsn) return null;
+  const nameOf = ({ timelineId }: TimelineInfo) => nameOfTimeline(config, { tenantId, timelineId }) ?? timelineId;
+  const begins = `branch "${nameOf(child)}" begins at Lsn ${formatLsn(beginsLsn)} of branch "${nameOf(parent)}"`;
+  return `${begins}, which is here up to ${formatLsn(reachedLsn)} only`;
 }
 
 /** Waits as long as the pageserver goes on with it. Throws `unavailable`, saying what is missing. */
@@ -44,22 +50,17 @@ export async function checkBeginning(
   }
 }
 
+/** Of the branch, or of what it branched from. */
 async function findMissing(
   storage: StorageApi,
   config: RepositoryConfig,
   { tenantId, timelineId }: TenantTimelineId,
-): Promise<{ readonly text: string; readonly reachedLsn: Lsn } | null> {
-  const named = (id: TenantTimelineId) => nameOfTimeline(config, id) ?? id.timelineId;
+): Promise<{ readonly text: string; readonly reachedLsn: Lsn | null } | null> {
   let child = await storage.getTimeline({ tenantId, timelineId });
   while (child.ancestor !== null) {
-    const { lsn, timelineId: ancestorId } = child.ancestor;
-    const parent = await storage.getTimeline({ tenantId, timelineId: ancestorId });
-    const { lastRecordLsn: reachedLsn } = parent;
-    if (reachedLsn !== null && reachedLsn < lsn) {
-      const [branch, ancestor] = [child, parent].map((one) => named({ tenantId, timelineId: one.timelineId }));
-      const text = `branch "${branch}" begins at Lsn ${formatLsn(lsn)} of branch "${ancestor}", which is here up to ${formatLsn(reachedLsn)} only`;
-      return { text, reachedLsn };
-    }
+    const parent = await storage.getTimeline({ tenantId, timelineId: child.ancestor.timelineId });
+    const text = missingBeginning(config, tenantId, child, parent);
+    if (text !== null) return { text, reachedLsn: parent.lastRecordLsn };
     child = parent;
   }
   return null;

@@ -5,7 +5,14 @@
  * Wherever a branch name is expected, the 32 hex digits of a timeline id are one, too, as in neon_local.
  */
 import { PageliteError } from '../../engine/errors.ts';
-import { type TenantId, type TenantTimelineId, type TimelineId, tenantId, timelineId } from '../../engine/model/ids.ts';
+import {
+  isIdText,
+  type TenantId,
+  type TenantTimelineId,
+  type TimelineId,
+  tenantId,
+  timelineId,
+} from '../../engine/model/ids.ts';
 import type { RepositoryConfig } from './repository.ts';
 
 export const branchNameDefault = 'main';
@@ -13,7 +20,6 @@ export const branchNameDefault = 'main';
 export const branchNameLengthMax = 128;
 /** PostgreSQL-like names and git-like paths, nothing that a shell or a file system reads as something else. */
 const nameShape = /^[A-Za-z0-9_][A-Za-z0-9_./-]{0,127}$/;
-const idShape = /^[0-9a-f]{32}$/;
 
 export interface NamedTimeline extends TenantTimelineId {
   /** The branch name, or the id where the timeline has no name. */
@@ -21,7 +27,7 @@ export interface NamedTimeline extends TenantTimelineId {
 }
 
 /** Whether a branch may have this name, as far as its form goes. */
-export const isBranchName = (name: string): boolean => hasNameShape(name) && !idShape.test(name);
+export const isBranchName = (name: string): boolean => hasNameShape(name) && !isIdText(name);
 const hasNameShape = (name: string): boolean => nameShape.test(name) && !name.includes('..');
 
 /** Throws `invalid` if the name is malformed or another timeline of this tenant has it. */
@@ -30,7 +36,7 @@ export function checkNewBranchName(config: RepositoryConfig, tenant: TenantId, n
     const shape = 'letters, digits, "_", "-", "." and "/", at most 128, beginning with a letter, a digit or "_"';
     throw new PageliteError('invalid', `"${name}" cannot be the name of a branch: ${shape}`, { branch: name });
   }
-  if (idShape.test(name)) {
+  if (isIdText(name)) {
     throw new PageliteError('invalid', `"${name}" cannot be the name of a branch: it is the form of a timeline id`);
   }
   const taken = config.branches.find((entry) => entry.name === name && entry.tenantId === tenant);
@@ -47,7 +53,7 @@ export function nameBranch(config: RepositoryConfig, name: string, id: TenantTim
 
 /** Throws `notFound` with the names there are. */
 export function resolveBranch(config: RepositoryConfig, tenant: TenantId, name: string): TimelineId {
-  if (idShape.test(name)) return timelineId(name);
+  if (isIdText(name)) return timelineId(name);
   const entry = config.branches.find((candidate) => candidate.name === name && candidate.tenantId === tenant);
   if (entry) return timelineId(entry.timelineId);
   const known = branchesOf(config, tenant).map((branch) => branch.name);

@@ -180,16 +180,20 @@ export async function attachTenant(
   await new StorageAdmin(repository).attachTenant(tenant);
   const storage = new HttpStorage(repository);
   const cluster = await nameAttached(storage, repository, tenant, { hadOther: !isOwn, warn: options.warn });
-  const { taken, isComplete } = await takeOverWal(storage, repository, { tenant, cluster }, options);
+  // Whoever has detached it has stored all of it.
+  const isWhole = claim !== null && before === null;
+  const { taken, isComplete } = isWhole
+    ? { taken: [], isComplete: true }
+    : await takeOverWal(storage, repository, { tenant, cluster }, options);
   // From now on it is ours: whoever attaches it next goes on with our safekeepers' WAL.
   if (isComplete) await storeNames(storage, repository, tenant);
   const config = repository.readConfig();
-  const problems = new Set<string>();
-  for (const { timelineId } of await storage.listTimelines(tenant)) {
-    const missing = await missingBeginning(storage, config, { tenantId: tenant, timelineId });
-    if (missing !== null) problems.add(missing);
+  const timelines = new Map((await storage.listTimelines(tenant)).map((info) => [info.timelineId, info]));
+  for (const timeline of timelines.values()) {
+    const parent = timeline.ancestor && timelines.get(timeline.ancestor.timelineId);
+    const missing = parent ? missingBeginning(config, tenant, timeline, parent) : null;
+    if (missing !== null) options.warn(`${missing}: it cannot be opened, nor what branched from it`);
   }
-  for (const problem of problems) options.warn(`${problem}: it cannot be opened, nor what branched from it`);
   return { takenFromNodeId: isOwn ? null : before, taken };
 }
 

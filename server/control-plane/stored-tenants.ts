@@ -1,6 +1,6 @@
 /** Tenants of a remote storage, wherever they are attached: what can be attached here. Read from the storage itself; no server has to run. */
 import { isPageliteError } from '../../engine/errors.ts';
-import { type TenantId, tenantId } from '../../engine/model/ids.ts';
+import { isIdText, type TenantId, tenantId } from '../../engine/model/ids.ts';
 import type { ObjectStore } from '../../engine/services.ts';
 import { loadBranchNames } from '../../engine/timeline/branch-names.ts';
 import { isTenantDeleted, newestClaim } from '../../engine/timeline/tenant-claims.ts';
@@ -16,15 +16,13 @@ export interface StoredTenant {
   readonly branches: readonly string[] | null;
 }
 
-const idPattern = /^[0-9a-f]{32}$/;
-
 /** Those that are not deleted, in the order of their ids. Throws `unavailable` if the storage is away. */
 export async function listStoredTenants(repository: Repository): Promise<readonly StoredTenant[]> {
   const store = await openTruth(repository);
   const ownId = repository.readConfig().pageserver.id;
   const tenants: StoredTenant[] = [];
   for (const name of (await store.listFolders('tenants/')).toSorted()) {
-    if (!idPattern.test(name) || (await isTenantDeleted(store, tenantId(name)))) continue;
+    if (!isIdText(name) || (await isTenantDeleted(store, tenantId(name)))) continue;
     const nodeId = (await unlessDamaged(newestClaim(store, tenantId(name))))?.nodeId ?? null;
     tenants.push({ tenantId: tenantId(name), nodeId, isHere: nodeId === ownId, branches: await namesIn(store, name) });
   }

@@ -9,6 +9,7 @@
  *   earlier owners may have gone on elsewhere
  * - a branch of which the safekeepers here have other WAL is left alone; again: goes on where it was cut off, which is told from the bytes
  */
+import { concatBytes } from '../../engine/bytes.ts';
 import { isPageliteError, messageOf } from '../../engine/errors.ts';
 import { walInFlightBytesMax, walMessageBytesMax } from '../../engine/limits.ts';
 import { configurationOf } from '../../engine/model/configuration.ts';
@@ -44,6 +45,13 @@ export interface TakeOverOptions {
 /** Safekeepers that run answer at once. */
 const electionTimeoutMs = 30_000;
 
+/** As far as its layers go. */
+interface Branch {
+  readonly id: TenantTimelineId;
+  readonly lastRecordLsn: Lsn;
+  readonly prevRecordLsn: Lsn | null;
+}
+
 interface Source {
   readonly store: ObjectStore;
   /** Of the safekeepers that the tenant was written through last or, where that is not known, of any but these. */
@@ -67,17 +75,18 @@ export async function takeOverWal(
   const store = await openTruth(repository);
   const isOthers = (log: ArchivedLogInfo) => (cluster === null ? log.cluster !== own : log.cluster === cluster);
   for (const timeline of parentsFirst(await storage.listTimelines(tenant))) {
-    const id = { tenantId: tenant, timelineId: timeline.timelineId };
-    if (timeline.broken !== null || timeline.isArchived) continue;
+    const { timelineId, broken, isArchived, lastRecordLsn: startLsn, prevRecordLsn } = timeline;
+    if (broken !== null || isArchived || startLsn === null) continue;
+    const branch = { id: { tenantId: tenant, timelineId }, lastRecordLsn: startLsn, prevRecordLsn };
     try {
-      const endLsn = await takeOver(storage, repository, { store, isOthers }, id, onProgress);
-      if (endLsn !== null) taken.push({ timelineId: id.timelineId, startLsn: timeline.lastRecordLsn!, endLsn });
+      const endLsn = await takeOver(storage, repository, { store, isOthers }, branch, onProgress);
+      if (endLsn !== null) taken.push({ timelineId, startLsn, endLsn });
     } catch (error) {
       if (!isPageliteError(error)) throw error;
       const isAway = error.kind === 'unavailable' || error.kind === 'cancelled';
       if (isAway) isComplete = false;
       const hint = isAway ? '. Attach the tenant again when that is mended, before anything is written to it' : '';
-      warn(`WAL of timeline ${id.timelineId} was not taken over: ${messageOf(error)}${hint}`);
+      warn(`WAL of timeline ${timelineId} was not taken over: ${messageOf(error)}${hint}`);
     }
   }
   return { taken, isComplete };
@@ -100,12 +109,11 @@ async function takeOver(
   storage: HttpStorage,
   repository: Repository,
   source: Source,
-  id: TenantTimelineId,
+  { id, lastRecordLsn, prevRecordLsn }: Branch,
   onProgress: (progress: TransferProgress) => void,
 ): Promise<Lsn | null> {
-  const { lastRecordLsn, prevRecordLsn } = await storage.getTimeline(id);
-  const log = lastRecordLsn === null ? null : await logThatFollows(source, id, lastRecordLsn);
-  if (lastRecordLsn === null || log === null) return null;
+  const log = await logThatFollows(source, id, lastRecordLsn);
+  if (log === null) return null;
   const archive = new WalArchive({ store: source.store, cluster: log.cluster }, id, log.startLsn);
   const services = servicesOf(repository);
   if (!(await isBeginningOf(archive, services, id, log.endLsn))) return null;
@@ -121,7 +129,7 @@ async function takeOver(
     while (scan.position < log.endLsn) {
       const { bytes } = await archive.read(scan.position, Math.min(walMessageBytesMax, log.endLsn - scan.position));
       const isWal = scan.feed(bytes);
-      pending = joined(pending, bytes);
+      pending = concatBytes([pending, bytes]);
       const whole = pending.subarray(0, scan.boundaryLsn - proposer.endLsn);
       pending = pending.slice(whole.length);
       if (whole.length > 0) proposer.append(proposer.endLsn, whole.slice());
@@ -219,11 +227,4 @@ function elect(
     log: quietLog,
     signal: AbortSignal.timeout(electionTimeoutMs),
   });
-}
-
-function joined(a: Uint8Array, b: Uint8Array): Uint8Array<ArrayBuffer> {
-  const both = new Uint8Array(a.length + b.length);
-  both.set(a);
-  both.set(b, a.length);
-  return both;
 }
