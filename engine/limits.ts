@@ -79,8 +79,12 @@ export const safekeepersMax = 64;
 export const safekeeperUpkeepPauseMs = 1_000;
 /** A peer that has not answered by then is away. */
 export const safekeeperPeerTimeoutMs = 3_000;
-/** So long proposers wait at the start of a safekeeper for a peer that does not answer. */
+/** So long proposers wait at the start of a safekeeper for peers that do not answer: those that begin at the same time do by then. */
 export const safekeeperRecallTimeoutMs = 1_000;
+/** Pause before a peer that is away is asked again, then and while a safekeeper catches up before it answers. */
+export const safekeeperRecallPauseMs = 100;
+/** A donor that fails so often while a safekeeper catches up before it answers proposers is away. */
+export const readmissionAttemptsMax = 10;
 /** How far a safekeeper's commitLsn may be behind the others' for it to be the one that sends WAL to the object store. */
 export const backupLagBytesMax = walSegmentSize;
 /** WAL that no full segment has been made of is sent when there has been nothing new for so long (Neon: 15 minutes; here a wiped disk costs less). */

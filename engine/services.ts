@@ -173,10 +173,10 @@ export interface WalService {
    * Committed WAL from `startLsn` on, without end, following commitLsn. Ends when the signal fires. Rejects `notFound` (no such timeline
    * here yet), `invalid` (startLsn below what is held or past its end), `corrupt` (a stored segment is damaged: names it). What is not held any more but was
    * sent to the object store comes from there: `unavailable` if that is away.
-   * `startLsn` is where a record ends. With a term (a proposer that brings another safekeeper up to date) also what is not committed yet,
-   * as long as that term rules here: `fenced` after that.
+   * `startLsn` is where a record ends. With a term (a proposer or a safekeeper that brings one up to date) also what is not committed yet, as long as the last
+   * record here is of that term (logs of which that is so are the same): `fenced` after that.
    */
-  readWal(id: TenantTimelineId, startLsn: Lsn, signal: AbortSignal, term?: number): AsyncIterable<WalChunk>;
+  readWal(id: TenantTimelineId, startLsn: Lsn, signal: AbortSignal, lastTerm?: number): AsyncIterable<WalChunk>;
   getStatus(id: TenantTimelineId): Promise<SafekeeperTimelineStatus | null>;
   /**
    * A pageserver says that it needs no WAL below `lsn`, the end of a record, any more, whatever happens to it: that is in the object store under an index that
@@ -192,9 +192,19 @@ export interface RecalledTimeline {
   readonly commitLsn: Lsn;
 }
 
+/** The answer to a safekeeper that begins: numbers of processes (PeerIncarnation in protocol/proposer-acceptor.ts). */
+export interface PeerIntroduction {
+  /** The asked one's; 0 if it has none. */
+  readonly incarnation: number;
+  /** The highest of the asking one that was known before; 0 if none was. */
+  readonly known: number;
+}
+
 /** A safekeeper as other safekeepers of the same timelines see it. */
 export interface SafekeeperPeer extends WalService {
-  /** The most that safekeeper `node` has shown of each timeline since the asked one's process began. */
+  /** Safekeeper `node` has begun with this number. Whatever is answered to proposers after this resolves tells them so. Durable. */
+  introduce(node: NodeId, incarnation: number): Promise<PeerIntroduction>;
+  /** The most that safekeeper `node` has shown of each timeline that is here. */
   recall(node: NodeId): Promise<readonly RecalledTimeline[]>;
   /** All timelines that are stored there. Those that are damaged are left out. */
   describeTimelines(): Promise<readonly PeerTimelineInfo[]>;

@@ -50,9 +50,20 @@ export interface ProposerGreeting {
 export interface AcceptorGreeting {
   readonly kind: 'acceptorGreeting';
   readonly nodeId: NodeId;
+  /** See PeerIncarnation; 0: it has no peers, and its disk is its own. */
+  readonly incarnation: number;
   readonly term: Term;
   /** Whom the acceptor voted for in `term`. */
   readonly ruler: ProposerId;
+}
+
+/**
+ * A safekeeper's process, as its peers heard of it: a later one has a higher number. What one of before has acknowledged or promised may be forgotten since,
+ * if its disk was put back to an older state, and counts only together with answers of others that have not heard of a later one.
+ */
+export interface PeerIncarnation {
+  readonly node: NodeId;
+  readonly incarnation: number;
 }
 
 export interface VoteRequest {
@@ -73,6 +84,8 @@ export interface VoteResponse {
   readonly startLsn: Lsn;
   /** Of the WAL below flushLsn. */
   readonly termHistory: TermHistory;
+  /** As known when the answer leaves. */
+  readonly peers: readonly PeerIncarnation[];
 }
 
 export interface ProposerElected {
@@ -105,6 +118,8 @@ export interface AppendResponse {
   /** End of what is durable: flushLsn, and the beginning of a record that is not whole yet. */
   readonly writeLsn: Lsn;
   readonly commitLsn: Lsn;
+  /** As known when the answer leaves. */
+  readonly peers: readonly PeerIncarnation[];
 }
 
 /** Why the acceptor ends the connection; its last message. */
@@ -243,29 +258,31 @@ export function encodeAcceptorMessage(message: AcceptorMessage): Uint8Array {
       return sealMessage(
         frame,
         messageTag.acceptorGreeting,
-        beginMessage(32).u53(message.nodeId).u53(message.term).id(message.ruler),
+        beginMessage(40).u53(message.nodeId).u53(message.incarnation).u53(message.term).id(message.ruler),
       );
     case 'voteResponse': {
-      const out = beginMessage(56 + 16 * message.termHistory.length)
+      const out = beginMessage(60 + 16 * (message.termHistory.length + message.peers.length))
         .u53(message.term)
         .id(message.ruler)
         .u32(message.voteGiven ? 1 : 0)
         .u53(message.flushLsn)
         .u53(message.commitLsn)
         .u53(message.startLsn);
-      return sealMessage(frame, messageTag.voteResponse, writeHistory(out, message.termHistory));
-    }
-    case 'appendResponse':
       return sealMessage(
         frame,
-        messageTag.appendResponse,
-        beginMessage(48)
-          .u53(message.term)
-          .id(message.ruler)
-          .u53(message.flushLsn)
-          .u53(message.writeLsn)
-          .u53(message.commitLsn),
+        messageTag.voteResponse,
+        writePeers(writeHistory(out, message.termHistory), message.peers),
       );
+    }
+    case 'appendResponse': {
+      const out = beginMessage(52 + 16 * message.peers.length)
+        .u53(message.term)
+        .id(message.ruler)
+        .u53(message.flushLsn)
+        .u53(message.writeLsn)
+        .u53(message.commitLsn);
+      return sealMessage(frame, messageTag.appendResponse, writePeers(out, message.peers));
+    }
     case 'error':
       return sealMessage(frame, messageTag.error, writeErrorBody(message.error));
     default:
@@ -282,6 +299,7 @@ export function decodeAcceptorMessage(message: Uint8Array): AcceptorMessage {
       return finishMessage(reader, {
         kind: 'acceptorGreeting',
         nodeId,
+        incarnation: reader.u53(),
         term: readTerm(reader),
         ruler: reader.id() as ProposerId,
       });
@@ -300,6 +318,7 @@ export function decodeAcceptorMessage(message: Uint8Array): AcceptorMessage {
         commitLsn: reader.lsn(),
         startLsn: reader.lsn(),
         termHistory: readHistory(reader),
+        peers: readPeers(reader),
       });
     }
     case messageTag.appendResponse: {
@@ -310,6 +329,7 @@ export function decodeAcceptorMessage(message: Uint8Array): AcceptorMessage {
         flushLsn: reader.lsn(),
         writeLsn: reader.lsn(),
         commitLsn: reader.lsn(),
+        peers: readPeers(reader),
       });
     }
     case messageTag.error: {
@@ -340,6 +360,20 @@ function readTerm(reader: ByteReader): Term {
   const term = reader.u53();
   if (term > termMax) throw reader.invalid(`term ${term}: there are none above ${termMax}`);
   return term as Term;
+}
+
+function writePeers(out: ByteWriter, peers: readonly PeerIncarnation[]): ByteWriter {
+  out.u32(peers.length);
+  for (let i = 0; i < peers.length; i++) out.u53(peers[i]!.node).u53(peers[i]!.incarnation);
+  return out;
+}
+
+function readPeers(reader: ByteReader): readonly PeerIncarnation[] {
+  const count = reader.u32();
+  if (count > safekeepersMax) throw reader.invalid(`${count} peers: the limit is ${safekeepersMax}`);
+  const peers: PeerIncarnation[] = [];
+  for (let i = 0; i < count; i++) peers.push({ node: reader.u53() as NodeId, incarnation: reader.u53() });
+  return peers;
 }
 
 function writeHistory(out: ByteWriter, history: TermHistory): ByteWriter {

@@ -3,7 +3,7 @@
  *
  * Spoken by remote/remote-wal-service.ts (client) and remote/wal-stream-handler.ts (server). A connection is for one request, its first
  * message: `readWal` is answered by chunks without end, `getStatus` and `reportConsistent` by one `status`, `describeTimelines` by as many `timelines` as it
- * takes, the last of them empty, and `recall` likewise by `recalled`. The reader says how far it has consumed (`consumed`); the sender keeps at most `walReaderWindowBytes` ahead of that. `error` is a server's last message.
+ * takes, the last of them empty, and `recall` likewise by `recalled`; `introduce` by `introduced`. The reader says how far it has consumed (`consumed`); the sender keeps at most `walReaderWindowBytes` ahead of that. `error` is a server's last message.
  *
  *   | bytes  | field    |                                               |
  *   |--------|----------|-----------------------------------------------|
@@ -21,7 +21,13 @@ import { PageliteError } from '../errors.ts';
 import { termHistoryEntriesMax, walMessageBytesMax } from '../limits.ts';
 import type { NodeId, TenantId, TenantTimelineId, TimelineId } from '../model/ids.ts';
 import type { Lsn } from '../model/lsn.ts';
-import type { PeerTimelineInfo, RecalledTimeline, SafekeeperTimelineStatus, WalChunk } from '../services.ts';
+import type {
+  PeerIntroduction,
+  PeerTimelineInfo,
+  RecalledTimeline,
+  SafekeeperTimelineStatus,
+  WalChunk,
+} from '../services.ts';
 import type { ByteReader } from './byte-codec.ts';
 import {
   beginMessage,
@@ -38,20 +44,22 @@ export type WalStreamRequest =
       readonly kind: 'readWal';
       readonly timeline: TenantTimelineId;
       readonly startLsn: Lsn;
-      /** Uncommitted WAL, too, as long as this term rules; null: committed WAL only. */
-      readonly term: number | null;
+      /** Uncommitted WAL, too, as long as the last record is of this term; null: committed WAL only. */
+      readonly lastTerm: number | null;
     }
   | { readonly kind: 'getStatus'; readonly timeline: TenantTimelineId }
   | { readonly kind: 'consumed'; readonly lsn: Lsn }
   | { readonly kind: 'reportConsistent'; readonly timeline: TenantTimelineId; readonly lsn: Lsn }
   | { readonly kind: 'describeTimelines' }
-  | { readonly kind: 'recall'; readonly node: NodeId };
+  | { readonly kind: 'recall'; readonly node: NodeId }
+  | { readonly kind: 'introduce'; readonly node: NodeId; readonly incarnation: number };
 
 export type WalStreamResponse =
   | { readonly kind: 'chunk'; readonly chunk: WalChunk }
   | { readonly kind: 'status'; readonly status: SafekeeperTimelineStatus | null }
   | { readonly kind: 'timelines'; readonly timelines: readonly PeerTimelineInfo[] }
   | { readonly kind: 'recalled'; readonly timelines: readonly RecalledTimeline[] }
+  | { readonly kind: 'introduced'; readonly introduction: PeerIntroduction }
   | { readonly kind: 'error'; readonly error: PageliteError };
 
 export const walStreamTag = {
@@ -61,11 +69,13 @@ export const walStreamTag = {
   reportConsistent: 4,
   describeTimelines: 5,
   recall: 6,
+  introduce: 7,
   chunk: 129,
   status: 130,
   error: 131,
   timelines: 132,
   recalled: 133,
+  introduced: 134,
 } as const;
 
 /** Timelines of one message. */
@@ -85,8 +95,8 @@ export function encodeWalStreamRequest(request: WalStreamRequest): Uint8Array {
           .id(request.timeline.tenantId)
           .id(request.timeline.timelineId)
           .u53(request.startLsn)
-          .u32(request.term === null ? 0 : 1)
-          .u53(request.term ?? 0),
+          .u32(request.lastTerm === null ? 0 : 1)
+          .u53(request.lastTerm ?? 0),
       );
     case 'getStatus': {
       const { tenantId, timelineId } = request.timeline;
@@ -103,6 +113,8 @@ export function encodeWalStreamRequest(request: WalStreamRequest): Uint8Array {
       return sealMessage(frame, walStreamTag.describeTimelines, beginMessage(0));
     case 'recall':
       return sealMessage(frame, walStreamTag.recall, beginMessage(8).u53(request.node));
+    case 'introduce':
+      return sealMessage(frame, walStreamTag.introduce, beginMessage(16).u53(request.node).u53(request.incarnation));
     default:
       return unreachable(request);
   }
@@ -117,8 +129,8 @@ export function decodeWalStreamRequest(message: Uint8Array): WalStreamRequest {
       const startLsn = reader.lsn();
       const flags = reader.u32();
       if (flags > 1) throw reader.invalid(`flags ${flags}`);
-      const term = reader.u53();
-      return finishMessage(reader, { kind: 'readWal', timeline, startLsn, term: flags === 1 ? term : null });
+      const lastTerm = reader.u53();
+      return finishMessage(reader, { kind: 'readWal', timeline, startLsn, lastTerm: flags === 1 ? lastTerm : null });
     }
     case walStreamTag.getStatus:
       return finishMessage(reader, { kind: 'getStatus', timeline: readTimeline(reader) });
@@ -130,6 +142,12 @@ export function decodeWalStreamRequest(message: Uint8Array): WalStreamRequest {
       return finishMessage(reader, { kind: 'describeTimelines' });
     case walStreamTag.recall:
       return finishMessage(reader, { kind: 'recall', node: reader.u53() as NodeId });
+    case walStreamTag.introduce:
+      return finishMessage(reader, {
+        kind: 'introduce',
+        node: reader.u53() as NodeId,
+        incarnation: reader.u53(),
+      });
     default:
       throw new PageliteError('invalid', `no request of a WAL reader has tag ${tag}`, { tag });
   }
@@ -182,6 +200,10 @@ export function encodeWalStreamResponse(response: WalStreamResponse): Uint8Array
       for (const { id, term, commitLsn } of timelines) out.id(id.tenantId).id(id.timelineId).u53(term).u53(commitLsn);
       return sealMessage(frame, walStreamTag.recalled, out);
     }
+    case 'introduced': {
+      const { incarnation, known } = response.introduction;
+      return sealMessage(frame, walStreamTag.introduced, beginMessage(16).u53(incarnation).u53(known));
+    }
     case 'error':
       return sealMessage(frame, walStreamTag.error, writeErrorBody(response.error));
     default:
@@ -208,6 +230,11 @@ export function decodeWalStreamResponse(message: Uint8Array): WalStreamResponse 
       return finishMessage(reader, { kind: 'timelines', timelines: readTimelines(reader) });
     case walStreamTag.recalled:
       return finishMessage(reader, { kind: 'recalled', timelines: readRecalled(reader) });
+    case walStreamTag.introduced:
+      return finishMessage(reader, {
+        kind: 'introduced',
+        introduction: { incarnation: reader.u53(), known: reader.u53() },
+      });
     case walStreamTag.error:
       return finishMessage(reader, { kind: 'error', error: readErrorBody(reader) });
     default:

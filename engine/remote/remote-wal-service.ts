@@ -18,6 +18,7 @@ import {
 } from '../protocol/wal-stream.ts';
 import type {
   Channel,
+  PeerIntroduction,
   PeerTimelineInfo,
   RecalledTimeline,
   SafekeeperPeer,
@@ -52,10 +53,10 @@ export class RemoteWalService implements SafekeeperPeer {
     id: TenantTimelineId,
     startLsn: Lsn,
     signal: AbortSignal,
-    term?: number,
+    lastTerm?: number,
   ): AsyncGenerator<WalChunk, void, undefined> {
     if (signal.aborted) return;
-    const request: WalStreamRequest = { kind: 'readWal', timeline: id, startLsn, term: term ?? null };
+    const request: WalStreamRequest = { kind: 'readWal', timeline: id, startLsn, lastTerm: lastTerm ?? null };
     const connection = new ReaderConnection(this.#connect('wal'), request, signal);
     let at = startLsn;
     let told = startLsn;
@@ -98,6 +99,14 @@ export class RemoteWalService implements SafekeeperPeer {
     return this.#askAll({ kind: 'recall', node }, (response) =>
       response?.kind === 'recalled' ? response.timelines : null,
     );
+  }
+
+  introduce(node: NodeId, incarnation: number): Promise<PeerIntroduction> {
+    return this.#ask({ kind: 'introduce', node, incarnation }, async (connection) => {
+      const response = await connection.next();
+      if (response?.kind !== 'introduced') throw unexpected(response);
+      return response.introduction;
+    });
   }
 
   /** All parts of the answer, the last of which is empty. `partOf`: null if a response is none. */

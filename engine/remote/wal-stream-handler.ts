@@ -77,6 +77,10 @@ class WalStreamHandler {
           kind: 'recalled',
           timelines,
         }));
+      case 'introduce': {
+        const introduction = await this.#service.introduce(request.node, request.incarnation);
+        return this.#send({ kind: 'introduced', introduction });
+      }
       case 'reportConsistent':
         await this.#service.reportConsistent(request.timeline, request.lsn);
         return this.#status(request.timeline);
@@ -100,10 +104,10 @@ class WalStreamHandler {
   }
 
   async #read(request: Extract<WalStreamRequest, { kind: 'readWal' }>): Promise<void> {
-    const { timeline, startLsn, term } = request;
+    const { timeline, startLsn, lastTerm } = request;
     this.#sentLsn = startLsn;
     this.#consumedLsn = startLsn;
-    for await (const chunk of this.#service.readWal(timeline, startLsn, this.#ended.signal, term ?? undefined)) {
+    for await (const chunk of this.#service.readWal(timeline, startLsn, this.#ended.signal, lastTerm ?? undefined)) {
       if (this.#ended.signal.aborted) return;
       this.#sentLsn = chunk.startLsn + chunk.bytes.length;
       this.#send({ kind: 'chunk', chunk });

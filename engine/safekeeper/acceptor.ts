@@ -59,7 +59,7 @@ export type PersistEffect =
 
 export interface AcceptorStep {
   readonly persist: readonly PersistEffect[];
-  /** Must not leave before `persist` is durable. */
+  /** Must not leave before `persist` is durable. What is said of safekeepers' processes is filled in then (timeline.ts). */
   readonly reply: AcceptorMessage | null;
   /** The message broke the protocol: the connection ends with this error. The timeline is as good as before. */
   readonly error: PageliteError | null;
@@ -182,8 +182,8 @@ export class Acceptor {
    * asks for a vote or is elected here. Null if there is nothing to go on with.
    *
    * Safe in any term: it is what the proposer that wrote this WAL would have sent here itself, had it been able to; nobody counts it as an acknowledgement,
-   * and no vote changes by it. What is cut off was not committed: the peer has WAL of a later term that is. So nobody can have been elected with it,
-   * either, who would look for it here.
+   * and no vote changes by it. What is cut off was not committed: the peer has WAL of a later term. Nobody can have been elected with it who would look for
+   * it here, as that WAL is committed, or nobody of a later term than its was voted for here.
    */
   adopt(session: ProposerSession, peer: PeerLog): AcceptorStep | null {
     const { term, startLsn, commitLsn } = this.#control;
@@ -201,7 +201,7 @@ export class Acceptor {
       return this.#refuse((error as Error).message);
     }
     const isDiverged = !isFirst && common < this.flushLsn;
-    if (isDiverged && peer.commitLsn <= common) return null;
+    if (isDiverged && peer.commitLsn <= common && term > lastTermOfPeer) return null;
     if (isDiverged && common > commitLsn && !this.#isBoundary(common))
       return this.#refuseInside('the log of a peer parts', common);
     if (!isFirst && common < Math.max(commitLsn, startLsn)) {
@@ -280,7 +280,7 @@ export class Acceptor {
       persist.push(this.#setControl({ systemIdentifier: known, pgVersion: message.pgVersion }));
     }
     const { term, ruler } = this.#control;
-    return this.#answer(persist, { kind: 'acceptorGreeting', nodeId: this.#nodeId, term, ruler });
+    return this.#answer(persist, { kind: 'acceptorGreeting', nodeId: this.#nodeId, incarnation: 0, term, ruler });
   }
 
   /** What is wrong with the configuration that somebody comes with; null if nothing is. */
@@ -335,6 +335,7 @@ export class Acceptor {
       commitLsn,
       startLsn,
       termHistory: historyUpTo(termHistory, flushLsn),
+      peers: [],
     });
   }
 
@@ -436,7 +437,7 @@ export class Acceptor {
 
   #appendResponse(flushLsn: Lsn, writeLsn: Lsn, commitLsn: Lsn): AppendResponse {
     const { term, ruler } = this.#control;
-    return { kind: 'appendResponse', term, ruler, flushLsn, writeLsn, commitLsn };
+    return { kind: 'appendResponse', term, ruler, flushLsn, writeLsn, commitLsn, peers: [] };
   }
 
   #committed(commitLsn: Lsn): void {

@@ -8,18 +8,19 @@
  * - a timeline is opened once, when it is first asked for; one that is damaged fails its own callers, with an error that names the file
  * - a timeline that stopped (its medium failed) is opened anew at its next use; only a failed flush keeps it stopped, because what the
  *   medium then holds is not known before the process has started again
- * - a timeline whose disk was put back to an older state, as far as a peer remembers, answers no proposer before it has caught up with all peers
+ * - with a gate (readmission.ts) a proposer is answered only after it has let it in: a disk that was put back to an older state has caught up by then
  * - a proposer of a timeline that was deleted does not make it anew, empty: it is told. Known until the process ends
  */
 import { isPageliteError, PageliteError } from '../errors.ts';
 import type { SafekeeperConfiguration } from '../model/configuration.ts';
 import { type NodeId, type TenantTimelineId, timelineKey } from '../model/ids.ts';
-import { formatLsn, invalidLsn, type Lsn } from '../model/lsn.ts';
-import type { ProposerGreeting, ProposerId } from '../protocol/proposer-acceptor.ts';
+import { invalidLsn, type Lsn } from '../model/lsn.ts';
+import type { PeerIncarnation, ProposerGreeting, ProposerId } from '../protocol/proposer-acceptor.ts';
 import { createChannelPair } from '../remote/channel-pair.ts';
 import type {
   Channel,
   Log,
+  PeerIntroduction,
   PeerTimelineInfo,
   RecalledTimeline,
   SafekeeperPeer,
@@ -39,13 +40,18 @@ export interface SafekeeperOptions {
   readonly nodeId: NodeId;
   readonly storage: SafekeeperStorage;
   readonly log: Log;
-  /**
-   * What every proposer hears instead of an answer: what is stored may be older than what was acknowledged, so that a vote or an acknowledgement would be
-   * worth nothing. Readers are served: what is committed stays so.
-   */
-  readonly refusal?: PageliteError;
   /** Where WAL is sent (upkeep.ts), and read that is not here any more; absent or null: it is sent nowhere. */
   readonly backup?: OpenBackup | null;
+}
+
+/** Who lets proposers in. */
+export interface ProposerGate {
+  /** Resolves when proposers of the timeline may be answered; rejects with what they are to hear instead. */
+  admit(id: TenantTimelineId): Promise<void>;
+  /** Why proposers of a timeline are refused; null if they are not. */
+  refusalOf(id: TenantTimelineId): PageliteError | null;
+  /** Of this process (PeerIncarnation). */
+  readonly incarnation: number;
 }
 
 /** Proposers of a timeline that are remembered: those that may still live, many times over. */
@@ -55,14 +61,9 @@ export class Safekeeper implements SafekeeperPeer {
   readonly nodeId: NodeId;
   readonly #storage: SafekeeperStorage;
   readonly #log: Log;
-  readonly #refusal: PageliteError | null;
   readonly #backup: OpenBackup | null;
-  /** What peers have shown. */
-  readonly peerMemory = new PeerMemory();
-  /** What proposers of a timeline hear whose disk is older than what a peer remembers of it. */
-  readonly #forgotten = new Map<string, PageliteError>();
-  /** Until then no proposer is answered. */
-  #held: Promise<void> | null = null;
+  readonly peerMemory: PeerMemory;
+  #gate: ProposerGate | null = null;
   readonly #timelines = new Map<string, Promise<SafekeeperTimeline | null>>();
   readonly #loaded = new Set<SafekeeperTimeline>();
   /** The latest proposers of each timeline, oldest first. */
@@ -75,8 +76,8 @@ export class Safekeeper implements SafekeeperPeer {
     this.nodeId = options.nodeId;
     this.#storage = options.storage;
     this.#log = options.log;
-    this.#refusal = options.refusal ?? null;
     this.#backup = options.backup ?? null;
+    this.peerMemory = new PeerMemory(options.storage.nodeFiles ?? null, options.log);
   }
 
   connectProposer(id: TenantTimelineId): Channel {
@@ -99,7 +100,7 @@ export class Safekeeper implements SafekeeperPeer {
       expected,
       openTimeline: async (greeting) => {
         authorize(greeting.timeline);
-        if (this.#held !== null) await this.#held;
+        await this.#gate?.admit(greeting.timeline);
         return this.#openOrCreate(greeting);
       },
     });
@@ -109,11 +110,11 @@ export class Safekeeper implements SafekeeperPeer {
     id: TenantTimelineId,
     startLsn: Lsn,
     signal: AbortSignal,
-    term?: number,
+    lastTerm?: number,
   ): AsyncGenerator<WalChunk, void, undefined> {
     const timeline = await this.#open(id);
     if (timeline === null) throw notFound(id);
-    yield* readTimelineWal(timeline, startLsn, signal, this.#backup, term);
+    yield* readTimelineWal(timeline, startLsn, signal, this.#backup, lastTerm);
   }
 
   async getStatus(id: TenantTimelineId): Promise<SafekeeperTimelineStatus | null> {
@@ -134,48 +135,41 @@ export class Safekeeper implements SafekeeperPeer {
     return all;
   }
 
+  async introduce(node: NodeId, incarnation: number): Promise<PeerIntroduction> {
+    const known = await this.peerMemory.meet(node, incarnation);
+    return { incarnation: this.incarnation, known };
+  }
+
   async recall(node: NodeId): Promise<readonly RecalledTimeline[]> {
-    return this.peerMemory.of(node);
+    const all: RecalledTimeline[] = [];
+    for (const timeline of await this.openAll()) {
+      const mark = timeline.peerMark(node);
+      if (mark !== null) all.push({ id: timeline.id, ...mark });
+    }
+    return all;
   }
 
-  /** Proposers wait for `until`, which does not reject. */
-  holdProposers(until: Promise<void>): void {
-    const held = until.finally(() => {
-      if (this.#held === held) this.#held = null;
-    });
-    this.#held = held;
+  /** To be set before a proposer can connect. */
+  setGate(gate: ProposerGate): void {
+    this.#gate = gate;
   }
 
-  /**
-   * A peer remembers this of a timeline here. If there is less now, the disk was put back to an older state, and proposers are refused until `trustAgain`: a
-   * vote might be a second one, and an acknowledgement of WAL be lost. A timeline that is not here at all begins anew, as on a new disk.
-   */
-  async compareWith({ id, term, commitLsn }: RecalledTimeline): Promise<void> {
-    const timeline = await this.#open(id).catch((error: unknown) => {
-      // Damaged: nobody gets an answer from it.
-      if (!isPageliteError(error)) throw error;
-      return null;
-    });
-    if (timeline === null || (timeline.durableTerm >= term && timeline.flushLsn >= commitLsn)) return;
-    const had = `term ${term} and WAL up to ${formatLsn(commitLsn)}`;
-    const has = `term ${timeline.durableTerm} and WAL up to ${formatLsn(timeline.flushLsn)}`;
-    const text = `safekeeper ${this.nodeId} had ${had} and has ${has}: its disk was put back to an older state. It answers again when it has caught up with all others; if one of those is lost, replace this one (pagelite safekeeper replace)`;
-    this.#log.error('the disk of this safekeeper is older than what it has shown', { ...id, had, has });
-    this.#forgotten.set(
-      timelineKey(id),
-      new PageliteError('unavailable', text, { ...id, node: this.nodeId, oldDisk: true }),
-    );
+  get incarnation(): number {
+    return this.#gate?.incarnation ?? 0;
+  }
+
+  get knownPeers(): readonly PeerIncarnation[] {
+    return this.peerMemory.known;
   }
 
   /** Why proposers of a timeline are refused; null if they are not. */
   refusalOf(id: TenantTimelineId): PageliteError | null {
-    return this.#refusal ?? this.#forgotten.get(timelineKey(id)) ?? null;
+    return this.#gate?.refusalOf(id) ?? null;
   }
 
-  /** The timeline has what its peers have, and their highest term. */
-  trustAgain(id: TenantTimelineId): void {
-    this.#forgotten.delete(timelineKey(id));
-    this.#log.info('caught up with all peers: proposers are answered again', { ...id });
+  /** Null if it is not here. Rejects if it cannot be opened. */
+  find(id: TenantTimelineId): Promise<SafekeeperTimeline | null> {
+    return this.#open(id);
   }
 
   /** Null if the timeline is not here. */
@@ -183,8 +177,9 @@ export class Safekeeper implements SafekeeperPeer {
     return (await this.#open(id))?.control.configuration ?? null;
   }
 
-  /** See SafekeeperTimeline.configure. Rejects `notFound` if the timeline is not here. */
+  /** See SafekeeperTimeline.configure. By then it has what it must have to answer proposers. Rejects `notFound` if the timeline is not here. */
   async configure(id: TenantTimelineId, configuration: SafekeeperConfiguration): Promise<SafekeeperTimeline> {
+    await this.#gate?.admit(id);
     const timeline = await this.#open(id);
     if (timeline === null) throw notFound(id);
     await timeline.configure(configuration);
@@ -210,7 +205,7 @@ export class Safekeeper implements SafekeeperPeer {
 
   /** A timeline that peers have and this safekeeper does not: as a proposer's greeting would make it. Null if it was deleted here. */
   async createFromPeers(id: TenantTimelineId): Promise<SafekeeperTimeline | null> {
-    if (this.#deleted.has(timelineKey(id)) || this.#refusal) return null;
+    if (this.#deleted.has(timelineKey(id))) return null;
     return this.#once(id, async () => (await this.#openStored(id)) ?? this.#create(newControlState(id)));
   }
 
@@ -263,8 +258,6 @@ export class Safekeeper implements SafekeeperPeer {
 
   async #openOrCreate(greeting: ProposerGreeting): Promise<SafekeeperTimeline> {
     const id = greeting.timeline;
-    const refusal = this.refusalOf(id);
-    if (refusal) throw refusal;
     this.#checkNotDeleted(greeting);
     const existing = await this.#open(id);
     if (existing) return existing;
@@ -289,7 +282,7 @@ export class Safekeeper implements SafekeeperPeer {
     const storage = await this.#storage.openTimeline(id);
     if (storage === null) return null;
     try {
-      return await SafekeeperTimeline.open(this.nodeId, id, storage, this.#log);
+      return await SafekeeperTimeline.open(this, id, storage, this.#log);
     } catch (error) {
       await storage.close();
       if (isPageliteError(error, 'notFound')) return null;
@@ -309,7 +302,7 @@ export class Safekeeper implements SafekeeperPeer {
   async #create(control: ControlState): Promise<SafekeeperTimeline> {
     const storage = await this.#storage.createTimeline(control.timeline);
     this.#log.info('timeline created', { ...control.timeline });
-    return SafekeeperTimeline.create(this.nodeId, control, storage, this.#log);
+    return SafekeeperTimeline.create(this, control, storage, this.#log);
   }
 
   /** The timeline as it is open now, or what `open` makes of it; failures and absence are not remembered. */

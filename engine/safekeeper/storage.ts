@@ -45,7 +45,12 @@ export interface TimelineStorage {
   close(): Promise<void>;
 }
 
+/** Small files of a safekeeper as such. */
+export type NodeFiles = Pick<TimelineStorage, 'readFile' | 'replaceFile'>;
+
 export interface SafekeeperStorage {
+  /** Absent where a safekeeper has no peers: what they say of themselves is then forgotten with the process. */
+  readonly nodeFiles?: NodeFiles;
   /** Null if the timeline has never been created here. */
   openTimeline(id: TenantTimelineId): Promise<TimelineStorage | null>;
   /** Durable, with its name. */

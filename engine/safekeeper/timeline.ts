@@ -16,8 +16,8 @@ import { commitLsnLagBytesMax } from '../limits.ts';
 import { formatConfiguration, type SafekeeperConfiguration } from '../model/configuration.ts';
 import type { NodeId, TenantTimelineId } from '../model/ids.ts';
 import { formatLsn, invalidLsn, type Lsn } from '../model/lsn.ts';
-import { historyUpTo, type Term, type TermHistory } from '../model/term.ts';
-import type { AcceptorMessage, ProposerMessage } from '../protocol/proposer-acceptor.ts';
+import { historyUpTo, lastTerm, type Term, type TermHistory } from '../model/term.ts';
+import type { AcceptorMessage, PeerIncarnation, ProposerMessage } from '../protocol/proposer-acceptor.ts';
 import type { Log, SafekeeperTimelineStatus } from '../services.ts';
 import {
   Acceptor,
@@ -38,6 +38,7 @@ import {
   type FlushMark,
   flushMarkName,
 } from './control-file.ts';
+import { decodePeerMarks, encodePeerMarks, type PeerMark, peerMarksName } from './peer-memory.ts';
 import type { TimelineStorage } from './storage.ts';
 import { isSegmentName, WalLog } from './wal-log.ts';
 
@@ -56,6 +57,15 @@ interface Job {
   readonly settle?: (error: PageliteError | null) => void;
 }
 
+/** The safekeeper that a timeline is of. */
+export interface TimelineNode {
+  readonly nodeId: NodeId;
+  /** Of its process; 0 if it has no peers. */
+  readonly incarnation: number;
+  /** What it knows of its peers. */
+  readonly knownPeers: readonly PeerIncarnation[];
+}
+
 export interface TimelineMetrics {
   appendedBytes: number;
   flushes: number;
@@ -64,6 +74,7 @@ export interface TimelineMetrics {
 
 export class SafekeeperTimeline {
   readonly id: TenantTimelineId;
+  readonly #node: TimelineNode;
   readonly #storage: TimelineStorage;
   readonly #wal: WalLog;
   readonly #acceptor: Acceptor;
@@ -81,6 +92,11 @@ export class SafekeeperTimeline {
   /** That of the WAL below #flushLsn: what was decided may be of a log that is still to be cut. */
   #termHistory: TermHistory;
   #marked: FlushMark;
+  /** What is on the disk was written by this process, or is lower than that. */
+  #isMarkDurable = false;
+  /** The most that each peer has shown. */
+  readonly #peerMarks: Map<NodeId, PeerMark>;
+  /** Writing of marks, one after another. */
   #marking: Promise<void> = Promise.resolve();
   #savedCommitLsn: Lsn;
   #savedTerm: number;
@@ -95,11 +111,13 @@ export class SafekeeperTimeline {
   #closing: Promise<void> | null = null;
 
   private constructor(
+    node: TimelineNode,
     storage: TimelineStorage,
     wal: WalLog,
     acceptor: Acceptor,
-    options: { marked: FlushMark; log: Log },
+    options: { marked: FlushMark; peerMarks: Map<NodeId, PeerMark>; log: Log },
   ) {
+    this.#node = node;
     this.id = acceptor.control.timeline;
     this.#storage = storage;
     this.#wal = wal;
@@ -111,16 +129,17 @@ export class SafekeeperTimeline {
     this.#savedCommitLsn = this.#commitLsn;
     this.#savedTerm = acceptor.control.term;
     this.#marked = options.marked;
+    this.#peerMarks = options.peerMarks;
   }
 
   /** A timeline that no proposer has written to; its control file is durable when this resolves. */
-  static async create(nodeId: NodeId, control: ControlState, storage: TimelineStorage, log: Log) {
+  static async create(node: TimelineNode, control: ControlState, storage: TimelineStorage, log: Log) {
     await storage.replaceFile(controlFileName, encodeControlFile(control));
-    return SafekeeperTimeline.open(nodeId, control.timeline, storage, log);
+    return SafekeeperTimeline.open(node, control.timeline, storage, log);
   }
 
   /** Throws `corrupt`, naming the file, if what is stored is damaged, and `notFound` if nothing is. */
-  static async open(nodeId: NodeId, id: TenantTimelineId, storage: TimelineStorage, log: Log) {
+  static async open(node: TimelineNode, id: TenantTimelineId, storage: TimelineStorage, log: Log) {
     const file = `${storage.label}/${controlFileName}`;
     const bytes = await storage.readFile(controlFileName);
     if (bytes === null) {
@@ -132,6 +151,7 @@ export class SafekeeperTimeline {
     }
     const stored = decodeControlFile(bytes, id, file);
     const marked = decodeFlushMark(await storage.readFile(flushMarkName));
+    const peerMarks = decodePeerMarks(await storage.readFile(peerMarksName));
     const control = { ...stored, commitLsn: Math.max(stored.commitLsn, marked.commitLsn) as Lsn };
     const wal = await WalLog.open({
       segments: storage.segments,
@@ -141,8 +161,8 @@ export class SafekeeperTimeline {
       flushedLsn: marked.flushLsn,
       log,
     });
-    const acceptor = new Acceptor(nodeId, control, wal.writeLsn, wal.lastRecordLsn, wal.boundaries);
-    return new SafekeeperTimeline(storage, wal, acceptor, { marked, log });
+    const acceptor = new Acceptor(node.nodeId, control, wal.writeLsn, wal.lastRecordLsn, wal.boundaries);
+    return new SafekeeperTimeline(node, storage, wal, acceptor, { marked, peerMarks, log });
   }
 
   get flushLsn(): Lsn {
@@ -169,6 +189,12 @@ export class SafekeeperTimeline {
   /** What a crash does not change; `term` may be about to be stored. */
   get durableTerm(): number {
     return this.#savedTerm;
+  }
+
+  /** The term of the last record, as decided: WAL is cut off, and that of another term written, only after it has changed. */
+  get decidedLastTerm(): number {
+    const { control, flushLsn } = this.#acceptor;
+    return lastTerm(historyUpTo(control.termHistory, flushLsn));
   }
 
   /** WAL that was taken and is not written yet. */
@@ -224,6 +250,31 @@ export class SafekeeperTimeline {
       return;
     }
     this.#work();
+  }
+
+  /** Ends the connections of all proposers. */
+  dropProposers(error: PageliteError): void {
+    for (const target of [...this.#targets]) target.end(error);
+  }
+
+  /** A peer shows this. Stored in the background; lost by a power failure soon after. */
+  notePeer(node: NodeId, shown: PeerMark): void {
+    const known = this.#peerMarks.get(node);
+    if (this.#ended || (known !== undefined && known.term >= shown.term && known.commitLsn >= shown.commitLsn)) return;
+    this.#peerMarks.set(node, {
+      term: Math.max(shown.term, known?.term ?? 0),
+      commitLsn: Math.max(shown.commitLsn, known?.commitLsn ?? 0) as Lsn,
+    });
+    const bytes = encodePeerMarks(this.#peerMarks);
+    this.#marking = this.#marking
+      .then(() => this.#storage.overwriteFile(peerMarksName, bytes, false))
+      // No WAL depends on it: it is known as long as this process lives.
+      .catch((error) => this.#log.warn('what peers have shown cannot be stored', { error: messageOf(error) }));
+  }
+
+  /** The most that it has shown; null if it has shown nothing. */
+  peerMark(node: NodeId): PeerMark | null {
+    return this.#peerMarks.get(node) ?? null;
   }
 
   /** Proposers that are connected. */
@@ -496,8 +547,17 @@ export class SafekeeperTimeline {
       const { reply, error } = step;
       if (error) this.#log.warn('refused a proposer', { ...this.id, error: error.message });
       if (error) target.end(error);
-      else if (reply && !(reply.kind === 'appendResponse' && hasLaterAppendResponse(jobs, i))) target.reply(reply);
+      else if (reply && !(reply.kind === 'appendResponse' && hasLaterAppendResponse(jobs, i)))
+        target.reply(this.#signed(reply));
     }
+  }
+
+  /** With what is known of safekeepers' processes as it leaves: later than what was made durable for it. */
+  #signed(reply: AcceptorMessage): AcceptorMessage {
+    const { incarnation, knownPeers } = this.#node;
+    if (incarnation === 0) return reply;
+    if (reply.kind === 'acceptorGreeting') return { ...reply, incarnation };
+    return reply.kind === 'error' ? reply : { ...reply, peers: knownPeers };
   }
 
   #wake(): void {
@@ -518,9 +578,11 @@ export class SafekeeperTimeline {
 
   async #lowerMark(flushLsn: Lsn): Promise<void> {
     await this.#marking;
-    if (this.#marked.flushLsn <= flushLsn) return;
-    this.#marked = { ...this.#marked, flushLsn };
+    // An earlier process may have been killed while it did this: the disk may still have a higher one than is read.
+    if (this.#marked.flushLsn <= flushLsn && this.#isMarkDurable) return;
+    this.#marked = { ...this.#marked, flushLsn: Math.min(flushLsn, this.#marked.flushLsn) as Lsn };
     await this.#storage.overwriteFile(flushMarkName, encodeFlushMark(this.#marked), true);
+    this.#isMarkDurable = true;
   }
 
   /** A bug in the acceptor or a medium that failed. What is on disk is right; what is in memory may not be. */

@@ -1,6 +1,7 @@
 /**
- * Life around a safekeeper's write path: it hears from its peers what they have, catches up from one that is ahead, sends committed WAL to the object store
- * if it is the one to do that, and removes what every consumer has. Called by whoever hosts a safekeeper (server/safekeeper, the library).
+ * Life around a safekeeper's write path: it hears from its peers what they have, catches up from one that is ahead (at its start before it answers proposers:
+ * readmission.ts), sends committed WAL to the object store if it is the one to do that, and removes what every consumer has. Called by whoever hosts a
+ * safekeeper (server/safekeeper, the library).
  *
  * A round every `safekeeperUpkeepPauseMs`. What takes long (a recovery, sending) goes on beside the rounds, at most once for each timeline.
  *
@@ -13,7 +14,6 @@ import {
   backupRetryPauseMs,
   backupTakeOverMs,
   safekeeperPeerTimeoutMs,
-  safekeeperRecallTimeoutMs,
   safekeeperUpkeepPauseMs,
   walSegmentSize,
 } from '../limits.ts';
@@ -22,10 +22,11 @@ import { type NodeId, type TenantTimelineId, timelineKey } from '../model/ids.ts
 import { formatLsn, type Lsn } from '../model/lsn.ts';
 import { quorumOf } from '../model/quorum.ts';
 import type { Term } from '../model/term.ts';
-import type { Clock, Log, PeerTimelineInfo, SafekeeperPeer } from '../services.ts';
+import type { Clock, Log, PeerTimelineInfo, SafekeeperPeer, SafekeeperTimelineStatus } from '../services.ts';
 import { segmentStart } from '../wal/wal-page.ts';
 import { ArchivedLog } from './archived-log.ts';
 import { chooseDonor, recoverFrom } from './peer-recovery.ts';
+import { Readmission } from './readmission.ts';
 import type { Safekeeper } from './safekeeper.ts';
 import type { SafekeeperTimeline } from './timeline.ts';
 import { type BackupTarget, chooseSender, deleteBackup, type OpenBackup, WalBackup } from './wal-backup.ts';
@@ -71,35 +72,31 @@ export class SafekeeperUpkeep {
   readonly #waiting = new WeakMap<SafekeeperTimeline, { readonly doneLsn: number; readonly sinceMs: number }>();
   readonly #backupPauseUntilMs = new Map<string, number>();
   readonly #away = new Set<NodeId>();
-  /** What the others had of a timeline that is not trusted, when all of them were first heard. */
-  readonly #hadThen = new WeakMap<SafekeeperTimeline, readonly PeerTimelineInfo[]>();
+  readonly #readmission: Readmission;
   #target: Promise<BackupTarget> | null = null;
 
   constructor(options: UpkeepOptions) {
     this.#options = options;
+    this.#readmission = new Readmission({
+      ...options,
+      signal: this.#abort.signal,
+      catchUp: (timeline, donor) =>
+        this.#alone(recoverJob(timeline.id), async () => {
+          await recoverFrom(timeline, donor, this.#recovery);
+        }),
+    });
   }
 
-  /** To be called before proposers can connect: they wait until peers have said what they remember of this safekeeper. */
+  /** To be called before proposers can connect: they wait until this safekeeper has heard from its peers and has what they have. */
   start(): void {
     if (this.#running !== null) return;
-    this.#options.safekeeper.holdProposers(this.#recall());
+    this.#readmission.start();
     this.#running = this.#run();
   }
 
-  async #recall(): Promise<void> {
-    const { safekeeper, peers, log } = this.#options;
-    await Promise.all(
-      peers.map(async (peer) => {
-        try {
-          const recalled = await this.#inTime(peer.recall(safekeeper.nodeId), safekeeperRecallTimeoutMs);
-          for (const timeline of recalled ?? []) await safekeeper.compareWith(timeline);
-        } catch (error) {
-          if (!isPageliteError(error)) throw error;
-          // It is away, or a program of before.
-          log.debug('a peer does not say what it remembers', { node: peer.nodeId, error: error.message });
-        }
-      }),
-    );
+  /** All peers have been heard, and a timeline that is here is as good as before its process began. */
+  isReadmitted(id: TenantTimelineId): boolean {
+    return this.#readmission.isComplete(id);
   }
 
   /** Ends what is under way. The committed end of the WAL is sent first, as far as that goes within `sendMs`. */
@@ -119,23 +116,22 @@ export class SafekeeperUpkeep {
   }
 
   /**
-   * A new member gets what the others have of a timeline, before it is counted: the most advanced log of so many of them that no committed WAL can be missing,
-   * and the highest of their terms, in which it votes for nobody. More than half of the members that there were must answer, `answerMin` of them (the one that
-   * is replaced does not). They know the new configuration already, so that nothing is committed meanwhile by those who only know the old one. Again: goes on.
+   * A new member gets what the others have of a timeline, before it is counted: the most advanced log of `from`, and the highest of their terms, in which it
+   * votes for nobody. Those are more than half of the members that there were, and have stored the new configuration (Safekeeper.configure): no committed WAL
+   * can be missing, and nothing is committed meanwhile by those who only know the old one. All of them must answer. Again: goes on.
    */
-  async pull(id: TenantTimelineId, configuration: SafekeeperConfiguration, answerMin: number): Promise<PulledTimeline> {
-    const { peers } = this.#options;
-    const answers = await Promise.all(
-      peers.map(async (peer) => {
-        const status = await peer.getStatus(id).catch(() => undefined);
-        return status === undefined ? null : { peer, status };
+  async pull(
+    id: TenantTimelineId,
+    configuration: SafekeeperConfiguration,
+    from: readonly NodeId[],
+  ): Promise<PulledTimeline> {
+    const heard = await Promise.all(
+      from.map(async (node) => {
+        const peer = this.#options.peers.find(({ nodeId }) => nodeId === node);
+        if (peer === undefined) throw new PageliteError('invalid', `safekeeper ${node} is no peer`, { ...id, node });
+        return { peer, status: await this.#statusOf(peer, id) };
       }),
     );
-    const heard = answers.filter((answer) => answer !== null);
-    if (heard.length < answerMin) {
-      const text = `${heard.length} of ${peers.length} other safekeepers answer, ${answerMin} must`;
-      throw new PageliteError('unavailable', `${text}: nothing can be taken over from them`, { ...id });
-    }
     const timeline = await this.#openOrCreate(id);
     const having = heard.flatMap(({ peer, status }) => (status === null ? [] : [{ peer, status }]));
     const term = Math.max(0, ...having.map(({ status }) => status.term)) as Term;
@@ -146,7 +142,7 @@ export class SafekeeperUpkeep {
     }));
     await this.#alone(recoverJob(id), async () => {
       const donor = chooseDonor({ lastTerm: lastTermOf(timeline), flushLsn: timeline.flushLsn }, logs);
-      if (donor !== null) await recoverFrom(timeline, donor.peer, this.#abort.signal, term);
+      if (donor !== null) await recoverFrom(timeline, donor.peer, { ...this.#recovery, termMin: term });
     });
     if (chooseDonor({ lastTerm: lastTermOf(timeline), flushLsn: timeline.flushLsn }, logs) !== null) {
       throw new PageliteError('unavailable', 'not all WAL has come: try again', { ...id });
@@ -167,12 +163,27 @@ export class SafekeeperUpkeep {
     const archived = await ArchivedLog.open(await backup(), id);
     const timeline = await this.#openOrCreate(id);
     await this.#alone(recoverJob(id), async () => {
-      await recoverFrom(timeline, archived, this.#abort.signal);
+      await recoverFrom(timeline, archived, this.#recovery);
     });
     if (timeline.startLsn === 0) {
       throw new PageliteError('unavailable', 'a compute is connected: stop it, and try again', { ...id });
     }
     return { flushLsn: timeline.flushLsn, term: timeline.term };
+  }
+
+  get #recovery() {
+    return { clock: this.#options.clock, signal: this.#abort.signal };
+  }
+
+  async #statusOf(peer: SafekeeperPeer, id: TenantTimelineId): Promise<SafekeeperTimelineStatus | null> {
+    const data = { ...id, node: peer.nodeId };
+    const text = `safekeeper ${peer.nodeId} does not say what it has`;
+    const answer = peer.getStatus(id).then((status) => ({ status }));
+    const heard = await this.#inTime(answer, safekeeperPeerTimeoutMs).catch((error: unknown) => {
+      throw new PageliteError('unavailable', `${text}: ${messageOf(error)}`, data, { cause: error });
+    });
+    if (heard === null) throw new PageliteError('unavailable', text, data);
+    return heard.status;
   }
 
   async #openOrCreate(id: TenantTimelineId): Promise<SafekeeperTimeline> {
@@ -192,6 +203,7 @@ export class SafekeeperUpkeep {
   async #run(): Promise<void> {
     const { clock, log } = this.#options;
     const { signal } = this.#abort;
+    await this.#readmission.begun;
     while (!signal.aborted) {
       try {
         await this.round();
@@ -213,7 +225,6 @@ export class SafekeeperUpkeep {
   async round(): Promise<void> {
     const { safekeeper, peers } = this.#options;
     const lists = await Promise.all(peers.map((peer) => this.#ask(peer)));
-    for (const [i, list] of lists.entries()) if (list !== null) safekeeper.peerMemory.note(peers[i]!.nodeId, list);
     const known = new Map<string, { id: TenantTimelineId; peers: Known[] }>();
     for (const [i, list] of lists.entries()) {
       for (const info of list ?? []) {
@@ -223,6 +234,7 @@ export class SafekeeperUpkeep {
         known.set(key, entry);
       }
     }
+    this.#job('readmission', () => this.#readmission.round());
     const timelines = await safekeeper.openAll();
     for (const timeline of timelines) {
       if (this.#abort.signal.aborted) return;
@@ -240,13 +252,13 @@ export class SafekeeperUpkeep {
   }
 
   async #lookAfter(timeline: SafekeeperTimeline, known: readonly Known[]): Promise<void> {
-    for (const { info } of known) {
+    for (const { peer, info } of known) {
+      timeline.notePeer(peer.nodeId, info);
       timeline.learnConsistent(info.remoteConsistentLsn);
       timeline.learnBackup(info.backupLsn);
       timeline.learnCommit(info.lastTerm, info.commitLsn);
     }
     this.#recover(timeline, known);
-    await this.#trustAgain(timeline, known);
     this.#backUp(timeline, known);
     // Where WAL is sent nowhere, one that is away for long must find it here when it is back.
     if (this.#options.backup === null && known.length < this.#options.peers.length) return;
@@ -271,7 +283,7 @@ export class SafekeeperUpkeep {
     const about = { ...timeline.id, donor: donor.peer.nodeId };
     this.#job(recoverJob(timeline.id), async () => {
       try {
-        const lsn = await recoverFrom(timeline, donor.peer, this.#abort.signal);
+        const lsn = await recoverFrom(timeline, donor.peer, this.#recovery);
         if (lsn === null) return;
         this.counters.recoveries++;
         log.info('caught up from a peer', { ...about, from: formatLsn(flushLsn), to: formatLsn(lsn) });
@@ -280,22 +292,6 @@ export class SafekeeperUpkeep {
         log.info('catching up from a peer ended early', { ...about, error: error.message });
       }
     });
-  }
-
-  /**
-   * A timeline on a disk that was put back: once it has what all others had after that, and their highest term, nothing that it forgot is missing. What it had
-   * acknowledged and none of them has by then was not committed, or its proposer still lives and sends it again.
-   */
-  async #trustAgain(timeline: SafekeeperTimeline, known: readonly Known[]): Promise<void> {
-    const { safekeeper, peers } = this.#options;
-    if (safekeeper.refusalOf(timeline.id)?.data.oldDisk !== true || known.length < peers.length) return;
-    const logs = known.map(({ info }) => info);
-    const had = this.#hadThen.get(timeline) ?? logs;
-    this.#hadThen.set(timeline, had);
-    if (chooseDonor({ lastTerm: lastTermOf(timeline), flushLsn: timeline.flushLsn }, had) !== null) return;
-    await timeline.raiseTerm(Math.max(...logs.map(({ term }) => term)) as Term);
-    this.#hadThen.delete(timeline);
-    safekeeper.trustAgain(timeline.id);
   }
 
   #backUp(timeline: SafekeeperTimeline, known: readonly Known[]): void {

@@ -4,7 +4,7 @@
  * by a timer.
  *
  * Invariants
- * - committed WAL only; with a term, also what is not committed yet, as long as that term rules here
+ * - committed WAL only; with a term, also what is not committed yet, as long as the last record is of that term: then it is what every such log has
  * - every record that is sent has a valid CRC32C: damage on disk or in the object store is `corrupt`, and names file and LSN
  * - WAL that was given up here comes from where it was sent, if it was
  */
@@ -23,9 +23,9 @@ export async function* readTimelineWal(
   startLsn: Lsn,
   signal: AbortSignal,
   openBackup: OpenBackup | null,
-  term?: number,
+  lastTerm?: number,
 ): AsyncGenerator<WalChunk, void, undefined> {
-  readableLsn(timeline, term);
+  readableLsn(timeline, lastTerm);
   checkStart(timeline, startLsn, openBackup !== null);
   let archive: WalArchive | null = null;
   // startLsn is a record boundary: a reader resumes where its last record ended.
@@ -35,7 +35,7 @@ export async function* readTimelineWal(
   try {
     while (!signal.aborted) {
       if (timeline.ended) throw timeline.ended;
-      const end = readableLsn(timeline, term);
+      const end = readableLsn(timeline, lastTerm);
       if (reader.lsn >= end) {
         await timeline.changed(signal);
         continue;
@@ -53,9 +53,9 @@ export async function* readTimelineWal(
       }
       bytes ??= await readHeld(timeline, at, lengthMax);
       if (bytes === null) continue;
+      // Uncommitted WAL may have been cut off while it was read: by a newer term, which is told here.
+      readableLsn(timeline, lastTerm);
       if (!scan.feed(bytes)) {
-        // Uncommitted WAL may have been cut off while it was read: by a newer term, which is told here.
-        readableLsn(timeline, term);
         throw object === null ? damage(timeline, scan, startLsn) : damagedObject(timeline, scan, object);
       }
       const { commitLsn } = timeline;
@@ -78,12 +78,13 @@ async function readHeld(timeline: SafekeeperTimeline, lsn: Lsn, lengthMax: numbe
   }
 }
 
-function readableLsn(timeline: SafekeeperTimeline, term: number | undefined): Lsn {
-  if (term === undefined) return timeline.commitLsn;
-  if (timeline.term !== term) {
-    throw new PageliteError('fenced', `term ${timeline.term} rules here, not ${term}`, {
+function readableLsn(timeline: SafekeeperTimeline, lastTerm: number | undefined): Lsn {
+  if (lastTerm === undefined) return timeline.commitLsn;
+  const { decidedLastTerm } = timeline;
+  if (decidedLastTerm !== lastTerm) {
+    throw new PageliteError('fenced', `the last record here is of term ${decidedLastTerm}, not ${lastTerm}`, {
       ...timeline.id,
-      term: timeline.term,
+      term: decidedLastTerm,
     });
   }
   return timeline.flushLsn;

@@ -34,6 +34,12 @@ import {
   stopSafekeeper,
 } from './storage-processes.ts';
 
+/** One of those that are left. */
+interface Other {
+  readonly id: number;
+  readonly api: HttpApi;
+}
+
 type Joining = NonNullable<RepositoryConfig['joiningSafekeeper']>;
 
 const answerTimeoutMs = 10_000;
@@ -52,16 +58,16 @@ export async function replaceSafekeeper(repository: Repository, lostId: number, 
   await startSafekeeper(repository, joining.id, say);
 
   const answerMin = quorumOf(config.safekeepers.length);
-  const others = left.map((node) => safekeeperApi(repository, node));
+  const others = left.map((node) => ({ id: node.id, api: safekeeperApi(repository, node) }));
   const newOne = safekeeperApi(repository, joining);
   const timelines = await listTimelines(others, answerMin);
   for (const [i, id] of timelines.entries()) {
-    await configure(others, id, mconf, answerMin);
+    const from = await configure(others, id, mconf, answerMin);
     await newOne.call(
       z.unknown(),
       'POST',
       '/v1/pull_timeline',
-      { tenant_id: id.tenantId, timeline_id: id.timelineId, mconf, answers: answerMin },
+      { tenant_id: id.tenantId, timeline_id: id.timelineId, mconf, from },
       longRequestTimeoutMs,
     );
     say(`${i + 1} of ${timelines.length} timelines taken over`);
@@ -122,30 +128,32 @@ function prepare(repository: Repository, lostId: number): Promise<Joining> {
 }
 
 /** Of all that answer, which so many must. */
-async function listTimelines(apis: readonly HttpApi[], answerMin: number): Promise<TenantTimelineId[]> {
-  const lists = await askAll(apis, answerMin, (api) =>
+async function listTimelines(others: readonly Other[], answerMin: number): Promise<TenantTimelineId[]> {
+  const lists = await askAll(others, answerMin, ({ api }) =>
     api.call(timelinesSchema, 'GET', '/v1/tenant/timeline', undefined, answerTimeoutMs),
   );
   const all = new Map(lists.flat().map((id) => [`${id.tenantId}/${id.timelineId}`, id]));
   return [...all.values()];
 }
 
-async function configure(apis: readonly HttpApi[], id: TenantTimelineId, mconf: object, answerMin: number) {
+/** Those that know it now. */
+function configure(others: readonly Other[], id: TenantTimelineId, mconf: object, answerMin: number) {
   const path = `/v1/tenant/${id.tenantId}/timeline/${id.timelineId}/membership`;
-  await askAll(apis, answerMin, (api) =>
-    api.call(z.unknown(), 'PUT', path, { mconf }, answerTimeoutMs).catch((error: unknown) => {
+  return askAll(others, answerMin, async (other) => {
+    await other.api.call(z.unknown(), 'PUT', path, { mconf }, answerTimeoutMs).catch((error: unknown) => {
       // It has nothing that it could commit with the old members: its first proposer tells it.
       if (!isPageliteError(error, 'notFound')) throw error;
-    }),
-  );
+    });
+    return other.id;
+  });
 }
 
 async function askAll<T>(
-  apis: readonly HttpApi[],
+  others: readonly Other[],
   answerMin: number,
-  ask: (api: HttpApi) => Promise<T>,
+  ask: (other: Other) => Promise<T>,
 ): Promise<readonly T[]> {
-  const { answers, errors } = await askEach(apis, ask);
+  const { answers, errors } = await askEach(others, ask);
   if (answers.length >= answerMin) return answers;
   const text = `${answers.length} of the other safekeepers answer, ${answerMin} must`;
   throw new PageliteError('unavailable', `${text}: ${messagesOf(errors)}. Start them, and run this again`);

@@ -13,7 +13,7 @@ import { join } from 'node:path';
 import { isPageliteError, PageliteError } from '../../engine/errors.ts';
 import { type TenantTimelineId, tenantId, timelineId } from '../../engine/model/ids.ts';
 import { controlFileName } from '../../engine/safekeeper/control-file.ts';
-import type { SafekeeperStorage, SegmentStorage, TimelineStorage } from '../../engine/safekeeper/storage.ts';
+import type { NodeFiles, SafekeeperStorage, SegmentStorage, TimelineStorage } from '../../engine/safekeeper/storage.ts';
 
 /** Copying so much to the page cache takes about as long as handing it to a thread: 20 to 30 microseconds. */
 const syncWriteBytesMax = 64 * 1024;
@@ -29,12 +29,20 @@ export interface DiskStorageOptions {
 }
 
 export class DiskSafekeeperStorage implements SafekeeperStorage {
+  readonly nodeFiles: NodeFiles;
   readonly #dir: string;
   readonly #options: DiskStorageOptions;
 
   constructor(dir: string, options: DiskStorageOptions = {}) {
     this.#dir = dir;
     this.#options = options;
+    this.nodeFiles = {
+      readFile: (name) => readWhole(join(dir, name)),
+      replaceFile: async (name, bytes) => {
+        await translate(dir, () => mkdir(dir, { recursive: true }));
+        await replaceWhole(dir, name, bytes);
+      },
+    };
   }
 
   async openTimeline(id: TenantTimelineId): Promise<TimelineStorage | null> {
@@ -96,6 +104,32 @@ async function directoriesIn(dir: string): Promise<string[]> {
   }
 }
 
+/** Null if there is none. */
+async function readWhole(path: string): Promise<Uint8Array | null> {
+  try {
+    const bytes = await readFile(path);
+    return new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
+    throw failure(path, error);
+  }
+}
+
+async function replaceWhole(dir: string, name: string, bytes: Uint8Array): Promise<void> {
+  const path = join(dir, name);
+  await translate(path, async () => {
+    const file = await open(`${path}.new`, 'w');
+    try {
+      await file.writeFile(bytes);
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    await rename(`${path}.new`, path);
+    await syncDirectory(dir);
+  });
+}
+
 class DiskTimelineStorage implements TimelineStorage {
   readonly label: string;
   readonly segments: DiskSegments;
@@ -106,29 +140,12 @@ class DiskTimelineStorage implements TimelineStorage {
     this.segments = new DiskSegments(dir, options);
   }
 
-  async readFile(name: string): Promise<Uint8Array | null> {
-    try {
-      const bytes = await readFile(join(this.label, name));
-      return new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
-      throw failure(join(this.label, name), error);
-    }
+  readFile(name: string): Promise<Uint8Array | null> {
+    return readWhole(join(this.label, name));
   }
 
-  async replaceFile(name: string, bytes: Uint8Array): Promise<void> {
-    const path = join(this.label, name);
-    await translate(path, async () => {
-      const file = await open(`${path}.new`, 'w');
-      try {
-        await file.writeFile(bytes);
-        await file.sync();
-      } finally {
-        await file.close();
-      }
-      await rename(`${path}.new`, path);
-      await syncDirectory(this.label);
-    });
+  replaceFile(name: string, bytes: Uint8Array): Promise<void> {
+    return replaceWhole(this.label, name, bytes);
   }
 
   async overwriteFile(name: string, bytes: Uint8Array, durable: boolean): Promise<void> {

@@ -7,7 +7,7 @@
  *   GET    /v1/tenant/:t/timeline/:tl       term, term history, LSNs; 404 if it is not here, 500 naming the file if it is damaged
  *   DELETE /v1/tenant/:t/timeline/:tl       its WAL goes, here and in the object store, and its proposers end; {} also if it is not here
  *   PUT    /v1/tenant/:t/timeline/:tl/membership   {mconf: {generation, members: [{id}]}}: only proposers of this configuration are heard from now on
- *   POST   /v1/pull_timeline                {tenant_id, timeline_id, mconf, answers}: takes over what the peers have; so many of them must answer
+ *   POST   /v1/pull_timeline                {tenant_id, timeline_id, mconf, from: [id]}: takes over what these peers have, who know mconf
  *   POST   /v1/tenant/:t/timeline/:tl/restore      what no disk has any more comes from the object store: {flush_lsn, term}
  *   GET    /metrics                         Prometheus text
  */
@@ -52,7 +52,7 @@ const pullSchema = z.object({
   tenant_id: z.string(),
   timeline_id: z.string(),
   mconf: confSchema,
-  answers: z.int().min(0),
+  from: z.array(z.int().positive()),
 });
 
 /** Of a path's `:tenant` and `:timeline`. */
@@ -121,9 +121,9 @@ export function safekeeperHttpApi({ safekeeper, storage, metrics, log, upkeep, a
   api.post('/v1/pull_timeline', async (c) => {
     authorize(c, null);
     if (upkeep === undefined) throw new PageliteError('invalid', 'this safekeeper has no peers');
-    const { tenant_id, timeline_id, mconf, answers } = await readBody(c, pullSchema);
+    const { tenant_id, timeline_id, mconf, from } = await readBody(c, pullSchema);
     const id = { tenantId: tenantId(tenant_id), timelineId: timelineId(timeline_id) };
-    const { flushLsn, term } = await upkeep.pull(id, mconf, answers);
+    const { flushLsn, term } = await upkeep.pull(id, mconf, from.map(nodeId));
     return c.json({ flush_lsn: formatLsn(flushLsn), term });
   });
   api.post('/v1/tenant/:tenant/timeline/:timeline/restore', async (c) => {

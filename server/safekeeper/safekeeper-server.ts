@@ -197,6 +197,10 @@ function readable(safekeeper: Safekeeper, authorize: AuthorizeTenant): WalReadab
       authorize(null);
       return safekeeper.describeTimelines();
     },
+    async introduce(node, incarnation) {
+      authorize(null);
+      return safekeeper.introduce(node, incarnation);
+    },
     async recall(node) {
       authorize(null);
       return safekeeper.recall(node);

@@ -15,13 +15,15 @@
  *   the donor's flushLsn, `startLsn`: that is where its WAL begins
  * - WAL goes to an acceptor only after its `proposerElected`, from where their logs part, without gaps
  * - `commitLsn` counts only acknowledgements of this term that reached `startLsn`, and never goes down
+ * - a vote or an acknowledgement counts no more once another acceptor's answer tells that the process which gave it has been followed by another: its disk
+ *   may have been put back to an older state
  * - WAL that a quorum has not made durable is in `buffer`; older WAL for an acceptor that lags is read from a donor
  */
 import { assert, unreachable } from '../../engine/assert.ts';
 import { PageliteError } from '../../engine/errors.ts';
 import { pgVersionNumber, walInFlightBytesMax, walMessageBytesMax, walSegmentSize } from '../../engine/limits.ts';
 import type { SafekeeperConfiguration } from '../../engine/model/configuration.ts';
-import type { TenantTimelineId } from '../../engine/model/ids.ts';
+import type { NodeId, TenantTimelineId } from '../../engine/model/ids.ts';
 import { formatLsn, invalidLsn, type Lsn } from '../../engine/model/lsn.ts';
 import { committedLsn, quorumOf } from '../../engine/model/quorum.ts';
 import { highestCommonLsn, lastTerm, noTerm, type Term, type TermHistory } from '../../engine/model/term.ts';
@@ -29,6 +31,7 @@ import type {
   AcceptorGreeting,
   AcceptorMessage,
   AppendResponse,
+  PeerIncarnation,
   ProposerId,
   ProposerMessage,
   VoteResponse,
@@ -94,13 +97,17 @@ export interface WalProposerOptions {
 /** What the proposer knows of one acceptor. */
 interface AcceptorView {
   phase: 'offline' | 'greeting' | 'greeted' | 'voting' | 'voted' | 'streaming';
+  /** As its last greeting said; null before. */
+  nodeId: NodeId | null;
+  /** The process that has acknowledged what is counted here; 0: not told. */
+  incarnation: number;
   vote: VoteResponse | null;
   refused: boolean;
   /** The next append begins here. */
   nextLsn: Lsn;
   /** Of what was sent on this connection, durable there. */
   writtenLsn: Lsn;
-  /** Acknowledged in this term, on any connection. */
+  /** Acknowledged in this term, on any connection to this process of it. */
   flushLsn: Lsn;
   sentCommitLsn: Lsn;
   recovering: boolean;
@@ -114,7 +121,6 @@ export class WalProposer {
   #term: Term = noTerm;
   #seenTerm: Term = noTerm;
   #history: TermHistory = [];
-  #donor = -1;
   #startLsn: Lsn = invalidLsn;
   #startLsnIfEmpty: Lsn | null = null;
   #wantsStart = false;
@@ -268,10 +274,32 @@ export class WalProposer {
   // Election
 
   #greeted(acceptor: number, message: AcceptorGreeting): void {
-    this.#acceptors[acceptor]!.phase = 'greeted';
+    const view = this.#acceptors[acceptor]!;
+    view.phase = 'greeted';
+    view.nodeId = message.nodeId;
+    if (message.incarnation !== view.incarnation) this.#beginsAnew(view, message.incarnation);
     if (this.#sawTerm(acceptor, message.term, message.ruler)) return;
     if (this.#state === 'collectingTerms') this.#campaignIfPossible();
     else if (this.#state !== 'lost') this.#requestVote(acceptor);
+  }
+
+  /** What an earlier process has acknowledged may be forgotten. */
+  #beginsAnew(view: AcceptorView, incarnation: number): void {
+    view.incarnation = incarnation;
+    view.flushLsn = invalidLsn;
+  }
+
+  /** An acceptor knows of these processes: what it answers counts only together with what they have said, and not with what earlier ones have. */
+  #heardOf(peers: readonly PeerIncarnation[]): void {
+    for (let i = 0; i < peers.length; i++) {
+      const { node, incarnation } = peers[i]!;
+      for (let acceptor = 0; acceptor < this.#acceptors.length; acceptor++) {
+        const view = this.#acceptors[acceptor]!;
+        if (view.nodeId !== node || view.incarnation === 0 || incarnation <= view.incarnation) continue;
+        this.#beginsAnew(view, 0);
+        if (view.phase !== 'offline') this.#broken(acceptor, '', new PageliteError('unavailable', 'it has begun anew'));
+      }
+    }
   }
 
   /** Notes a term that was seen. True if it ends this proposer's campaign or rule. */
@@ -310,6 +338,7 @@ export class WalProposer {
     const view = this.#acceptors[acceptor]!;
     // The answer to the vote request of a campaign that was lost.
     if (message.term < this.#term) return;
+    this.#heardOf(message.peers);
     if (this.#sawTerm(acceptor, message.term, message.ruler) || this.#state === 'lost') return;
     view.vote = message;
     if (this.#state === 'elected') {
@@ -336,8 +365,7 @@ export class WalProposer {
   #electIfPossible(): void {
     const votes = this.#acceptors.filter(({ phase }) => phase === 'voted').length;
     if (votes < quorumOf(this.#acceptors.length)) return;
-    this.#donor = this.#mostAdvanced();
-    const { vote } = this.#acceptors[this.#donor]!;
+    const { vote } = this.#acceptors[this.#mostAdvanced()]!;
     assert(vote !== null);
     const startLsn = vote.flushLsn === invalidLsn ? this.#startLsnIfEmpty : vote.flushLsn;
     this.#wantsStart = startLsn === null;
@@ -450,16 +478,20 @@ export class WalProposer {
   }
 
   #appended(acceptor: number, message: AppendResponse): void {
+    this.#heardOf(message.peers);
     if (this.#sawTerm(acceptor, message.term, message.ruler)) return;
     const view = this.#acceptors[acceptor]!;
     if (message.term < this.#term || message.writeLsn > view.nextLsn || message.flushLsn > message.writeLsn) {
       this.#broken(acceptor, `it claims WAL up to ${formatLsn(message.writeLsn)}, sent was ${formatLsn(view.nextLsn)}`);
       return;
     }
+    const isNewDonor = view.flushLsn < this.#buffer.startLsn && message.flushLsn >= this.#buffer.startLsn;
     if (message.flushLsn > view.flushLsn) view.flushLsn = message.flushLsn;
     if (message.writeLsn > view.writtenLsn) view.writtenLsn = message.writeLsn;
     this.#commit();
-    this.#pump(acceptor);
+    // Those that lag behind what is in memory may have waited for one that does not.
+    if (isNewDonor) for (let other = 0; other < this.#acceptors.length; other++) this.#pump(other);
+    else this.#pump(acceptor);
   }
 
   #commit(): void {
@@ -500,11 +532,10 @@ export class WalProposer {
     const endLsn = this.#buffer.startLsn;
     const donors: number[] = [];
     for (const [other, { flushLsn }] of this.#acceptors.entries()) {
-      if (other === acceptor) continue;
-      // Acknowledged in this term, so cut to this history; or the donor of the election, up to where its log ended.
-      if (flushLsn >= endLsn || (other === this.#donor && endLsn <= this.#startLsn)) donors.push(other);
+      // Acknowledged in this term, so cut to this history.
+      if (other !== acceptor && flushLsn >= endLsn) donors.push(other);
     }
-    if (donors.length === 0) return; // Tried again at the next heartbeat.
+    if (donors.length === 0) return; // Tried again when there is one.
     view.recovering = true;
     const donor = donors[view.recoveryCount++ % donors.length]!;
     this.#out.recoveries.push({ acceptor, donor, startLsn: view.nextLsn, endLsn });
@@ -532,6 +563,8 @@ const noBytes = new Uint8Array(0);
 function newView(): AcceptorView {
   return {
     phase: 'offline',
+    nodeId: null,
+    incarnation: 0,
     vote: null,
     refused: false,
     nextLsn: invalidLsn,

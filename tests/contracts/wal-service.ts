@@ -251,7 +251,7 @@ export function runWalServiceContract(name: string, setup: () => Promise<WalServ
       }
     });
 
-    it('a term that does not rule reads nothing uncommitted', async () => {
+    it('a term that the last record is not of reads nothing uncommitted', async () => {
       const driver = await elect();
       const wal = new SyntheticWal(startLsn);
       const bytes = await write(driver, wal, [100]);

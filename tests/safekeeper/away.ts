@@ -17,6 +17,7 @@ export const away = (nodeId: NodeId): SafekeeperPeer => {
     getStatus: () => Promise.reject(error),
     reportConsistent: () => Promise.reject(error),
     describeTimelines: () => Promise.reject(error),
+    introduce: () => Promise.reject(error),
     recall: () => Promise.reject(error),
   };
 };

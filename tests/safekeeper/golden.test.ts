@@ -32,10 +32,12 @@ import {
   encodeControlFile,
   encodeFlushMark,
 } from '../../engine/safekeeper/control-file.ts';
+import { decodePeerMarks, encodePeerMarks } from '../../engine/safekeeper/peer-memory.ts';
 import {
   sampleAcceptorMessages,
   sampleControlState,
   sampleFlushMark,
+  samplePeerMarks,
   sampleProposerMessages,
   sampleWalStreamRequests,
   sampleWalStreamResponses,
@@ -43,9 +45,10 @@ import {
 
 /** SHA-256 over the tags and the bytes of all samples. */
 const schemaHashes: Record<string, string> = {
-  'proposer-acceptor-v2': '345595fe0ed4c13bf415f18e879f4be30bd82c40cdf8def8a7361322f023cca4',
-  'wal-stream-v2': '37f2f8a5ab13ca992bda8aa2aa7afc0a54f183eb4ce03243df0f926e951a8cb0',
+  'proposer-acceptor-v3': '1017f1012324017dcf22205cebdb657e510d8ce81255a780845714807a7f7758',
+  'wal-stream-v3': '344ac5f69f76460c4829509e873bcf0b15a87cba3130e22c0442b9467e8ee4d9',
   'control-file-v2': '258f04272b47fc5a193107fb464e434a757462d419fbe9c76bff918fd1f890dd',
+  'peer-marks-v1': 'dec535a325b8014ceb3ec8cf8645bc482a9ba856c2c549103a5e4d55fc82e31f',
 };
 
 const hex = (bytes: Uint8Array) => Buffer.from(bytes).toString('hex');
@@ -90,6 +93,13 @@ const pinned: Pinned[] = [
     decode: (bytes, i) =>
       i === 0 ? decodeControlFile(bytes, sampleControlState.timeline, 'safekeeper.control') : decodeFlushMark(bytes),
     samples: [sampleControlState, sampleFlushMark],
+  },
+  {
+    name: 'peer-marks-v1',
+    tags: {},
+    lines: [encodePeerMarks(samplePeerMarks)].map(hex),
+    decode: decodePeerMarks,
+    samples: [samplePeerMarks],
   },
 ];
 

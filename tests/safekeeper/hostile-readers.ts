@@ -57,15 +57,16 @@ export class ReaderAttempts {
     }
     const status = (await this.#safekeeper.getStatus(victim))!;
     this.#requests = [
-      { kind: 'readWal', timeline: victim, startLsn: status.startLsn, term: null },
-      { kind: 'readWal', timeline: victim, startLsn: status.startLsn, term: status.term },
-      { kind: 'readWal', timeline: victim, startLsn: status.flushLsn, term: null },
+      { kind: 'readWal', timeline: victim, startLsn: status.startLsn, lastTerm: null },
+      { kind: 'readWal', timeline: victim, startLsn: status.startLsn, lastTerm: status.termHistory.at(-1)![0] },
+      { kind: 'readWal', timeline: victim, startLsn: status.flushLsn, lastTerm: null },
       { kind: 'consumed', lsn: status.flushLsn },
       { kind: 'getStatus', timeline: victim },
       { kind: 'getStatus', timeline: strangerId },
       { kind: 'reportConsistent', timeline: victim, lsn: status.commitLsn },
       { kind: 'describeTimelines' },
       { kind: 'recall', node: 2 as NodeId },
+      { kind: 'introduce', node: 2 as NodeId, incarnation: 7 },
     ];
     const { segments } = (await this.#storage.openTimeline(victim))!;
     const files = await segments.list();

@@ -8,6 +8,7 @@ import type { AcceptorMessage, ProposerId, ProposerMessage } from '../../engine/
 import { proposerAcceptorVersion } from '../../engine/protocol/version.ts';
 import type { WalStreamRequest, WalStreamResponse } from '../../engine/protocol/wal-stream.ts';
 import type { ControlState, FlushMark } from '../../engine/safekeeper/control-file.ts';
+import type { PeerMark } from '../../engine/safekeeper/peer-memory.ts';
 
 const timeline = {
   tenantId: tenantId('0123456789abcdef0123456789abcdef'),
@@ -44,10 +45,15 @@ export const sampleProposerMessages: readonly ProposerMessage[] = [
   },
 ];
 
+const peers = [
+  { node: 1 as NodeId, incarnation: 1_795_982_400_001 },
+  { node: 4 as NodeId, incarnation: 2 },
+];
+
 const error = new PageliteError('fenced', 'another compute has taken over', { term: 8, node: 3 });
 
 export const sampleAcceptorMessages: readonly AcceptorMessage[] = [
-  { kind: 'acceptorGreeting', nodeId: 3 as NodeId, term, ruler: proposerId },
+  { kind: 'acceptorGreeting', nodeId: 3 as NodeId, incarnation: 1_795_982_400_000, term, ruler: proposerId },
   {
     kind: 'voteResponse',
     term,
@@ -57,6 +63,7 @@ export const sampleAcceptorMessages: readonly AcceptorMessage[] = [
     commitLsn: 0x1000028 as Lsn,
     startLsn: 0x1000028 as Lsn,
     termHistory,
+    peers,
   },
   {
     kind: 'appendResponse',
@@ -65,18 +72,20 @@ export const sampleAcceptorMessages: readonly AcceptorMessage[] = [
     flushLsn: at,
     writeLsn: (at + 8) as Lsn,
     commitLsn: 0x1000028 as Lsn,
+    peers: peers.slice(0, 1),
   },
   { kind: 'error', error },
 ];
 
 export const sampleWalStreamRequests: readonly WalStreamRequest[] = [
-  { kind: 'readWal', timeline, startLsn: at, term: null },
-  { kind: 'readWal', timeline, startLsn: at, term: 7 },
+  { kind: 'readWal', timeline, startLsn: at, lastTerm: null },
+  { kind: 'readWal', timeline, startLsn: at, lastTerm: 7 },
   { kind: 'getStatus', timeline },
   { kind: 'consumed', lsn: at },
   { kind: 'reportConsistent', timeline, lsn: at },
   { kind: 'describeTimelines' },
   { kind: 'recall', node: 3 as NodeId },
+  { kind: 'introduce', node: 3 as NodeId, incarnation: 1_795_982_400_000 },
 ];
 
 export const sampleWalStreamResponses: readonly WalStreamResponse[] = [
@@ -113,6 +122,7 @@ export const sampleWalStreamResponses: readonly WalStreamResponse[] = [
   },
   { kind: 'recalled', timelines: [] },
   { kind: 'recalled', timelines: [{ id: timeline, term: 7, commitLsn: 0x1000028 as Lsn }] },
+  { kind: 'introduced', introduction: { incarnation: 1_795_982_400_001, known: 7 } },
 ];
 
 export const sampleControlState: ControlState = {
@@ -129,3 +139,8 @@ export const sampleControlState: ControlState = {
 };
 
 export const sampleFlushMark: FlushMark = { flushLsn: (at + 8) as Lsn, commitLsn: at };
+
+export const samplePeerMarks: ReadonlyMap<NodeId, PeerMark> = new Map([
+  [1 as NodeId, { term: 7, commitLsn: 0x1000028 as Lsn }],
+  [4 as NodeId, { term: 9, commitLsn: at }],
+]);

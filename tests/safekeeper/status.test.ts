@@ -28,7 +28,8 @@ it('is of one log while its end is cut off', async () => {
     await mayCut;
     await zeroFrom(name, offset);
   };
-  const log = await SafekeeperTimeline.create(1 as NodeId, newControlState(timeline), storage, silentLog);
+  const node = { nodeId: 1 as NodeId, incarnation: 0, knownPeers: [] };
+  const log = await SafekeeperTimeline.create(node, newControlState(timeline), storage, silentLog);
   const wal = new SyntheticWal(begin);
   const [first, second] = [wal.next(new Uint8Array(100)), wal.next(new Uint8Array(100))];
   const send = (proposer: string, ...messages: ProposerMessage[]) => {

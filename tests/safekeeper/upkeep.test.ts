@@ -331,12 +331,12 @@ describe('a new member', () => {
     const next = configurationOf(2, members(1, 3, 4));
     for (const i of [0, 2]) await rig.nodes[i]!.configure(rig.id, next);
     const upkeep = rig.upkeep(3);
-    await expect(upkeep.pull(rig.id, next, 3)).rejects.toMatchObject({ kind: 'unavailable' });
-    expect(await upkeep.pull(rig.id, next, 2)).toEqual({ flushLsn: rig.wal.endLsn, term: old.term });
+    await expect(upkeep.pull(rig.id, next, members(1, 2, 3))).rejects.toMatchObject({ kind: 'invalid' });
+    expect(await upkeep.pull(rig.id, next, members(1, 3))).toEqual({ flushLsn: rig.wal.endLsn, term: old.term });
     expect(same(await rig.read(3, beginLsn), rig.all())).toBe(true);
     expect(await rig.nodes[3]!.configurationOf(rig.id)).toEqual(next);
     // Again: nothing changes.
-    expect(await upkeep.pull(rig.id, next, 2)).toEqual({ flushLsn: rig.wal.endLsn, term: old.term });
+    expect(await upkeep.pull(rig.id, next, members(1, 3))).toEqual({ flushLsn: rig.wal.endLsn, term: old.term });
 
     expect(await fenced).toMatchObject({ kind: 'fenced', data: { outdatedConfiguration: true } });
     await expect(rig.elect([0, 2], [0, 1, 2])).rejects.toMatchObject({ kind: 'fenced' });

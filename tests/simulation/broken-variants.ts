@@ -11,6 +11,7 @@ const acceptor = 'engine/safekeeper/acceptor.ts';
 const timeline = 'engine/safekeeper/timeline.ts';
 const walLog = 'engine/safekeeper/wal-log.ts';
 const safekeeper = 'engine/safekeeper/safekeeper.ts';
+const readmission = 'engine/safekeeper/readmission.ts';
 const removal = 'engine/safekeeper/wal-removal.ts';
 const quorum = 'engine/model/quorum.ts';
 const proposer = 'smgr-plugin/wal/wal-proposer.ts';
@@ -148,7 +149,33 @@ export const brokenVariants: readonly BrokenVariant[] = [
     ],
   },
   {
-    name: 'votes with an old disk',
-    edits: [{ file: safekeeper, find: 'if (refusal) throw refusal;', replace: '' }],
+    name: 'answers with a disk that was put back before it has heard its peers',
+    edits: [{ file: safekeeper, find: 'await this.#gate?.admit(greeting.timeline);', replace: '' }],
+  },
+  {
+    name: 'answers when it has heard its peers, without what they have',
+    edits: [{ file: readmission, find: 'if (donor === null) return true;', replace: 'if (own) return true;' }],
+  },
+  {
+    name: 'answers proposers who know only members of before',
+    edits: [
+      {
+        file: acceptor,
+        find: 'if (configuration.generation < own.generation) return outdatedError(texts, data);',
+        replace: 'if (configuration.generation < own.generation) return null;',
+      },
+      { file: timeline, find: 'target.session.generation >= generation) continue;', replace: 'true) continue;' },
+    ],
+  },
+  {
+    name: 'counts what a safekeeper said before its disk was put back',
+    edits: [
+      {
+        file: proposer,
+        find: 'this.#beginsAnew(view, message.incarnation);',
+        replace: 'view.incarnation = message.incarnation;',
+      },
+      { file: proposer, find: 'incarnation <= view.incarnation) continue;', replace: 'incarnation > 0) continue;' },
+    ],
   },
 ];

@@ -4,7 +4,8 @@
  *
  * - no record that was acknowledged is lost, or overlaps another: one history
  * - a term is won once; its WAL begins at or after all that older terms have acknowledged
- * - a safekeeper votes for one proposer in a term, and then only for the one that won it; its term never goes down, whatever happens to its process
+ * - a safekeeper votes for one proposer in a term, and then only for the one that won it; its term never goes down, whatever happens to its process (but for a
+ *   disk that was put back: then its votes of before may not win a term for anybody, which is seen by who wins)
  * - a commit LSN never goes down: a proposer's, and a safekeeper's as long as its process lives
  * - what a safekeeper shows as committed is the one history, whoever shows it
  * - everything that is sent is well-formed
@@ -25,6 +26,8 @@ interface Acceptor {
 
 export class Checkers {
   readonly violations: string[] = [];
+  /** Called as a compute begins to tell safekeepers that it has won a term. */
+  onAnnounced: (compute: string) => void = () => {};
   /** What was acknowledged to clients. In no order: news of a commit may be late. */
   readonly acknowledged: Acknowledged[] = [];
   readonly #startLsn: Lsn;
@@ -87,7 +90,10 @@ export class Checkers {
     const message = this.#decode(compute, () => decodeProposerMessage(bytes));
     if (message === null) return;
     if (message.kind === 'proposerGreeting') this.#proposerIds.set(compute, message.proposerId);
-    if (message.kind === 'proposerElected') this.#elected.set(message.term, this.#proposerIds.get(compute) ?? '');
+    if (message.kind !== 'proposerElected') return;
+    const isFirst = !this.#elected.has(message.term);
+    this.#elected.set(message.term, this.#proposerIds.get(compute) ?? '');
+    if (isFirst) this.onAnnounced(compute);
   }
 
   /** A message that a safekeeper sends to a proposer. */
@@ -119,6 +125,11 @@ export class Checkers {
   /** The process is gone; what it knew of commits may be. */
   restarted(node: string): void {
     this.#acceptor(node).commitLsn = 0;
+  }
+
+  /** Its disk was put back: what it promised is forgotten, and must not count. */
+  putBack(node: string): void {
+    this.#acceptors.delete(node);
   }
 
   /** Committed WAL as a reader got it. */

@@ -18,6 +18,7 @@ import { MemoryObjectStore } from '../../engine/stores/memory.ts';
 import { Checkers } from './checkers.ts';
 import { SimDisk, type SimStorage } from './faulty-disk.ts';
 import { Network, type NetworkFaults } from './network.ts';
+import { Replacement } from './replacement.ts';
 import type { World } from './world.ts';
 
 /** Near a segment's end, so that segments change during a run. */
@@ -36,8 +37,18 @@ export class SimNode {
   storage: SimStorage | null = null;
   safekeeper: Safekeeper | null = null;
   upkeep: SafekeeperUpkeep | null = null;
+  /** As it was told at its start. */
+  peers: readonly SimNode[] = [];
+  /** It was lost. */
+  isGone = false;
   /** Of its disk, some time ago. */
   snapshot: ReturnType<SimDisk['snapshot']> | null = null;
+
+  /** Its disk was put back, and it has not caught up with all others since. */
+  get isForgetful(): boolean {
+    if (this.disk.isOld && this.upkeep?.isReadmitted(simTimeline)) this.disk.isOld = false;
+    return this.disk.isOld;
+  }
 
   constructor(id: number, world: World) {
     this.id = id as NodeId;
@@ -57,7 +68,12 @@ export interface ClusterOptions {
 export class ConsensusCluster {
   readonly world: World;
   readonly network: Network;
-  readonly nodes: readonly SimNode[];
+  /** All that there ever were. */
+  readonly nodes: SimNode[];
+  /** What is known to whoever starts now. */
+  configuration: SafekeeperConfiguration;
+  /** In the order in which they were begun. */
+  readonly replacements: Replacement[] = [];
   readonly checkers: Checkers;
   readonly log: Log;
   /** Where WAL goes. */
@@ -78,6 +94,11 @@ export class ConsensusCluster {
     this.#switchesLeft = upkeep && world.chance(0.25) ? 1 + world.below(3) : 0;
     this.network = new Network(world, faults);
     this.nodes = Array.from({ length: acceptorCount }, (_, i) => new SimNode(i + 1, world));
+    this.configuration = configurationOf(
+      1,
+      this.nodes.map(({ id }) => id),
+    );
+    for (const node of this.nodes) node.peers = this.nodes.filter((other) => other !== node);
     const say = (level: string) => (message: string, data?: object) => {
       if (trace) process.stderr.write(`${world.now().toFixed(2)} ${level} ${message} ${JSON.stringify(data ?? {})}\n`);
     };
@@ -90,28 +111,49 @@ export class ConsensusCluster {
     };
   }
 
-  get configuration(): SafekeeperConfiguration {
-    return configurationOf(
-      1,
-      this.nodes.map(({ id }) => id),
-    );
+  /** Of the configuration. */
+  get members(): readonly SimNode[] {
+    return this.configuration.members.map((id) => this.nodes[id - 1]!);
   }
 
-  /** So many safekeepers may have lost what they acknowledged. */
+  /** So many safekeepers more may lose what they acknowledged. */
   get spareCount(): number {
-    return this.nodes.length - quorumOf(this.nodes.length);
+    const count = this.members.length;
+    const forgetful = this.members.filter((node) => node.isForgetful || node.isGone).length;
+    return count - quorumOf(count) - forgetful;
+  }
+
+  /** A safekeeper with an empty disk. */
+  addNode(peers: readonly SimNode[]): SimNode {
+    const node = new SimNode(this.nodes.length + 1, this.world);
+    node.peers = peers;
+    this.nodes.push(node);
+    return node;
+  }
+
+  /** Somebody has to replace a member, for good. */
+  lose(node: SimNode, returnsMs: number | null): Replacement | null {
+    const isAlone = this.replacements.every(({ done }) => done);
+    if (!isAlone || !this.#withUpkeep || (this.spareCount < 1 && !node.isForgetful)) return null;
+    this.log.info(`${node.name} is lost`);
+    const replacement = new Replacement(this, node, returnsMs);
+    this.replacements.push(replacement);
+    void replacement.run();
+    return replacement;
   }
 
   startSafekeeper(node: SimNode): void {
-    if (node.safekeeper) return;
+    if (node.safekeeper || node.isGone) return;
     node.storage = node.disk.mount();
-    const safekeeper = new Safekeeper({
-      nodeId: node.id,
-      storage: node.storage,
-      log: { ...this.log, error: (message, data) => this.#failed(node, message, data) },
-      backup: this.#openBackup,
-      ...(node.disk.isOld && { refusal: new PageliteError('invalid', 'the disk was put back') }),
-    });
+    const log: Log = {
+      ...this.log,
+      warn: (message, data) => {
+        this.log.warn(message, { node: node.name, ...data });
+        if (message.includes('without having caught up')) this.#goesOnAlone(node);
+      },
+      error: (message, data) => this.#failed(node, message, data),
+    };
+    const safekeeper = new Safekeeper({ nodeId: node.id, storage: node.storage, log, backup: this.#openBackup });
     node.safekeeper = safekeeper;
     this.network.listen(node.name, (endpoint, channel) => {
       if (endpoint === 'proposer') safekeeper.acceptProposer(channel);
@@ -120,12 +162,19 @@ export class ConsensusCluster {
     if (!this.#withUpkeep) return;
     node.upkeep = new SafekeeperUpkeep({
       safekeeper,
-      peers: this.servicesFor(node.name).filter(({ nodeId }) => nodeId !== node.id),
+      peers: this.servicesFor(node.name, node.peers),
       backup: this.#openBackup,
       clock: this.world,
-      log: this.log,
+      log,
     });
     node.upkeep.start();
+  }
+
+  /** With a disk that was put back that is one fault more than is survived: it is stopped before it says anything, and tries again. */
+  #goesOnAlone(node: SimNode): void {
+    if (!node.isForgetful) return;
+    this.killSafekeeper(node, false);
+    this.world.after(500, () => this.startSafekeeper(node));
   }
 
   readonly #openBackup = async (): Promise<BackupTarget> => {
@@ -147,6 +196,8 @@ export class ConsensusCluster {
     node.storage.alive = false;
     node.safekeeper = null;
     this.recoveries += node.upkeep?.counters.recoveries ?? 0;
+    // Looked at as long as its process can tell.
+    void node.isForgetful;
     void node.upkeep?.close();
     node.upkeep = null;
     this.network.kill(node.name);
@@ -154,15 +205,17 @@ export class ConsensusCluster {
     this.checkers.restarted(node.name);
   }
 
-  /** Its disk is as it was some time ago, as after the wrong backup was put back. */
+  /** Its disk is as it was some time ago, as after the wrong backup was put back, or a new one. Only peers can notice. */
   restoreOldDisk(node: SimNode): void {
-    const isMinority = node.disk.isOld || this.nodes.filter(({ disk }) => disk.isOld).length < this.spareCount;
-    if (node.snapshot === null || !isMinority) return;
+    const isMinority = node.isForgetful || this.spareCount > 0;
+    if (node.snapshot === null || !isMinority || !this.#withUpkeep || !this.members.includes(node)) return;
     this.killSafekeeper(node, false);
-    this.log.info(`old disk of ${node.name}`);
+    const isEmpty = this.world.chance(0.2);
+    this.log.info(`old disk of ${node.name}`, { isEmpty });
     this.staleRestores++;
-    node.disk.restore(node.snapshot);
+    node.disk.restore(isEmpty ? null : node.snapshot);
     node.snapshot = null;
+    this.checkers.putBack(node.name);
   }
 
   /** Faults of the medium end; who was stopped by them starts again. */
@@ -175,8 +228,8 @@ export class ConsensusCluster {
     }
   }
 
-  servicesFor(client: string): SafekeeperPeer[] {
-    return this.nodes.map(
+  servicesFor(client: string, nodes = this.members): SafekeeperPeer[] {
+    return nodes.map(
       (node) =>
         new RemoteWalService({
           nodeId: node.id,
@@ -185,15 +238,13 @@ export class ConsensusCluster {
     );
   }
 
-  /** Every safekeeper whose disk is its own gives all committed WAL up to `endLsn`, what it has given up from the object store. */
+  /** Every member gives all committed WAL up to `endLsn`, what it has given up from the object store. */
   async verify(endLsn: Lsn): Promise<void> {
-    for (const [i, service] of this.servicesFor('verifier').entries()) {
-      const { disk, name } = this.nodes[i]!;
-      if (!disk.isOld) this.checkers.complete(name, await this.#readAll(service, endLsn));
-    }
+    for (const [i, service] of this.servicesFor('verifier').entries())
+      this.checkers.complete(this.members[i]!.name, await this.#readAll(service, endLsn));
   }
 
-  /** Again and again: what is not on its disk any more may just be on the way to the object store. */
+  /** Again and again: what is not on its disk any more may just be on the way to the object store, and what was put back without it from the others. */
   async #readAll(service: WalService, endLsn: Lsn): Promise<Uint8Array> {
     for (;;) {
       const out = new Uint8Array(endLsn - simStartLsn);
@@ -204,7 +255,7 @@ export class ConsensusCluster {
         }
       } catch (error) {
         this.log.warn('not all WAL is there yet', { node: service.nodeId, error: (error as Error).message });
-        if (!isPageliteError(error, 'unavailable') && !isPageliteError(error, 'closed')) throw error;
+        if (!(['unavailable', 'closed', 'notFound'] as const).some((kind) => isPageliteError(error, kind))) throw error;
       }
       await this.world.sleep(1000);
     }
@@ -223,7 +274,7 @@ export class ConsensusCluster {
   #failed(node: SimNode, message: string, data: object | undefined): void {
     this.log.error(message, data);
     if (message.includes('older than what it has shown')) {
-      if (node.disk.isOld) this.noticedOldDisks++;
+      if (node.isForgetful) this.noticedOldDisks++;
       else this.checkers.violate(`${node.name}: takes its disk for an old one ${JSON.stringify(data)}`);
       return;
     }
@@ -234,21 +285,21 @@ export class ConsensusCluster {
 /** What a pageserver does: follows committed WAL, from whichever safekeeper gives it. */
 export async function followWal(cluster: ConsensusCluster, name: string, signal: AbortSignal): Promise<void> {
   const { world, nodes, checkers } = cluster;
-  const services = cluster.servicesFor(name);
   let at = simStartLsn;
   while (!signal.aborted) {
-    const which = world.below(nodes.length);
+    const node = world.pick(nodes);
+    const [service] = cluster.servicesFor(name, [node]);
     const reading = new AbortController();
     const stop = () => reading.abort();
     signal.addEventListener('abort', stop, { once: true });
     world.after(2000 * world.next(), stop);
     try {
-      for await (const { startLsn, bytes } of services[which]!.readWal(simTimeline, at, reading.signal)) {
-        checkers.read(nodes[which]!.name, startLsn, bytes);
+      for await (const { startLsn, bytes } of service!.readWal(simTimeline, at, reading.signal)) {
+        checkers.read(node.name, startLsn, bytes);
         at = lastBoundary(cluster, at, startLsn, bytes);
       }
       // What was read is ingested and stored: a pageserver needs it no more.
-      if (world.chance(0.3)) await services[which]!.reportConsistent(simTimeline, at);
+      if (world.chance(0.3)) await service!.reportConsistent(simTimeline, at);
     } catch (error) {
       if (!isPageliteError(error)) throw error;
     }

@@ -22,7 +22,15 @@ describe('under every fault at once', () => {
     expect(new Set(outcomes.map(({ safekeepers }) => safekeepers))).toEqual(new Set([1, 3, 5]));
     expect(sum(({ committed }) => committed)).toBeGreaterThan(20 * seedCount);
     expect(sum(({ elections }) => elections)).toBeGreaterThan(3 * seedCount);
-    for (const of of ['fences', 'tornWrites', 'diskFailures', 'staleRestores'] as const) {
+    for (const of of [
+      'fences',
+      'tornWrites',
+      'diskFailures',
+      'staleRestores',
+      'noticedOldDisks',
+      'replacements',
+      'recoveries',
+    ] as const) {
       expect(
         sum((outcome) => outcome[of]),
         of,

@@ -6,7 +6,7 @@
 import { crc32c } from '../../engine/crc32c.ts';
 import { PageliteError } from '../../engine/errors.ts';
 import type { TenantTimelineId } from '../../engine/model/ids.ts';
-import type { SafekeeperStorage, SegmentStorage, TimelineStorage } from '../../engine/safekeeper/storage.ts';
+import type { NodeFiles, SafekeeperStorage, SegmentStorage, TimelineStorage } from '../../engine/safekeeper/storage.ts';
 import { SparseBytes } from './sparse-bytes.ts';
 import type { World } from './world.ts';
 
@@ -36,10 +36,17 @@ class SimFile {
 
 type Timelines = Map<string, { readonly id: TenantTimelineId; readonly files: Map<string, SimFile> }>;
 
+/** What is on a disk. */
+interface Contents {
+  readonly timelines: Timelines;
+  /** Of the safekeeper as such. */
+  readonly nodeFiles: Map<string, SimFile>;
+}
+
 /** The medium: outlives the processes that use it. */
 export class SimDisk {
   readonly #world: World;
-  timelines: Timelines = new Map();
+  contents: Contents = emptyContents();
   /** Operations take so many times as long. */
   slowness = 1;
   /** What writes and syncs reject with. */
@@ -60,7 +67,7 @@ export class SimDisk {
 
   /** Power failure, or, gently, the death of a process: then the page cache survives, and is no more durable than before. */
   crash(losesCache: boolean): void {
-    for (const { files } of this.timelines.values()) {
+    for (const files of this.#folders()) {
       for (const file of files.values()) {
         if (!losesCache && !file.lostWrites) continue;
         for (const write of file.unsynced) if (this.#world.chance(0.5)) this.tear(file, write);
@@ -72,19 +79,21 @@ export class SimDisk {
   }
 
   /** What is durable now, for `restore`. */
-  snapshot(): Timelines {
-    const copy: Timelines = new Map();
-    for (const [key, { id, files }] of this.timelines) {
-      const copied = [...files].map(([name, { size, durable }]) => [name, new SimFile(size, durable.clone())] as const);
-      copy.set(key, { id, files: new Map(copied) });
-    }
+  snapshot(): Contents {
+    const copy = emptyContents();
+    for (const [key, { id, files }] of this.contents.timelines) copy.timelines.set(key, { id, files: copyOf(files) });
+    for (const [name, file] of copyOf(this.contents.nodeFiles)) copy.nodeFiles.set(name, file);
     return copy;
   }
 
-  /** No process has it mounted. */
-  restore(snapshot: Timelines): void {
-    this.timelines = snapshot;
+  /** No process has it mounted. Null: it is a new one, with nothing on it. */
+  restore(snapshot: Contents | null): void {
+    this.contents = snapshot ?? emptyContents();
     this.isOld = true;
+  }
+
+  #folders(): Map<string, SimFile>[] {
+    return [...[...this.contents.timelines.values()].map(({ files }) => files), this.contents.nodeFiles];
   }
 
   /** Throws what a write or sync meets. */
@@ -100,7 +109,7 @@ export class SimDisk {
     const add = (bytes: Uint8Array) => {
       crc = crc32c(bytes, 0, bytes.length, crc);
     };
-    for (const { files } of this.timelines.values()) {
+    for (const files of this.#folders()) {
       for (const [name, { durable }] of [...files].sort(([a], [b]) => (a < b ? -1 : 1))) {
         add(text.encode(name));
         for (const [offset, bytes] of durable.blocks()) {
@@ -124,32 +133,44 @@ export class SimDisk {
   }
 }
 
+function emptyContents(): Contents {
+  return { timelines: new Map(), nodeFiles: new Map() };
+}
+
+function copyOf(files: ReadonlyMap<string, SimFile>): Map<string, SimFile> {
+  return new Map([...files].map(([name, { size, durable }]) => [name, new SimFile(size, durable.clone())]));
+}
+
 export class SimStorage implements SafekeeperStorage {
   readonly disk: SimDisk;
+  readonly nodeFiles: NodeFiles;
   readonly #world: World;
   alive = true;
 
   constructor(world: World, disk: SimDisk) {
     this.#world = world;
     this.disk = disk;
+    this.nodeFiles = new SimTimelineStorage(this, disk.contents.nodeFiles);
   }
 
   async openTimeline(id: TenantTimelineId): Promise<TimelineStorage | null> {
     await this.take();
-    const timeline = this.disk.timelines.get(id.timelineId);
+    const timeline = this.disk.contents.timelines.get(id.timelineId);
     return timeline ? new SimTimelineStorage(this, timeline.files) : null;
   }
 
   async createTimeline(id: TenantTimelineId): Promise<TimelineStorage> {
     await this.take();
     this.disk.checkWritable();
-    const timeline = this.disk.timelines.get(id.timelineId) ?? { id, files: new Map<string, SimFile>() };
-    this.disk.timelines.set(id.timelineId, timeline);
+    const { timelines } = this.disk.contents;
+    const timeline = timelines.get(id.timelineId) ?? { id, files: new Map<string, SimFile>() };
+    timelines.set(id.timelineId, timeline);
     return new SimTimelineStorage(this, timeline.files);
   }
 
   async listTimelines(): Promise<readonly TenantTimelineId[]> {
-    return [...this.disk.timelines.values()].map(({ id }) => id);
+    await this.take();
+    return [...this.disk.contents.timelines.values()].map(({ id }) => id);
   }
 
   /** Time passes; never returns to a process that died meanwhile. */

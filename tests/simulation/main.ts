@@ -52,9 +52,13 @@ async function runAll(options: Options): Promise<Outcome[]> {
   const runThread = () =>
     new Promise<void>((resolve, reject) => {
       const worker = new Worker(fileURLToPath(import.meta.url));
+      let seed = from;
       const give = () => {
         if (isOver || next >= from + seeds) void worker.terminate().then(() => resolve());
-        else worker.postMessage(next++);
+        else {
+          seed = next++;
+          worker.postMessage(seed);
+        }
       };
       worker.on('message', (outcome: Outcome) => {
         outcomes.push(outcome);
@@ -67,7 +71,7 @@ async function runAll(options: Options): Promise<Outcome[]> {
         if (first && outcome.violations.length > 0) isOver = true;
         give();
       });
-      worker.on('error', reject);
+      worker.on('error', (error) => reject(new Error(`seed ${seed}:\n  ${error.stack}`, { cause: error })));
       give();
     });
   await Promise.all(Array.from({ length: Math.max(1, threads) }, runThread));
@@ -79,6 +83,6 @@ function summary(outcomes: readonly Outcome[]): string {
   return [
     `${outcomes.length} runs with ${[1, 3, 5].map((n) => outcomes.filter(({ safekeepers }) => safekeepers === n).length).join(', ')} of 1, 3, 5 safekeepers`,
     `${sum(({ elections }) => elections)} elections, ${sum(({ fences }) => fences)} fences, ${sum(({ committed }) => committed)} commits acknowledged`,
-    `${sum(({ tornWrites }) => tornWrites)} torn writes, ${sum(({ diskFailures }) => diskFailures)} failures of a disk, ${sum(({ staleRestores }) => staleRestores)} old disks (heard of from peers at ${sum(({ noticedOldDisks }) => noticedOldDisks)} starts), ${sum(({ recoveries }) => recoveries)} recoveries from a peer`,
+    `${sum(({ tornWrites }) => tornWrites)} torn writes, ${sum(({ diskFailures }) => diskFailures)} failures of a disk, ${sum(({ staleRestores }) => staleRestores)} old disks (heard of from peers at ${sum(({ noticedOldDisks }) => noticedOldDisks)} starts), ${sum(({ replacements }) => replacements)} safekeepers replaced, ${sum(({ recoveries }) => recoveries)} recoveries from a peer`,
   ].join('\n');
 }

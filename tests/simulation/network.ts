@@ -74,8 +74,17 @@ export class Network {
     this.cutOneWay(b, a);
   }
 
+  mendOneWay(from: string, to: string): void {
+    this.#partitioned.delete(`${from} ${to}`);
+    this.#flush();
+  }
+
   heal(): void {
     this.#partitioned.clear();
+    this.#flush();
+  }
+
+  #flush(): void {
     for (const connection of this.#connections) for (const end of connection.ends) end.flush();
   }
 

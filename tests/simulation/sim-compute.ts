@@ -15,6 +15,7 @@ export class SimCompute {
   isElected = false;
   finished = false;
   #finishedHandler = () => {};
+  #electedHandler = () => {};
   #writesAhead = false;
 
   constructor(cluster: ConsensusCluster, name: string) {
@@ -46,6 +47,10 @@ export class SimCompute {
     this.#finishedHandler = handler;
   }
 
+  onElected(handler: () => void): void {
+    this.#electedHandler = handler;
+  }
+
   /** Its next transaction is a long one: WAL that is sent as it is written, long before it is waited for. */
   writeAhead(): void {
     this.#writesAhead = true;
@@ -72,6 +77,7 @@ export class SimCompute {
       signal: this.#stop.signal,
     });
     this.isElected = true;
+    this.#electedHandler();
     checkers.won(this.name, driver.term, driver.startLsn);
     driver.onFenced(() => {
       this.isFenced = true;

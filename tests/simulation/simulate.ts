@@ -5,8 +5,9 @@
  *
  * For a while everything fails at once: racing proposers; connections that break; partitions one way and both; messages that are lost, come twice or
  * overtake others; processes that are killed; power failures that lose or tear what was not synchronised; disks that are slow, full or
- * fail; a minority of disks put back to what they held before. Then all is well, and a last compute has to commit.
+ * fail; a minority of disks put back to what they held before; a member that is lost and replaced. Then all is well, and a last compute has to commit.
  */
+import { quorumOf } from '../../engine/model/quorum.ts';
 import { ConsensusCluster, followWal, type SimNode } from './consensus-cluster.ts';
 import { SimCompute } from './sim-compute.ts';
 import { World } from './world.ts';
@@ -24,6 +25,7 @@ export interface Outcome {
   readonly diskFailures: number;
   readonly staleRestores: number;
   readonly noticedOldDisks: number;
+  readonly replacements: number;
   /** Safekeepers that caught up from another one. */
   readonly recoveries: number;
   /** Of everything that the run led to: the same seed ends in the same. */
@@ -45,7 +47,7 @@ export async function simulate(seed: number, trace = false): Promise<Outcome> {
       duplicateChance: isDatagram ? 0.004 : 0,
       overtakeChance: isDatagram ? 0.004 : 0,
     },
-    upkeep: world.chance(0.6),
+    upkeep: world.chance(0.75),
     trace,
   });
   const { checkers, network } = cluster;
@@ -60,6 +62,9 @@ export async function simulate(seed: number, trace = false): Promise<Outcome> {
   network.heal();
   cluster.repair();
   for (const compute of chaos.computes) compute.kill();
+  const isReplaced = () => cluster.replacements.every(({ done }) => done);
+  if (!(await world.run(healMs, isReplaced)))
+    checkers.violate('a safekeeper could not be replaced after all was well again');
   const last = new SimCompute(cluster, 'last');
   void last.run(5);
   await world.run(healMs, () => last.finished);
@@ -81,7 +86,7 @@ export async function simulate(seed: number, trace = false): Promise<Outcome> {
   const sum = (of: (node: SimNode) => number) => cluster.nodes.reduce((total, node) => total + of(node), 0);
   return {
     seed,
-    safekeepers: cluster.nodes.length,
+    safekeepers: cluster.members.length,
     violations: checkers.violations,
     committed: checkers.acknowledged.length,
     elections: computes.filter(({ isElected }) => isElected).length,
@@ -90,6 +95,7 @@ export async function simulate(seed: number, trace = false): Promise<Outcome> {
     diskFailures: sum(({ disk }) => disk.failures),
     staleRestores: cluster.staleRestores,
     noticedOldDisks: cluster.noticedOldDisks,
+    replacements: cluster.replacements.length,
     recoveries: cluster.recoveries,
     fingerprint: cluster.fingerprint(),
   };
@@ -98,6 +104,8 @@ export async function simulate(seed: number, trace = false): Promise<Outcome> {
 class Chaos {
   readonly computes: SimCompute[] = [];
   readonly #cluster: ConsensusCluster;
+  /** Until then one thing goes wrong in its order, and nothing else. */
+  #aloneUntilMs = 0;
 
   constructor(cluster: ConsensusCluster) {
     this.#cluster = cluster;
@@ -108,7 +116,7 @@ class Chaos {
     this.#startCompute();
     const strike = () => {
       if (this.#isOver) return;
-      this.#strike();
+      if (world.now() >= this.#aloneUntilMs) this.#strike();
       if (this.computes.every((compute) => compute.finished)) this.#startCompute();
       world.after(world.below(1000), strike);
     };
@@ -123,9 +131,9 @@ class Chaos {
   }
 
   #strike(): void {
-    const { world, nodes } = this.#cluster;
-    const node = world.pick(nodes);
-    switch (world.below(10)) {
+    const { world, members } = this.#cluster;
+    const node = world.pick(members);
+    switch (world.below(12)) {
       case 0:
         this.#crash(node, world.chance(0.6), 1500);
         break;
@@ -141,7 +149,7 @@ class Chaos {
         for (let i = world.below(4); i > 0; i--) this.#startCompute();
         break;
       case 4:
-        if (world.chance(0.3)) for (const other of nodes) this.#crash(other, true, 1000);
+        if (world.chance(0.3)) for (const other of members) this.#crash(other, true, 1000);
         break;
       case 5:
         this.#spoilDisk(node);
@@ -152,6 +160,13 @@ class Chaos {
         break;
       case 7:
         this.#killThenPowerFailure(node);
+        break;
+      case 9:
+        this.#goBackAfterAcknowledging(node);
+        break;
+      case 10:
+        if (world.chance(0.5)) this.#cluster.lose(node, world.chance(0.5) ? world.below(10_000) : null);
+        else this.#loseAndCompete(node);
         break;
       default:
         this.#goBack(node);
@@ -172,13 +187,13 @@ class Chaos {
   /**
    * One safekeeper alone has the end of the WAL, and more of it than others write for a while, as these are slow. Either it is gone when the next
    * compute comes, and back for the one after that: the little that the first wrote without it counts more than all that it has. Or it is gone soon
-   * after: what the next compute took from it counts only if the others have it, too.
+   * after that has been elected: what it took from it counts only if the others have it, too.
    */
   #strandTail(keeper: SimNode): void {
-    const { world, network, nodes } = this.#cluster;
+    const { world, network, members } = this.#cluster;
     const writer = this.computes.at(-1)!;
     writer.writeAhead();
-    for (const other of nodes) {
+    for (const other of members) {
       if (other === keeper) continue;
       network.cutOneWay(writer.name, other.name);
       other.disk.slowness = 20;
@@ -191,12 +206,86 @@ class Chaos {
       if (this.#isOver) return;
       if (isGoneFirst) this.#passOver(keeper);
       else {
-        this.#startCompute();
-        world.after(world.below(800), () => {
-          this.#crash(keeper, false, 3000);
-          if (!this.#isOver) this.#startCompute();
-        });
+        const next = this.#startCompute();
+        this.#cluster.checkers.onAnnounced = (compute) => {
+          if (compute !== next.name || this.#isOver) return;
+          this.#cluster.checkers.onAnnounced = () => {};
+          for (const other of members) if (other !== keeper) network.cutOneWay(compute, other.name);
+          world.after(10 + world.below(500), () => {
+            this.#crash(keeper, false, 3000);
+            next.kill();
+            if (!this.#isOver) this.#startCompute();
+          });
+        };
       }
+    });
+  }
+
+  /** From now on only what `then` does goes wrong, to a compute of its own, with so many safekeepers on its side that one more makes a quorum. */
+  #stage(keeper: SimNode, then: (writer: SimCompute, few: readonly SimNode[], rest: readonly SimNode[]) => void): void {
+    const { world, members, spareCount } = this.#cluster;
+    if (spareCount < 1) return;
+    this.#aloneUntilMs = world.now() + 6000;
+    for (const compute of this.computes) compute.kill();
+    const others = members.filter((other) => other !== keeper);
+    const fewCount = quorumOf(members.length) - 1;
+    const writer = this.#startCompute(2000);
+    writer.onElected(() => then(writer, others.slice(0, fewCount), others.slice(fewCount)));
+  }
+
+  /** Unless all is to be well. */
+  #later(ms: number, act: () => void): void {
+    this.#cluster.world.after(ms, () => {
+      if (!this.#isOver) act();
+    });
+  }
+
+  /**
+   * One safekeeper has acknowledged the end of the WAL, and forgets it. So have a few others before that, or they do so after; only before does the proposer
+   * count both. Soon those are gone, and what the rest has is all that the next compute finds.
+   */
+  #goBackAfterAcknowledging(keeper: SimNode): void {
+    const { world, network } = this.#cluster;
+    this.#stage(keeper, (writer, few, rest) => {
+      const isCounted = world.chance(0.5);
+      keeper.snapshot = keeper.disk.snapshot();
+      for (const other of isCounted ? rest : [...few, ...rest]) network.cutOneWay(writer.name, other.name);
+      writer.writeAhead();
+      this.#later(100 + world.below(300), () => {
+        network.cutOneWay(writer.name, keeper.name);
+        this.#cluster.restoreOldDisk(keeper);
+        this.#later(world.below(300), () => this.#cluster.startSafekeeper(keeper));
+        this.#later(500 + world.below(1000), () => {
+          for (const other of few) network.mendOneWay(writer.name, other.name);
+          this.#later(50 + world.below(400), () => {
+            for (const other of few) this.#crash(other, false, 3000);
+            this.#startCompute();
+          });
+          world.after(2000, () => network.heal());
+        });
+      });
+    });
+  }
+
+  /** A member is lost, replaced and comes back: with a few others it is all that an old compute needs, while a new one has the rest and the new member. */
+  #loseAndCompete(lost: SimNode): void {
+    const { world, network } = this.#cluster;
+    this.#stage(lost, (writer, few) => {
+      const replacement = this.#cluster.lose(lost, 500 + world.below(1000));
+      if (replacement === null) return;
+      const compete = () => {
+        if (!replacement.done) {
+          this.#later(500, compete);
+          return;
+        }
+        const next = this.#startCompute();
+        for (const other of few) network.cut(next.name, other.name);
+        this.#later(3000, () => {
+          network.heal();
+          writer.kill();
+        });
+      };
+      this.#later(1500 + world.below(1500), compete);
     });
   }
 
