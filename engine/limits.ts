@@ -80,7 +80,7 @@ export const safekeeperUpkeepPauseMs = 1_000;
 /** A peer that has not answered by then is away. */
 export const safekeeperPeerTimeoutMs = 3_000;
 /** So long proposers wait at the start of a safekeeper for peers that do not answer: those that begin at the same time do by then. */
-export const safekeeperRecallTimeoutMs = 1_000;
+export const safekeeperRecallTimeoutMs = 2_000;
 /** Pause before a peer that is away is asked again, then and while a safekeeper catches up before it answers. */
 export const safekeeperRecallPauseMs = 100;
 /** A donor that fails so often while a safekeeper catches up before it answers proposers is away. */

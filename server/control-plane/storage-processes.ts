@@ -37,17 +37,24 @@ export async function startStorage(repository: Repository, say: Say): Promise<vo
   await startPageserver(repository, say);
 }
 
-/** One that does not start is told of, and does not keep the others from being a quorum. */
+/**
+ * One that does not start is told of, and does not keep the others from being a quorum. Those after the first start together: each waits for what the others say
+ * of it before it answers computes.
+ */
 async function startSafekeepers(repository: Repository, say: Say): Promise<void> {
   await moveSafekeeperPorts(repository);
   const { safekeepers } = repository.readConfig();
   const failures: unknown[] = [];
-  for (const { id } of safekeepers) {
-    await startSafekeeper(repository, id, say).catch((error: unknown) => {
+  const start = ({ id }: NodeConfig) =>
+    startSafekeeper(repository, id, say).catch((error: unknown) => {
       failures.push(error);
       if (safekeepers.length > 1) say(`safekeeper ${id} did not start: ${messageOf(error)}`);
     });
-  }
+  // With the first the ports are known, and move no more.
+  const [first, ...others] = safekeepers;
+  await start(first!);
+  if (failures.length === 0) await Promise.all(others.map(start));
+  else for (const node of others) await start(node);
   const startedCount = safekeepers.length - failures.length;
   const quorum = quorumOf(safekeepers.length);
   if (failures.length === 0) return;

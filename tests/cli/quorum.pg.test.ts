@@ -206,6 +206,25 @@ describe('three safekeepers', () => {
     await caughtUp();
   });
 
+  it('a disk that was put back while all were stopped is caught up with before a compute starts on it', async () => {
+    const dir = join(rig.dir, 'safekeepers/sk3');
+    await rig.ok('safekeeper', 'stop', '3');
+    cpSync(dir, `${dir}.copy`, { recursive: true });
+    await rig.ok('safekeeper', 'start', '3');
+    await rig.sql('main', `insert into t select 80000 + i, repeat('v', 1000) from generate_series(1, 500) i`);
+    await rig.ok('stop');
+    rmSync(dir, { recursive: true });
+    renameSync(`${dir}.copy`, dir);
+    await rig.ok('start');
+    // With the second it is all that the compute has.
+    await rig.ok('safekeeper', 'stop', '1', '--mode', 'immediate');
+    await rig.ok('endpoint', 'start', 'main');
+    expect(await rig.sql('main', 'select count(*)::int as n from t where id > 80000')).toEqual([{ n: 500 }]);
+    await rig.sql('main', 'delete from t where id > 80000');
+    await rig.ok('safekeeper', 'start', '1');
+    await caughtUp();
+  });
+
   it('WAL that is in the remote storage and in layers goes from the disks', async () => {
     for (let i = 0; i < 3; i++) {
       await rig.sql(
