@@ -134,9 +134,14 @@ export class WalLog {
       const start = segmentStart(at);
       const name = this.#names.get(start) ?? (await this.#beginSegment(start));
       const length = Math.min(bytes.length - done, start + walSegmentSize - at);
-      await this.#fillAhead(name, start, at + length);
       await this.#segments.write(name, at - start, bytes.subarray(done, done + length));
       this.#dirty.add(name);
+      const end = at + length;
+      if (end > this.#filledLsn) {
+        this.#filledLsn = end;
+        // What is written in large pieces would only be written twice.
+        if (bytes.length < walZeroFillBytes / 16) await this.#fillAhead(name, start);
+      }
       if (at + length === start + walSegmentSize) this.#full.add(start);
       done += length;
     }
@@ -281,13 +286,12 @@ export class WalLog {
   }
 
   /** Blocks are given to the file before the WAL comes, a step at a time. */
-  async #fillAhead(name: string, start: number, end: number): Promise<void> {
-    while (this.#filledLsn < end) {
-      const from = Math.max(this.#filledLsn, start);
-      const until = Math.min(from - (from % walZeroFillBytes) + walZeroFillBytes, start + walSegmentSize);
-      await this.#segments.write(name, from - start, zeros.subarray(0, until - from));
-      this.#filledLsn = until;
-    }
+  async #fillAhead(name: string, start: number): Promise<void> {
+    const from = this.#filledLsn;
+    const until = Math.min(from - (from % walZeroFillBytes) + walZeroFillBytes, start + walSegmentSize);
+    if (until === from) return;
+    await this.#segments.write(name, from - start, zeros.subarray(0, until - from));
+    this.#filledLsn = until;
   }
 
   async #rename(start: number, from: string, to: string): Promise<void> {
