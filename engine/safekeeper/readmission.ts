@@ -53,7 +53,7 @@ type PeerLogEnd = PeerTimelineInfo & { readonly peer: SafekeeperPeer };
 export class Readmission implements ProposerGate {
   readonly #options: ReadmissionOptions;
   readonly #heard = new Map<NodeId, Heard>();
-  /** That each timeline had when the process began; 0 if it was not here. */
+  /** That each timeline had before anything of peers was taken over; 0 if it was not here. */
   readonly #firstTerms = new Map<string, number>();
   readonly #admitted = new Set<string>();
   readonly #admitting = new Map<string, Promise<void>>();
@@ -80,6 +80,11 @@ export class Readmission implements ProposerGate {
     this.#incarnation = Math.max(1, Math.floor(clock.now()));
     safekeeper.setGate(this);
     this.#begun = this.#begin();
+  }
+
+  /** Nothing is taken over from peers but by this, as long as proposers are not answered. */
+  isHolding(id: TenantTimelineId): boolean {
+    return this.#incarnation > 0 && !this.#admitted.has(timelineKey(id));
   }
 
   isComplete(id: TenantTimelineId): boolean {
@@ -122,9 +127,6 @@ export class Readmission implements ProposerGate {
   async #begin(): Promise<void> {
     const { safekeeper, peers, clock, log, signal } = this.#options;
     await safekeeper.peerMemory.load();
-    // Before anything of peers is taken over.
-    for (const timeline of await safekeeper.openAll())
-      this.#firstTerms.set(timelineKey(timeline.id), timeline.durableTerm);
     const endMs = clock.now() + safekeeperRecallTimeoutMs;
     for (let leftMs = safekeeperRecallTimeoutMs; leftMs > 0 && !signal.aborted; leftMs = endMs - clock.now()) {
       await this.#askAll(leftMs);
@@ -183,10 +185,11 @@ export class Readmission implements ProposerGate {
     this.#heard.clear();
   }
 
-  /** Those that a disk which was put back has forgotten something of are refused, also where proposers were let in while this peer was away. */
+  /** Where proposers were let in while this peer was away, and something was forgotten, they are sent away. */
   async #compareWith({ recalled }: Heard): Promise<void> {
     const { safekeeper } = this.#options;
     for (const [key, shown] of recalled) {
+      if (!this.#admitted.has(key)) continue;
       try {
         const timeline = await safekeeper.find(shown.id);
         const refusal = this.#refuseIfForgotten(timeline, shown);
@@ -208,7 +211,7 @@ export class Readmission implements ProposerGate {
     });
     const shown = heard.flatMap(({ recalled }) => recalled.get(key) ?? []);
     const found = await safekeeper.find(id);
-    // It may not have been possible to open it before.
+    if (!this.#firstTerms.has(key)) this.#firstTerms.set(key, found?.durableTerm ?? 0);
     for (const one of shown) this.#refuseIfForgotten(found, one);
     if (had.length > 0) {
       const timeline = found ?? (await safekeeper.createFromPeers(id));

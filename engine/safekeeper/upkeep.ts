@@ -272,7 +272,7 @@ export class SafekeeperUpkeep {
   }
 
   #recover(timeline: SafekeeperTimeline, known: readonly Known[]): void {
-    if (timeline.proposerCount > 0) return;
+    if (timeline.proposerCount > 0 || this.#readmission.isHolding(timeline.id)) return;
     const { flushLsn } = timeline;
     const donor = chooseDonor(
       { lastTerm: lastTermOf(timeline), flushLsn },
