@@ -58,11 +58,15 @@ export async function serverPlace(
   readOnlyAt: Lsn | null,
   host: Host,
 ): Promise<ComputePlace> {
-  const status = await server.status();
+  const status = await server.statusNow();
   if (!globalThis.crossOriginIsolated) return placeWithoutMemory(server, id, readOnlyAt);
   const counters = newReadCounters();
   const remote = server.openPages(id, host, counters.traffic);
-  const options = { pages: new CountedPages(remote, counters), wal: server.openSafekeepers(status) };
+  const options = {
+    pages: new CountedPages(remote, counters),
+    wal: server.openSafekeepers(status),
+    safekeepersGeneration: status.safekeepersGeneration,
+  };
   return {
     id,
     place: 'server',

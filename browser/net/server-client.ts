@@ -51,6 +51,12 @@ export class ServerClient {
     return this.#status;
   }
 
+  /** The same, as it is now: safekeepers may have been replaced. */
+  statusNow(): Promise<ServerStatus> {
+    this.#status = null;
+    return this.status();
+  }
+
   async branches(): Promise<ServerBranch[]> {
     return this.#call('GET', '/api/v1/branches');
   }

@@ -16,7 +16,7 @@ export interface SafekeeperConfiguration {
   readonly members: readonly NodeId[];
 }
 
-/** Of a proposer that has nobody to tell it, as in a tab, and of a safekeeper that was never told. */
+/** Of a proposer that has nobody to tell it, as of a branch that is in a tab, and of a safekeeper that was never told. */
 export const noConfiguration: SafekeeperConfiguration = { generation: 0, members: [] };
 
 export function configurationOf(generation: number, members: readonly NodeId[]): SafekeeperConfiguration {

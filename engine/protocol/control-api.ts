@@ -31,6 +31,8 @@ export interface ServerStatus {
   /** The tenant that the branches are of. */
   readonly tenantId: string;
   readonly safekeepers: readonly { readonly id: number }[];
+  /** Of the configuration that these safekeepers are (model/configuration.ts). */
+  readonly safekeepersGeneration: number;
 }
 
 export interface ServerBranch {

@@ -356,7 +356,8 @@ export function readConfiguration(reader: ByteReader): SafekeeperConfiguration {
   return configuration;
 }
 
-function readTerm(reader: ByteReader): Term {
+/** Throws `invalid` above termMax. */
+export function readTerm(reader: ByteReader): Term {
   const term = reader.u53();
   if (term > termMax) throw reader.invalid(`term ${term}: there are none above ${termMax}`);
   return term as Term;

@@ -37,6 +37,7 @@ import {
   sealMessage,
   writeErrorBody,
 } from './message-frame.ts';
+import { readTerm } from './proposer-acceptor.ts';
 import { walStreamVersion } from './version.ts';
 
 export type WalStreamRequest =
@@ -247,7 +248,7 @@ function readTimeline(reader: ByteReader): TenantTimelineId {
 }
 
 function readStatus(reader: ByteReader): SafekeeperTimelineStatus {
-  const term = reader.u53();
+  const term = readTerm(reader);
   const flushLsn = reader.lsn();
   const commitLsn = reader.lsn();
   const startLsn = reader.lsn();
@@ -256,7 +257,7 @@ function readStatus(reader: ByteReader): SafekeeperTimelineStatus {
   const count = reader.u32();
   if (count > termHistoryEntriesMax) throw reader.invalid(`${count} terms: the limit is ${termHistoryEntriesMax}`);
   const termHistory: [number, Lsn][] = [];
-  for (let i = 0; i < count; i++) termHistory.push([reader.u53(), reader.lsn()]);
+  for (let i = 0; i < count; i++) termHistory.push([readTerm(reader), reader.lsn()]);
   return { term, flushLsn, commitLsn, startLsn, backupLsn, remoteConsistentLsn, termHistory };
 }
 
@@ -271,7 +272,7 @@ function readRecalled(reader: ByteReader): RecalledTimeline[] {
   const count = readCount(reader);
   const timelines: RecalledTimeline[] = [];
   for (let i = 0; i < count; i++)
-    timelines.push({ id: readTimeline(reader), term: reader.u53(), commitLsn: reader.lsn() });
+    timelines.push({ id: readTimeline(reader), term: readTerm(reader), commitLsn: reader.lsn() });
   return timelines;
 }
 
@@ -281,8 +282,8 @@ function readTimelines(reader: ByteReader): PeerTimelineInfo[] {
   for (let i = 0; i < count; i++) {
     timelines.push({
       id: readTimeline(reader),
-      term: reader.u53(),
-      lastTerm: reader.u53(),
+      term: readTerm(reader),
+      lastTerm: readTerm(reader),
       flushLsn: reader.lsn(),
       commitLsn: reader.lsn(),
       startLsn: reader.lsn(),

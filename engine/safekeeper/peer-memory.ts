@@ -84,6 +84,8 @@ export class PeerMemory {
 
   #note(node: NodeId, incarnation: number): void {
     this.#incarnations.set(node, incarnation);
+    // Of those that were replaced long ago nobody counts anything.
+    if (this.#incarnations.size > safekeepersMax) this.#incarnations.delete(this.#oldest());
     this.#known = [...this.#incarnations].map(([id, number]) => ({ node: id, incarnation: number }));
     const out = new ByteWriter(8 + incarnationBytes * this.#known.length).u32(this.#known.length);
     for (const known of this.#known) out.u53(known.node).u53(known.incarnation);
@@ -92,6 +94,10 @@ export class PeerMemory {
     this.#writing = writing;
     // Whoever waits for it hears it; the next one writes all of it again.
     writing.catch(() => {});
+  }
+
+  #oldest(): NodeId {
+    return [...this.#incarnations].reduce((oldest, one) => (one[1] < oldest[1] ? one : oldest))[0];
   }
 
   async #load(): Promise<void> {

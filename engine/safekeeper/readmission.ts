@@ -107,12 +107,12 @@ export class Readmission implements ProposerGate {
     await admitting;
   }
 
-  /** Asks peers that were not heard yet, and catches up without waiting for a proposer to come. */
-  async round(): Promise<void> {
+  /** Asks peers that were not heard yet, and catches up with what they have of these timelines, without waiting for a proposer to come. */
+  async round(timelines: readonly TenantTimelineId[]): Promise<void> {
     if (this.#incarnation === 0) return;
     await this.#askAll(safekeeperPeerTimeoutMs);
-    const { safekeeper, log, signal } = this.#options;
-    for (const id of await safekeeper.listTimelines()) {
+    const { log, signal } = this.#options;
+    for (const id of timelines) {
       if (signal.aborted) return;
       if (this.#admitted.has(timelineKey(id))) continue;
       try {

@@ -12,7 +12,7 @@
  */
 import { AssertionError, assert } from '../assert.ts';
 import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
-import { commitLsnLagBytesMax } from '../limits.ts';
+import { commitLsnLagBytesMax, safekeepersMax } from '../limits.ts';
 import { formatConfiguration, type SafekeeperConfiguration } from '../model/configuration.ts';
 import type { NodeId, TenantTimelineId } from '../model/ids.ts';
 import { formatLsn, invalidLsn, type Lsn } from '../model/lsn.ts';
@@ -265,6 +265,7 @@ export class SafekeeperTimeline {
       term: Math.max(shown.term, known?.term ?? 0),
       commitLsn: Math.max(shown.commitLsn, known?.commitLsn ?? 0) as Lsn,
     });
+    if (this.#peerMarks.size > safekeepersMax) this.#peerMarks.delete(this.#peerMarks.keys().next().value!);
     const bytes = encodePeerMarks(this.#peerMarks);
     this.#marking = this.#marking
       .then(() => this.#storage.overwriteFile(peerMarksName, bytes, false))

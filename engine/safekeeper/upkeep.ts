@@ -234,8 +234,9 @@ export class SafekeeperUpkeep {
         known.set(key, entry);
       }
     }
-    this.#job('readmission', () => this.#readmission.round());
     const timelines = await safekeeper.openAll();
+    const ids = timelines.map(({ id }) => id);
+    this.#job('readmission', () => this.#readmission.round(ids));
     for (const timeline of timelines) {
       if (this.#abort.signal.aborted) return;
       const key = timelineKey(timeline.id);

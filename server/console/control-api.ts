@@ -128,6 +128,7 @@ class ControlPlane {
   }
 
   status(version: string): ServerStatus {
+    const { safekeepers, safekeepersGeneration } = this.#repository.readConfig();
     return {
       version,
       protocols: {
@@ -136,7 +137,8 @@ class ControlPlane {
         walStream: walStreamVersion,
       },
       tenantId: this.tenant,
-      safekeepers: this.#repository.readConfig().safekeepers.map(({ id }) => ({ id })),
+      safekeepers: safekeepers.map(({ id }) => ({ id })),
+      safekeepersGeneration,
     };
   }
 

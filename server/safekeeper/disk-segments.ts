@@ -4,6 +4,7 @@
  *
  * Invariants
  * - what is promised durable is: data by fdatasync, names by fsync of their directory, whole files by writing aside and renaming
+ * - nobody else makes or removes timelines in the folder as long as it is open: it is looked through once
  * - a write that fits `syncWriteBytesMax` goes to the page cache within the call: a commit then costs one hop to a thread, its fdatasync
  * - errors are PageliteErrors: `notFound` for an absent file, else `unavailable` with the system's code
  */
@@ -11,7 +12,7 @@ import { fdatasyncSync, writeSync } from 'node:fs';
 import { type FileHandle, mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isPageliteError, PageliteError } from '../../engine/errors.ts';
-import { type TenantTimelineId, tenantId, timelineId } from '../../engine/model/ids.ts';
+import { type TenantTimelineId, tenantId, timelineId, timelineKey } from '../../engine/model/ids.ts';
 import { controlFileName } from '../../engine/safekeeper/control-file.ts';
 import type { NodeFiles, SafekeeperStorage, SegmentStorage, TimelineStorage } from '../../engine/safekeeper/storage.ts';
 
@@ -32,6 +33,10 @@ export class DiskSafekeeperStorage implements SafekeeperStorage {
   readonly nodeFiles: NodeFiles;
   readonly #dir: string;
   readonly #options: DiskStorageOptions;
+  /** What was found, once it was looked for: safekeepers tell each other of all of them each second. */
+  #found: Promise<Map<string, TenantTimelineId>> | null = null;
+  /** Since this is open. */
+  readonly #made = new Map<string, TenantTimelineId>();
 
   constructor(dir: string, options: DiskStorageOptions = {}) {
     this.#dir = dir;
@@ -56,6 +61,7 @@ export class DiskSafekeeperStorage implements SafekeeperStorage {
       await mkdir(dir, { recursive: true });
       for (const made of [dir, join(dir, '..'), this.#dir]) await syncDirectory(made);
     });
+    this.#made.set(timelineKey(id), id);
     return new DiskTimelineStorage(dir, this.#options);
   }
 
@@ -66,14 +72,24 @@ export class DiskSafekeeperStorage implements SafekeeperStorage {
       await rm(dir, { recursive: true, force: true });
       if (await exists(join(dir, '..'))) await syncDirectory(join(dir, '..'));
     });
+    this.#made.delete(timelineKey(id));
+    (await this.#found)?.delete(timelineKey(id));
   }
 
   async listTimelines(): Promise<readonly TenantTimelineId[]> {
-    const found: TenantTimelineId[] = [];
+    this.#found ??= this.#findTimelines().catch((error: unknown) => {
+      this.#found = null;
+      throw error;
+    });
+    return [...new Map([...(await this.#found), ...this.#made]).values()];
+  }
+
+  async #findTimelines(): Promise<Map<string, TenantTimelineId>> {
+    const found = new Map<string, TenantTimelineId>();
     for (const tenant of await directoriesIn(this.#dir)) {
       for (const timeline of await directoriesIn(join(this.#dir, tenant))) {
         const id = parseId(tenant, timeline);
-        if (id && (await exists(join(this.#timelineDir(id), controlFileName)))) found.push(id);
+        if (id && (await exists(join(this.#timelineDir(id), controlFileName)))) found.set(timelineKey(id), id);
       }
     }
     return found;

@@ -72,6 +72,7 @@ describe('branches', () => {
       },
       tenantId: expect.stringMatching(/^[0-9a-f]{32}$/),
       safekeepers: [{ id: 1 }],
+      safekeepersGeneration: 1,
     });
   });
 

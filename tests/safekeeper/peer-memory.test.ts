@@ -1,5 +1,6 @@
 /** What a safekeeper remembers of its peers outlives it, and says nothing where it is torn. */
 import { expect, it } from 'vitest';
+import { safekeepersMax } from '../../engine/limits.ts';
 import type { NodeId } from '../../engine/model/ids.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
 import { decodePeerMarks, encodePeerMarks, PeerMemory } from '../../engine/safekeeper/peer-memory.ts';
@@ -23,6 +24,15 @@ it('a process that has introduced itself is known, also to the next one here; an
     { node: first, incarnation: 120 },
     { node: second, incarnation: 7 },
   ]);
+});
+
+it('of more than there can be the one that began longest ago is forgotten', async () => {
+  const files = new MemoryTimelineStorage('peers');
+  const memory = new PeerMemory(files, silentLog);
+  for (let node = 1; node <= safekeepersMax + 2; node++) await memory.meet(node as NodeId, 1000 + node);
+  const next = new PeerMemory(files, silentLog);
+  await next.load();
+  expect(next.known.map(({ node }) => node)).toEqual(Array.from({ length: safekeepersMax }, (_, i) => i + 3));
 });
 
 it('is told before it is durable, and not answered for', async () => {

@@ -15,6 +15,8 @@ export class Replacement {
   readonly #lost: SimNode;
   readonly #joining: SimNode;
   done = false;
+  /** What runs was started again. */
+  isOver = false;
 
   /** `returnsMs`: so long after that the lost one comes back; null: never. */
   constructor(cluster: ConsensusCluster, lost: SimNode, returnsMs: number | null) {
@@ -87,6 +89,7 @@ export class Replacement {
       await world.sleep(world.below(200));
       cluster.startSafekeeper(node);
     }
+    this.isOver = true;
   }
 
   /** A request to its API. */

@@ -16,6 +16,7 @@ export class SimCompute {
   finished = false;
   #finishedHandler = () => {};
   #electedHandler = () => {};
+  #committedHandler = () => {};
   #writesAhead = false;
 
   constructor(cluster: ConsensusCluster, name: string) {
@@ -49,6 +50,14 @@ export class SimCompute {
 
   onElected(handler: () => void): void {
     this.#electedHandler = handler;
+  }
+
+  /** Called when its next commit was acknowledged. */
+  onCommitted(handler: () => void): void {
+    this.#committedHandler = () => {
+      this.#committedHandler = () => {};
+      handler();
+    };
   }
 
   /** Its next transaction is a long one: WAL that is sent as it is written, long before it is waited for. */
@@ -96,6 +105,7 @@ export class SimCompute {
       this.committed += batch;
       checkers.proposerCommitted(this.name, driver.commitLsn);
       for (const record of records) checkers.acknowledge(this.name, driver.term, record);
+      this.#committedHandler();
       await world.sleep(20 * world.next(), this.#stop.signal);
     }
   }

@@ -159,13 +159,14 @@ class Chaos {
         this.#strandTail(node);
         break;
       case 7:
-        this.#killThenPowerFailure(node);
+        if (world.chance(0.5)) this.#killThenPowerFailure(node);
+        else this.#killBeforeSync(node);
         break;
       case 9:
         this.#goBackAfterAcknowledging(node);
         break;
       case 10:
-        if (world.chance(0.5)) this.#cluster.lose(node, world.chance(0.5) ? world.below(10_000) : null);
+        if (world.chance(0.3)) this.#cluster.lose(node, world.chance(0.5) ? world.below(10_000) : null);
         else this.#loseAndCompete(node);
         break;
       default:
@@ -267,17 +268,45 @@ class Chaos {
     });
   }
 
+  /**
+   * What one safekeeper has only written when its process is killed, the next one must make durable before it counts: as soon as that is committed its power
+   * fails, the others that have it are gone, and a compute comes.
+   */
+  #killBeforeSync(keeper: SimNode): void {
+    const { world, network } = this.#cluster;
+    this.#stage(keeper, (writer, few, rest) => {
+      for (const other of rest) network.cutOneWay(writer.name, other.name);
+      keeper.disk.slowness = 60;
+      writer.writeAhead();
+      world.after(30 + world.below(80), () => {
+        keeper.disk.slowness = 1;
+        if (this.#isOver) return;
+        this.#cluster.killSafekeeper(keeper, false);
+        this.#cluster.startSafekeeper(keeper);
+        writer.onCommitted(() => {
+          if (this.#isOver) return;
+          this.#crash(keeper, true, 100);
+          for (const other of few) this.#crash(other, false, 3000);
+          this.#startCompute();
+        });
+        world.after(3000, () => network.heal());
+      });
+    });
+  }
+
   /** A member is lost, replaced and comes back: with a few others it is all that an old compute needs, while a new one has the rest and the new member. */
   #loseAndCompete(lost: SimNode): void {
     const { world, network } = this.#cluster;
-    this.#stage(lost, (writer, few) => {
+    this.#stage(lost, (writer, few, rest) => {
       const replacement = this.#cluster.lose(lost, 500 + world.below(1000));
       if (replacement === null) return;
+      this.#aloneUntilMs = world.now() + 8000;
       const compete = () => {
-        if (!replacement.done) {
-          this.#later(500, compete);
+        if (!replacement.isOver) {
+          this.#later(300, compete);
           return;
         }
+        for (const other of rest) network.cut(writer.name, other.name);
         const next = this.#startCompute();
         for (const other of few) network.cut(next.name, other.name);
         this.#later(3000, () => {
@@ -285,18 +314,22 @@ class Chaos {
           writer.kill();
         });
       };
-      this.#later(1500 + world.below(1500), compete);
+      this.#later(1500, compete);
     });
   }
 
   #passOver(keeper: SimNode): void {
-    const { world } = this.#cluster;
-    this.#cluster.killSafekeeper(keeper, false);
+    const { world, network } = this.#cluster;
+    // Or only out of reach: then it has not caught up from the others when it is back.
+    const isGone = world.chance(0.4);
+    if (isGone) this.#cluster.killSafekeeper(keeper, false);
     for (const compute of this.computes) compute.kill();
     const next = this.#startCompute(1 + world.below(2));
+    if (!isGone) network.cut(next.name, keeper.name);
     const comeBack = () => {
       if (this.#isOver) return;
       next.kill();
+      network.heal();
       this.#cluster.startSafekeeper(keeper);
       this.#startCompute();
     };

@@ -5,6 +5,7 @@
  * speaks another version. What must hold: what was acknowledged is there, whoever asks; what a tab hears of another writer says so.
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { Repository } from '../../server/control-plane/repository.ts';
 import { beginInserts } from './support/counted-inserts.ts';
 import { WebRig } from './support/web-rig.ts';
 
@@ -27,6 +28,12 @@ describe('a branch of a server in a tab', () => {
       return { rows, isolated: crossOriginIsolated, place: pg.place };
     });
     expect(answer).toEqual({ rows: [{ one: 1 }], isolated: true, place: 'server' });
+    // It has told the safekeeper which members it knows: after one was replaced it is refused.
+    const { branches, safekeepers } = Repository.open(rig.repository.dir).readConfig();
+    const { tenantId, timelineId } = branches.find(({ name }) => name === 'main')!;
+    const safekeeper = `http://127.0.0.1:${safekeepers[0]!.httpPort}`;
+    const response = await fetch(`${safekeeper}/v1/tenant/${tenantId}/timeline/${timelineId}`);
+    expect(await response.json()).toMatchObject({ mconf: { generation: 1, members: [{ id: 1 }] } });
     await rig.repository.ok('endpoint', 'start', 'main');
     expect(await rig.repository.sql('main', 'select * from people')).toEqual([{ id: 1, name: 'Ada' }]);
     await rig.repository.ok('endpoint', 'stop', 'main');
