@@ -26,7 +26,7 @@ export interface PeerMark {
 }
 
 export const peerMarksName = 'peers.mark';
-export const peerIncarnationsName = 'peers';
+const peerIncarnationsName = 'peers';
 const markBytes = 24;
 const incarnationBytes = 16;
 
@@ -40,11 +40,7 @@ export function encodePeerMarks(marks: ReadonlyMap<NodeId, PeerMark>): Uint8Arra
 /** Nothing if there are none, or they were torn by a power failure. A longer list may have been written over: what follows is not looked at. */
 export function decodePeerMarks(bytes: Uint8Array | null): Map<NodeId, PeerMark> {
   const marks = new Map<NodeId, PeerMark>();
-  const reader = openList(bytes, markBytes);
-  for (let i = reader?.count ?? 0; i > 0; i--) {
-    const { list } = reader!;
-    marks.set(list.u53() as NodeId, { term: list.u53(), commitLsn: list.lsn() });
-  }
+  readList(bytes, markBytes, (node, list) => marks.set(node, { term: list.u53(), commitLsn: list.lsn() }));
   return marks;
 }
 
@@ -86,7 +82,7 @@ export class PeerMemory {
     this.#incarnations.set(node, incarnation);
     // Of those that were replaced long ago nobody counts anything.
     if (this.#incarnations.size > safekeepersMax) this.#incarnations.delete(this.#oldest());
-    this.#known = [...this.#incarnations].map(([id, number]) => ({ node: id, incarnation: number }));
+    this.#list();
     const out = new ByteWriter(8 + incarnationBytes * this.#known.length).u32(this.#known.length);
     for (const known of this.#known) out.u53(known.node).u53(known.incarnation);
     const bytes = seal(out);
@@ -102,14 +98,17 @@ export class PeerMemory {
 
   async #load(): Promise<void> {
     try {
-      const reader = openList((await this.#files?.readFile(peerIncarnationsName)) ?? null, incarnationBytes);
-      for (let i = reader?.count ?? 0; i > 0; i--) {
-        const node = reader!.list.u53() as NodeId;
-        this.#incarnations.set(node, Math.max(reader!.list.u53(), this.#incarnations.get(node) ?? 0));
-      }
+      const bytes = (await this.#files?.readFile(peerIncarnationsName)) ?? null;
+      readList(bytes, incarnationBytes, (node, list) =>
+        this.#incarnations.set(node, Math.max(list.u53(), this.#incarnations.get(node) ?? 0)),
+      );
     } catch (error) {
       this.#log.warn('what was known of other safekeepers cannot be read', { error: messageOf(error) });
     }
+    this.#list();
+  }
+
+  #list(): void {
     this.#known = [...this.#incarnations].map(([node, incarnation]) => ({ node, incarnation }));
   }
 }
@@ -119,15 +118,15 @@ function seal(out: ByteWriter): Uint8Array {
   return out.u32(crc32c(out.bytes, 0, out.bytes.length - 4)).finish();
 }
 
-/** A list of entries of this size; null if it is not whole. */
-function openList(bytes: Uint8Array | null, entryBytes: number): { count: number; list: ByteReader } | null {
-  if (bytes === null || bytes.length < 8) return null;
+/** Reads entries of this size, each of a node, if the list is whole: `take` reads what follows the node's id. */
+function readList(bytes: Uint8Array | null, entryBytes: number, take: (node: NodeId, list: ByteReader) => void): void {
+  if (bytes === null || bytes.length < 8) return;
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const count = view.getUint32(0, true);
   const end = 4 + entryBytes * count;
-  if (count > safekeepersMax || bytes.length < end + 4) return null;
-  if (view.getUint32(end, true) !== crc32c(bytes, 0, end)) return null;
+  if (count > safekeepersMax || bytes.length < end + 4) return;
+  if (view.getUint32(end, true) !== crc32c(bytes, 0, end)) return;
   const list = new ByteReader(bytes.subarray(0, end), 'list of safekeepers');
   list.u32();
-  return { count, list };
+  for (let i = 0; i < count; i++) take(list.u53() as NodeId, list);
 }

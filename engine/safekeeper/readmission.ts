@@ -234,8 +234,7 @@ export class Readmission implements ProposerGate {
     const firstTerm = this.#firstTerms.get(timelineKey(timeline.id)) ?? 0;
     let ahead = had;
     for (let attempt = 0; ; attempt++) {
-      const own = { lastTerm: timeline.decidedLastTerm, flushLsn: timeline.flushLsn };
-      const donor = chooseDonor(own, ahead);
+      const donor = chooseDonor(endOf(timeline), ahead);
       if (donor === null) return true;
       try {
         await catchUp(timeline, donor.peer);
@@ -247,9 +246,7 @@ export class Readmission implements ProposerGate {
           error: error.message,
         });
       }
-      const isBehind =
-        chooseDonor({ lastTerm: timeline.decidedLastTerm, flushLsn: timeline.flushLsn }, [donor]) !== null;
-      if (!isBehind) continue;
+      if (chooseDonor(endOf(timeline), [donor]) === null) continue;
       // That log was written in terms in which this disk took nothing any more: all that was acknowledged of it here is here.
       if (firstTerm > donor.lastTerm) {
         ahead = ahead.filter((other) => other !== donor);
@@ -282,6 +279,11 @@ export class Readmission implements ProposerGate {
 
 /** Logged where a peer that is away, or its WAL, is gone on without. */
 const answersWithout = 'answers proposers without having caught up with all peers';
+
+const endOf = (timeline: SafekeeperTimeline) => ({
+  lastTerm: timeline.decidedLastTerm,
+  flushLsn: timeline.flushLsn,
+});
 
 function byTimeline<T extends { readonly id: TenantTimelineId }>(all: readonly T[]): ReadonlyMap<string, T> {
   return new Map(all.map((one) => [timelineKey(one.id), one]));

@@ -5,7 +5,7 @@ import { noConfiguration } from '../../engine/model/configuration.ts';
 import { tenantId, timelineId } from '../../engine/model/ids.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
 import type { Term, TermHistory } from '../../engine/model/term.ts';
-import type { ProposerGreeting, ProposerId } from '../../engine/protocol/proposer-acceptor.ts';
+import type { ProposerGreeting, ProposerId, ProposerMessage } from '../../engine/protocol/proposer-acceptor.ts';
 import { proposerAcceptorVersion } from '../../engine/protocol/version.ts';
 import { type Acceptor, newProposerSession, type ProposerSession } from '../../engine/safekeeper/acceptor.ts';
 import { type SyntheticRecord, syntheticSystemIdentifier } from '../support/synthetic-wal.ts';
@@ -41,18 +41,22 @@ export const elected = (
   at: Lsn,
   termHistory: TermHistory,
 ) => acceptor.step(session, { kind: 'proposerElected', term: term as Term, startStreamingAt: at, termHistory });
+export const appendRequest = (
+  term: number,
+  { startLsn, bytes }: Omit<SyntheticRecord, 'endLsn'>,
+  commitLsn = begin,
+): ProposerMessage => ({
+  kind: 'appendRequest',
+  term: term as Term,
+  beginLsn: startLsn,
+  commitLsn,
+  mustReply: true,
+  bytes,
+});
 export const append = (
   acceptor: Acceptor,
   session: ProposerSession,
   term: number,
-  { startLsn, bytes }: Omit<SyntheticRecord, 'endLsn'>,
+  record: Omit<SyntheticRecord, 'endLsn'>,
   commitLsn = begin,
-) =>
-  acceptor.step(session, {
-    kind: 'appendRequest',
-    term: term as Term,
-    beginLsn: startLsn,
-    commitLsn,
-    mustReply: true,
-    bytes,
-  });
+) => acceptor.step(session, appendRequest(term, record, commitLsn));

@@ -12,8 +12,8 @@ import { decodeFlushMark, encodeFlushMark, flushMarkName } from '../../engine/sa
 import { MemoryTimelineStorage } from '../../engine/safekeeper/storage.ts';
 import { SafekeeperTimeline } from '../../engine/safekeeper/timeline.ts';
 import { silentLog } from '../../server/process/node-host.ts';
-import { type SyntheticRecord, SyntheticWal } from '../support/synthetic-wal.ts';
-import { begin, greeting, history, timeline } from './acceptor-talk.ts';
+import { SyntheticWal } from '../support/synthetic-wal.ts';
+import { appendRequest, begin, greeting, history, timeline } from './acceptor-talk.ts';
 
 const node = { nodeId: 1 as NodeId, incarnation: 0, knownPeers: [] };
 
@@ -30,21 +30,12 @@ function won(term: number, proposer: string, at: Lsn, ...entries: [number, Lsn][
   ];
 }
 
-const append = ({ startLsn, bytes }: SyntheticRecord): ProposerMessage => ({
-  kind: 'appendRequest',
-  term: 1 as Term,
-  beginLsn: startLsn,
-  commitLsn: begin,
-  mustReply: true,
-  bytes,
-});
-
 it('is written again before the first cut of a process, though what it read is low enough', async () => {
   const storage = new MemoryTimelineStorage('memory');
   const wal = new SyntheticWal(begin);
   const [first, second] = [wal.next(new Uint8Array(100)), wal.next(new Uint8Array(100))];
   const before = await SafekeeperTimeline.create(node, newControlState(timeline), storage, silentLog);
-  send(before, 'a', ...won(1, 'a', begin, [1, begin]), append(first), append(second));
+  send(before, 'a', ...won(1, 'a', begin, [1, begin]), appendRequest(1, first), appendRequest(1, second));
   await expect.poll(() => before.status().flushLsn).toBe(second.endLsn);
   await before.close();
   // In the page cache, the next process finds this; on the medium is still the higher one.

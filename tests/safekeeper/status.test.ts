@@ -11,8 +11,8 @@ import { newControlState, newProposerSession } from '../../engine/safekeeper/acc
 import { MemoryTimelineStorage } from '../../engine/safekeeper/storage.ts';
 import { SafekeeperTimeline } from '../../engine/safekeeper/timeline.ts';
 import { silentLog } from '../../server/process/node-host.ts';
-import { type SyntheticRecord, SyntheticWal } from '../support/synthetic-wal.ts';
-import { begin, greeting, history, timeline } from './acceptor-talk.ts';
+import { SyntheticWal } from '../support/synthetic-wal.ts';
+import { appendRequest, begin, greeting, history, timeline } from './acceptor-talk.ts';
 
 it('is of one log while its end is cut off', async () => {
   const storage = new MemoryTimelineStorage('memory');
@@ -47,15 +47,7 @@ it('is of one log while its end is cut off', async () => {
     startStreamingAt,
     termHistory: history(...entries),
   });
-  const append = ({ startLsn, bytes }: SyntheticRecord): ProposerMessage => ({
-    kind: 'appendRequest',
-    term: 1 as Term,
-    beginLsn: startLsn,
-    commitLsn: begin,
-    mustReply: true,
-    bytes,
-  });
-  send('a', vote(1, 'a'), elected(1, begin, [1, begin]), append(first), append(second));
+  send('a', vote(1, 'a'), elected(1, begin, [1, begin]), appendRequest(1, first), appendRequest(1, second));
   await expect.poll(() => log.status().flushLsn).toBe(second.endLsn);
   send('b', vote(2, 'b'), elected(2, first.endLsn, [1, begin], [2, first.endLsn]));
   await expect.poll(() => isCutting).toBe(true);

@@ -154,7 +154,7 @@ export const brokenVariants: readonly BrokenVariant[] = [
   },
   {
     name: 'answers when it has heard its peers, without what they have',
-    edits: [{ file: readmission, find: 'if (donor === null) return true;', replace: 'if (own) return true;' }],
+    edits: [{ file: readmission, find: 'if (donor === null) return true;', replace: 'if (timeline) return true;' }],
   },
   {
     name: 'answers proposers who know only members of before',
