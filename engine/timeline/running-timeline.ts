@@ -186,7 +186,7 @@ export class RunningTimeline {
 
   start(): void {
     this.#receiver.start();
-    this.compaction.kick();
+    this.#compactSoon();
     if (this.index.isOwn) this.#takeLeftovers();
     // Layers that nobody needs take room; an index of before goes with the next change.
     else if (this.#leftovers.some(isLayerKey)) {
@@ -455,7 +455,11 @@ export class RunningTimeline {
 
   #onFlushed(): void {
     this.#lastFlushMs = this.#shared.clock.now();
-    this.compaction.kick();
+    this.#compactSoon();
+  }
+
+  #compactSoon(): void {
+    if (this.#shared.config().compaction_period > 0) this.compaction.kick();
   }
 
   /** Nothing waits for compaction that is off, fails, or has nothing that it can merge; a slower pace gives it time even then (as in Neon). */

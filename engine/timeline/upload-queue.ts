@@ -50,6 +50,15 @@ interface Waiter {
   readonly reject: (error: Error) => void;
 }
 
+/** A layer that was added, and that no stored index has named yet. */
+interface AddedLayer {
+  readonly entry: LayerEntry;
+  readonly size: number;
+  isUploaded: boolean;
+  /** The index of this process has named it. */
+  isNamed: boolean;
+}
+
 /** Layers that are uploaded at the same time. */
 const uploadsAtOnce = 3;
 
@@ -57,8 +66,8 @@ export class UploadQueue {
   readonly id: TenantTimelineId;
   readonly #parts: UploadQueueParts;
   #part: IndexPart;
-  /** Keys of layers that are staged and not uploaded, with their sizes. */
-  readonly #staged = new Map<string, number>();
+  /** By key. */
+  readonly #added = new Map<string, AddedLayer>();
   #waiters: Waiter[] = [];
   #running: Promise<void> | null = null;
   /** The puts of the index, one after another. */
@@ -97,10 +106,14 @@ export class UploadQueue {
   }
 
   get status(): UploadStatus {
+    let waitingLayers = 0;
     let waitingBytes = 0;
-    for (const bytes of this.#staged.values()) waitingBytes += bytes;
-    const { size } = this.#staged;
-    return { waitingLayers: size, waitingBytes, deleting: this.#deleting, lastError: this.#lastError };
+    for (const { size, isUploaded } of this.#added.values()) {
+      if (isUploaded) continue;
+      waitingLayers++;
+      waitingBytes += size;
+    }
+    return { waitingLayers, waitingBytes, deleting: this.#deleting, lastError: this.#lastError };
   }
 
   /** Makes a new layer readable, unless the queue has failed; it counts once a change of the index names it. */
@@ -112,12 +125,8 @@ export class UploadQueue {
     // A crash may have left a layer of this name: from now on it is this one.
     this.#leftovers.delete(key);
     if (this.#removing === key) await this.#deletions;
-    if (staging === null) {
-      await this.#retry(() => store.put(key, bytes));
-    } else {
-      await this.#retry(() => staging.stage(key, bytes));
-      this.#staged.set(key, bytes.length);
-    }
+    await this.#retry(() => (staging === null ? store.put(key, bytes) : staging.stage(key, bytes)));
+    this.#added.set(key, { entry, size: bytes.length, isUploaded: staging === null, isNamed: false });
     return entry;
   }
 
@@ -130,7 +139,7 @@ export class UploadQueue {
     // Not everybody waits; the queue tells of a failure by itself.
     done.catch(() => {});
     if (this.#failure !== null) return done;
-    this.#part = change(this.#part);
+    this.#setPart(change(this.#part));
     this.#kick();
     return done;
   }
@@ -146,7 +155,7 @@ export class UploadQueue {
       await this.#uploadLayers(next);
       await this.#putIndex(() => next);
       // Others may have made changes meanwhile, which are stored after this one.
-      this.#part = change(this.#part);
+      this.#setPart(change(this.#part));
       await attachment.check();
     };
     const done = attempt();
@@ -169,6 +178,11 @@ export class UploadQueue {
     this.#part = { ...this.#part, leases };
     await this.#putIndex(() => index.part);
     await attachment.check();
+  }
+
+  #setPart(part: IndexPart): void {
+    this.#part = part;
+    for (const added of this.#added.values()) added.isNamed ||= isNamedBy(part, added.entry);
   }
 
   /** Whatever else an index is about, its leases are those of now. */
@@ -215,7 +229,7 @@ export class UploadQueue {
 
   /** Removes layers that were added and that no index names. */
   discard(keys: readonly string[]): Promise<void> {
-    for (const key of keys) this.#staged.delete(key);
+    for (const key of keys) this.#added.delete(key);
     return this.deleteObjects(keys);
   }
 
@@ -287,12 +301,15 @@ export class UploadQueue {
   async #uploadLayers(part: IndexPart): Promise<void> {
     const { staging, signal } = this.#parts;
     if (staging === null) return;
-    const keys = part.layers.map((entry) => layerKey(this.id, entry)).filter((key) => this.#staged.has(key));
+    const keys = [...this.#added]
+      .filter(([, layer]) => !layer.isUploaded && isNamedBy(part, layer.entry))
+      .map(([key]) => key);
     const uploadNext = async (): Promise<void> => {
       for (let key = keys.shift(); key !== undefined; key = keys.shift()) {
         signal.throwIfAborted();
         await staging.upload(key);
-        this.#staged.delete(key);
+        const added = this.#added.get(key);
+        if (added !== undefined) added.isUploaded = true;
       }
     };
     const results = await Promise.allSettled(Array.from({ length: uploadsAtOnce }, uploadNext));
@@ -302,8 +319,16 @@ export class UploadQueue {
   /** `before`: the index that was stored before the present one. */
   #stored(before: IndexPart): void {
     this.#parts.onStored();
-    const named = new Set(this.#parts.index.part.layers.map((entry) => layerKey(this.id, entry)));
+    const stored = this.#parts.index.part;
+    const named = new Set(stored.layers.map((entry) => layerKey(this.id, entry)));
     const dropped = before.layers.map((entry) => layerKey(this.id, entry)).filter((key) => !named.has(key));
+    for (const [key, { entry, isNamed }] of this.#added) {
+      const isStored = named.has(key);
+      // Merged, say, before an index with it came to be stored: none will name it any more.
+      const isDropped = isNamed && !isStored && !isNamedBy(this.#part, entry);
+      if (isDropped) dropped.push(key);
+      if (isDropped || isStored) this.#added.delete(key);
+    }
     if (dropped.length > 0) void this.deleteObjects(dropped);
   }
 
@@ -326,6 +351,9 @@ export class UploadQueue {
     });
   }
 }
+
+const isNamedBy = ({ layers }: IndexPart, { name, generation }: LayerEntry): boolean =>
+  layers.some((entry) => entry.name === name && entry.generation === generation);
 
 /** Does `work` until it succeeds or fails with anything but `unavailable`, or the signal fires. */
 export async function retryUnavailable(

@@ -464,6 +464,8 @@ describe('requests to the bucket', () => {
     const lastError = async () => (await uploads()).last_error;
     await expect.poll(lastError, { timeout: 60_000 }).toMatch(/object tenants\/.*made to fail/);
     expect((await uploads()).layers).toBeGreaterThan(0);
+    // What is dropped before any index has named it is gone, too.
+    await ask('PUT', of(id, 'compact?force_l0_compaction=true'));
     reliable();
     await expect.poll(uploads, { timeout: 150_000 }).toEqual({ layers: 0, bytes: 0, deletes: 0, last_error: null });
     await storage.stopPageserver('immediate');

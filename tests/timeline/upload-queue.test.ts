@@ -39,9 +39,14 @@ function layer(n: number): WrittenLayer {
 /** Layers wait in memory; the store says when it is away. */
 class Staged implements LayerStaging {
   readonly store = new MemoryObjectStore();
-  readonly #waiting = new Map<string, Uint8Array>();
+  readonly #here = new Map<string, Uint8Array>();
   away = false;
   puts = 0;
+
+  /** What is on its disk, uploaded or not. */
+  get keys(): string[] {
+    return [...this.#here.keys()];
+  }
 
   get stagedBytes(): number {
     return 0;
@@ -54,12 +59,12 @@ class Staged implements LayerStaging {
   }
 
   async stage(key: string, bytes: Uint8Array): Promise<void> {
-    this.#waiting.set(key, bytes);
+    this.#here.set(key, bytes);
   }
 
   async upload(key: string): Promise<void> {
     this.#check();
-    await this.store.put(key, this.#waiting.get(key)!);
+    await this.store.put(key, this.#here.get(key)!);
   }
 
   /** As the queue sees it: after each put of an index, everything that it names is there. */
@@ -68,7 +73,10 @@ class Staged implements LayerStaging {
     return Object.assign(Object.create(store) as ObjectStore, {
       get: (key: string) => store.get(key),
       list: (key: string) => store.list(key),
-      delete: (key: string) => store.delete(key),
+      delete: (key: string) => {
+        this.#here.delete(key);
+        return store.delete(key);
+      },
       put: async (key: string, bytes: Uint8Array, condition?: { ifAbsent: true }) => {
         this.#check();
         if (parseIndexFile(key.slice(timelineFolder(id).length)) !== null) {
@@ -153,6 +161,25 @@ describe('the upload queue', () => {
     await clock.runUntilIdle();
     await added;
     expect(queue.status).toMatchObject({ waitingLayers: 0, lastError: null });
+  });
+
+  it('removes a layer that was dropped before an index with it came to be stored', async () => {
+    const staged = new Staged();
+    const { queue, add, clock } = await open(staged);
+    await add(1);
+    staged.away = true;
+    const changed = queue.change((part) => ({ ...part, gcCutoffLsn: 16 as Lsn }));
+    await expect.poll(() => queue.status.lastError).toBe('away');
+    // The index without it is what waits to be stored.
+    void add(2);
+    await expect.poll(() => queue.part.layers.length).toBe(2);
+    const merged = queue.change((part) => ({ ...part, layers: part.layers.slice(0, 1) }));
+    staged.away = false;
+    await clock.runUntilIdle();
+    await Promise.all([changed, merged]);
+    await queue.settled();
+    expect(queue.status).toEqual({ waitingLayers: 0, waitingBytes: 0, deleting: 0, lastError: null });
+    expect(staged.keys).toEqual([layerKey(id, queue.part.layers[0]!)]);
   });
 
   it('is fenced for good: who waits hears of it, who comes later too, and who does not wait breaks nothing', async () => {
