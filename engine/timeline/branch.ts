@@ -5,7 +5,7 @@
  * Pure: decides where a branch begins and what its index says. The caller has waited until the ancestor has ingested the LSN.
  */
 import { PageliteError } from '../errors.ts';
-import type { TimelineId } from '../model/ids.ts';
+import type { TenantTimelineId, TimelineId } from '../model/ids.ts';
 import { alignLsn, formatLsn, invalidLsn, type Lsn } from '../model/lsn.ts';
 import { recordEnd } from '../wal/wal-page.ts';
 import { type IndexPart, newIndexPart } from './index-part.ts';
@@ -60,4 +60,21 @@ export function branchIndex(source: BranchSource, requested: Lsn): IndexPart {
     prevRecordLsn: lsn === source.lastRecordLsn ? source.prevRecordLsn : invalidLsn,
     ancestor: { timelineId: source.timelineId, lsn },
   });
+}
+
+/** The branch that was made elsewhere begins where one made here would. */
+export function checkSamePoint(id: TenantTimelineId, imported: IndexPart, branch: IndexPart): void {
+  const problem =
+    imported.startLsn !== branch.startLsn
+      ? `a branch at ${formatLsn(imported.startLsn)} would begin at ${formatLsn(branch.startLsn)}`
+      : imported.systemIdentifier !== branch.systemIdentifier
+        ? `it is of system ${imported.systemIdentifier}, its ancestor of ${branch.systemIdentifier}`
+        : null;
+  if (problem !== null)
+    throw new PageliteError('invalid', `timeline ${id.timelineId} does not fit: ${problem}`, { ...id });
+}
+
+export function sourceOf(timeline: Omit<BranchSource, 'timelineId'>): Omit<BranchSource, 'timelineId'> {
+  const { systemIdentifier, startLsn, gcCutoffLsn, lastRecordLsn, prevRecordLsn } = timeline;
+  return { systemIdentifier, startLsn, gcCutoffLsn, lastRecordLsn, prevRecordLsn };
 }

@@ -288,6 +288,17 @@ export class StoredIndex {
     return index;
   }
 
+  /** Of a timeline whose index cannot be read: to be replaced by a put. `part`: what it will have. */
+  static async unread(
+    store: ObjectStore,
+    id: TenantTimelineId,
+    generation: number,
+    part: IndexPart,
+  ): Promise<StoredIndex> {
+    const found = await store.get(timelineFolder(id) + indexFile(generation));
+    return new StoredIndex(store, id, generation, part, found?.version ?? null);
+  }
+
   /** The store has one of this owner, which replaces what owners of before had. */
   get isOwn(): boolean {
     return this.#version !== null;

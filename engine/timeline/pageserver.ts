@@ -525,6 +525,14 @@ export class Pageserver {
     return this.#running(id).uploads.status;
   }
 
+  /** See Tenant.rebuildTimeline. */
+  async rebuildTimeline(
+    id: TenantTimelineId,
+    ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn } | null,
+  ): Promise<void> {
+    await this.#tenant(id.tenantId).rebuildTimeline(id.timelineId, ancestor);
+  }
+
   /** Throws `notFound`, and `invalid` while other timelines branch from it. */
   async deleteTimeline(id: TenantTimelineId): Promise<void> {
     await this.#tenant(id.tenantId).deleteTimeline(id.timelineId);

@@ -487,10 +487,7 @@ export class RunningTimeline {
   async #removeLeftovers(keys: readonly string[]): Promise<void> {
     await this.uploads.idle().catch(() => {});
     if (this.isClosed || this.timeline.stopped !== null) return;
-    const named = new Set(this.uploads.part.layers.map((entry) => layerKey(this.#id, entry)));
-    const waste = keys.filter((key) => !named.has(key));
-    for (const key of waste) this.#shared.log.info('removing a file that the index does not name', { file: key });
-    await this.uploads.removeLeftovers(waste);
+    await this.uploads.removeLeftovers(keys);
   }
 }
 

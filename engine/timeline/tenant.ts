@@ -20,28 +20,19 @@ import { controlFileKey } from '../model/key.ts';
 import { formatLsn, type Lsn } from '../model/lsn.ts';
 import type { PageService, TenantTemplate } from '../services.ts';
 import { checkDatabase } from '../transfer/check-database.ts';
-import { importFileName } from '../transfer/import-record.ts';
 import type { ImportTarget, TimelineImports } from '../transfer/timeline-imports.ts';
-import { transferFileName } from '../transfer/transfer-record.ts';
 import { bootstrap } from './bootstrap.ts';
-import { type BranchSource, branchIndex, checkBranchPoint } from './branch.ts';
+import { branchIndex, checkBranchPoint, checkSamePoint, sourceOf } from './branch.ts';
 import { type BranchNames, loadBranchNames, storeBranchNames } from './branch-names.ts';
 import type { GcResult } from './garbage-collection.ts';
 import { skipped } from './garbage-collection.ts';
 import type { Ancestor } from './gather.ts';
-import {
-  type IndexPart,
-  indexFileName,
-  layerKey,
-  parseIndexFile,
-  StoredIndex,
-  tenantFolder,
-  timelineFolder,
-} from './index-part.ts';
+import { type IndexPart, StoredIndex, tenantFolder } from './index-part.ts';
 import { findRetention, type Retention } from './retention.ts';
 import { RunningTimeline, type SharedParts, timelineOf } from './running-timeline.ts';
 import type { TenantAttachment } from './tenant-claims.ts';
 import { effectiveTenantConfig, storeTenantConfig, type TenantConfig } from './tenant-config.ts';
+import { deleteFiles, deleteIndexes, deleteUnnamed, unnamedKeys } from './timeline-files.ts';
 import { retryUnavailable } from './upload-queue.ts';
 
 export interface TenantParts {
@@ -62,13 +53,14 @@ type Slot =
   | { readonly kind: 'archived'; readonly index: StoredIndex; readonly leftovers: readonly string[] }
   /**
    * Being created, as a branch of another or not, or being deleted. `branchLsn`: where it branches off, once that is checked. `removal`: what it has in
-   * the store is being removed.
+   * the store is being removed. `rebuild`: it is begun anew.
    */
   | {
       readonly kind: 'busy';
       readonly ancestorId: TimelineId | null;
       readonly branchLsn?: Lsn;
       readonly removal?: Promise<void>;
+      readonly rebuild?: Promise<void>;
     };
 
 /** A timeline whose index was read. */
@@ -154,8 +146,7 @@ export class Tenant {
   /** Throws `notFound`; `corrupt` with the file if the timeline cannot be opened. */
   running(timeline: TimelineId): RunningTimeline {
     this.#checkOpen();
-    const slot = this.#timelines.get(timeline);
-    if (slot === undefined || slot.kind === 'busy') throw this.#noTimeline(timeline);
+    const slot = this.#there(timeline);
     if (slot.kind === 'broken') throw slot.error;
     if (slot.kind === 'archived') {
       const message = `timeline ${timeline} is archived. Take it up again first: pagelite timeline unarchive`;
@@ -186,7 +177,7 @@ export class Tenant {
   ): Promise<void> {
     const { store } = this.#shared;
     return this.#create(timeline, ancestor?.timelineId ?? null, {
-      make: () => (ancestor === null ? this.#fromTemplate(timeline) : this.#branch(timeline, ancestor)),
+      make: () => this.#beginning(timeline, ancestor, this.#holdPoint(timeline)),
       undo: () => deleteFiles(store, this.#idOf(timeline)),
     });
   }
@@ -199,7 +190,8 @@ export class Tenant {
     const id = this.#idOf(timeline);
     return this.#create(timeline, part.ancestor?.timelineId ?? null, {
       make: async () => {
-        if (part.ancestor !== null) checkSamePoint(id, part, await this.#branch(timeline, part.ancestor));
+        if (part.ancestor !== null)
+          checkSamePoint(id, part, await this.#branch(part.ancestor, this.#holdPoint(timeline)));
         await this.#checkImported(id, part);
         return part;
       },
@@ -242,9 +234,7 @@ export class Tenant {
   async deleteTimeline(timeline: TimelineId): Promise<void> {
     this.#checkOpen();
     const id = this.#idOf(timeline);
-    const slot = this.#timelines.get(timeline);
-    if (slot?.kind === 'busy' && slot.removal !== undefined) throw beingRemoved(id);
-    if (slot === undefined || slot.kind === 'busy') throw this.#noTimeline(timeline);
+    const slot = this.#there(timeline);
     const reason = this.#neededBy(timeline, slot.kind === 'broken');
     if (reason !== null) {
       throw new PageliteError('invalid', `timeline ${timeline} cannot be deleted: ${reason}`, { ...id });
@@ -264,6 +254,91 @@ export class Tenant {
       throw error;
     }
     this.#timelines.delete(timeline);
+  }
+
+  /**
+   * Begins a timeline anew in its place, broken or not: its layers go, and are made of its WAL again, from its beginning on. What branched from it stays,
+   * and waits for what it reads there. Throws `notFound`; `invalid` where it would be its own ancestor, or a branch of it begins before it. Waits
+   * for a store that goes away meanwhile.
+   */
+  async rebuildTimeline(
+    timeline: TimelineId,
+    ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn } | null,
+  ): Promise<void> {
+    this.#checkOpen();
+    const id = this.#idOf(timeline);
+    const slot = this.#there(timeline);
+    if (this.#descends(ancestor?.timelineId ?? null, timeline)) {
+      throw new PageliteError('invalid', `timeline ${timeline} cannot be a branch of its own branch`, { ...id });
+    }
+    const fresh = await this.#beginning(timeline, ancestor, () => {});
+    for (const point of this.#branchPoints(timeline)) {
+      if (point.lsn >= fresh.startLsn) continue;
+      const problem = `${point.timelineId} branched from it at ${formatLsn(point.lsn)}, before it would begin`;
+      throw new PageliteError('invalid', `timeline ${timeline} cannot be begun anew: ${problem}`, { ...id });
+    }
+    await this.attachment.check();
+    this.#checkOpen();
+    if (this.#timelines.get(timeline) !== slot) throw beingRebuilt(id);
+    // Until here garbage collection of the ancestor did not see it.
+    if (fresh.ancestor !== null) {
+      const above = this.find(fresh.ancestor.timelineId);
+      if (above !== null) this.#checkPoint(above, fresh.startLsn, fresh.startLsn);
+    }
+    this.#parts.imports.forget(id);
+    await this.#startAnew(id, slot, fresh);
+    // Branches that have stopped could not read it. If it was something else, they stop again.
+    for (const running of this.runningTimelines()) {
+      const { timeline: branch, index } = running;
+      if (branch.stopped === null || !this.#descends(branch.ancestorId, timeline)) continue;
+      if (this.find(branch.id.timelineId) !== running) continue;
+      await this.#startAnew(branch.id, { kind: 'running', running }, index.part);
+    }
+  }
+
+  #descends(from: TimelineId | null, ancestor: TimelineId): boolean {
+    for (let above = from; above !== null; above = ancestorOf(this.#timelines.get(above))) {
+      if (above === ancestor) return true;
+    }
+    return false;
+  }
+
+  /** A timeline ends, and another of the same id starts from `part`. */
+  async #startAnew(id: TenantTimelineId, slot: Exclude<Slot, { kind: 'busy' }>, part: IndexPart): Promise<void> {
+    const rebuild = this.#replace(id, slot, part);
+    const ended = rebuild.catch(() => {});
+    const ancestorId = part.ancestor?.timelineId ?? null;
+    this.#timelines.set(id.timelineId, { kind: 'busy', ancestorId, branchLsn: part.startLsn, rebuild: ended });
+    await rebuild;
+  }
+
+  async #replace(id: TenantTimelineId, slot: Exclude<Slot, { kind: 'busy' }>, fresh: IndexPart): Promise<void> {
+    const { store, attachment, clock, log, deletedCounters } = this.#shared;
+    const retry = (work: () => Promise<void>) =>
+      retryUnavailable(work, clock, this.#abort.signal, (error) =>
+        log.warn('a timeline cannot be begun anew yet', { ...id, error: messageOf(error) }),
+      );
+    let index = slot.kind === 'running' ? slot.running.index : slot.kind === 'archived' ? slot.index : null;
+    const part = { ...fresh, leases: index?.part.leases ?? [] };
+    try {
+      if (slot.kind === 'running') {
+        await slot.running.close();
+        deletedCounters.add(slot.running.timeline.counters);
+      }
+      await retry(async () => {
+        index ??= await StoredIndex.unread(store, id, attachment.generation, part);
+        await index.put(part);
+        await attachment.check();
+      });
+      const stored = must(index, 'it was put');
+      // What is written from now on may have the same names.
+      await retry(() => deleteUnnamed(store, stored, (keys) => this.#parts.imports.filesUnderWay(id, keys)));
+      this.#checkOpen();
+      this.#make(id, stored, []).start();
+    } catch (error) {
+      if (!this.#closed) this.#timelines.set(id.timelineId, { kind: 'broken', error: error as Error });
+      throw error;
+    }
   }
 
   /** Tries until it is done or the tenant is closed. Never rejects. */
@@ -375,7 +450,7 @@ export class Tenant {
     const all = [...this.#timelines.values()];
     const ends = all.map((slot) => {
       if (slot.kind === 'running') return slot.running.close();
-      return slot.kind === 'busy' ? slot.removal : undefined;
+      return slot.kind === 'busy' ? (slot.removal ?? slot.rebuild) : undefined;
     });
     await Promise.all(ends);
     await collecting;
@@ -436,13 +511,10 @@ export class Tenant {
   async #loadTimeline(timeline: TimelineId, keys: readonly string[]): Promise<LoadedTimeline | null> {
     const { store, log, attachment } = this.#shared;
     const id = this.#idOf(timeline);
-    const folder = timelineFolder(id);
     const isUnderWay = await this.#parts.imports.filesUnderWay(id, keys);
     try {
       const index = await StoredIndex.load(store, id, attachment.generation);
-      const named = new Set([index.key, ...index.part.layers.map((entry) => layerKey(id, entry))]);
-      const isLeft = (key: string) => !named.has(key) && !isOwnFile(key.slice(folder.length)) && !isUnderWay(key);
-      return { id, index, leftovers: keys.filter(isLeft) };
+      return { id, index, leftovers: unnamedKeys(index, keys).filter((key) => !isUnderWay(key)) };
     } catch (error) {
       if (isPageliteError(error, 'notFound')) {
         // Its creation or its deletion was cut off: it does not exist. An import goes on.
@@ -480,14 +552,28 @@ export class Tenant {
 
   // Creation
 
+  #beginning(
+    timeline: TimelineId,
+    ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn | null } | null,
+    hold: (ancestorId: TimelineId, lsn: Lsn) => void,
+  ): Promise<IndexPart> {
+    return ancestor === null ? this.#fromTemplate(timeline) : this.#branch(ancestor, hold);
+  }
+
+  /** From then on garbage collection sees where a timeline that is being created branches off. */
+  #holdPoint(timeline: TimelineId): (ancestorId: TimelineId, branchLsn: Lsn) => void {
+    return (ancestorId, branchLsn) => void this.#timelines.set(timeline, { kind: 'busy', ancestorId, branchLsn });
+  }
+
   async #fromTemplate(timeline: TimelineId): Promise<IndexPart> {
     const { store, attachment, yieldTurn } = this.#shared;
     return bootstrap(store, this.#idOf(timeline), attachment.generation, await this.#parts.template(), yieldTurn);
   }
 
+  /** `hold` is told where it branches off, and nothing is awaited between the look at the ancestor and that. */
   async #branch(
-    timeline: TimelineId,
     ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn | null },
+    hold: (ancestorId: TimelineId, lsn: Lsn) => void,
   ): Promise<IndexPart> {
     const slot = this.#timelines.get(ancestor.timelineId);
     const { openRemote } = this.#parts;
@@ -495,14 +581,17 @@ export class Tenant {
       return remoteBranch(openRemote(this.#idOf(ancestor.timelineId)), ancestor.lsn);
     }
     const running = this.running(ancestor.timelineId);
-    const source = { ...sourceOf(running.timeline), timelineId: ancestor.timelineId };
     const committedLsn = Math.max(running.timeline.lastRecordLsn, await this.commitLsn(ancestor.timelineId)) as Lsn;
-    const at = ancestor.lsn ?? committedLsn;
-    const lsn = checkBranchPoint(source, at, committedLsn, running.leases.has(at, this.#shared.clock.now()));
-    // From here on garbage collection sees it.
-    this.#timelines.set(timeline, { kind: 'busy', ancestorId: ancestor.timelineId, branchLsn: lsn });
+    const lsn = this.#checkPoint(running, ancestor.lsn ?? committedLsn, committedLsn);
+    hold(ancestor.timelineId, lsn);
     await running.catchUp(lsn);
     return branchIndex({ ...sourceOf(running.timeline), timelineId: ancestor.timelineId }, lsn);
+  }
+
+  /** See checkBranchPoint. */
+  #checkPoint({ timeline, leases }: RunningTimeline, lsn: Lsn, endLsn: Lsn): Lsn {
+    const source = { ...sourceOf(timeline), timelineId: timeline.id.timelineId };
+    return checkBranchPoint(source, lsn, endLsn, leases.has(lsn, this.#shared.clock.now()));
   }
 
   /** The end of committed WAL as the safekeepers know it; 0 if none answers or knows the timeline. */
@@ -653,58 +742,32 @@ export class Tenant {
     if (this.#closed) throw new PageliteError('closed', `tenant ${this.id} was closed`, { tenantId: this.id });
   }
 
+  /** Throws `notFound`, and `unavailable` while it is being removed or begun anew. */
+  #there(timeline: TimelineId): Exclude<Slot, { kind: 'busy' }> {
+    const slot = this.#timelines.get(timeline);
+    if (slot !== undefined && slot.kind !== 'busy') return slot;
+    if (slot?.rebuild !== undefined) throw beingRebuilt(this.#idOf(timeline));
+    if (slot?.removal !== undefined) throw beingRemoved(this.#idOf(timeline));
+    throw this.#noTimeline(timeline);
+  }
+
   #noTimeline(timeline: TimelineId): PageliteError {
     const id = this.#idOf(timeline);
     return new PageliteError('notFound', `timeline ${timeline} of tenant ${this.id} does not exist`, { ...id });
   }
 }
 
-/**
- * The indexes first, the newest of them last: without it the rest is waste, whenever we crash, and an older one would name layers that are gone.
- */
-async function deleteFiles(store: SharedParts['store'], id: TenantTimelineId): Promise<void> {
-  const folder = timelineFolder(id);
-  const rank = (key: string) => parseIndexFile(key.slice(folder.length)) ?? Number.MAX_SAFE_INTEGER;
-  const keys = (await store.list(folder)).map(({ key }) => ({ key, rank: rank(key) }));
-  for (const { key } of keys.sort((a, b) => a.rank - b.rank)) await store.delete(key);
-}
-
-async function deleteIndexes(store: SharedParts['store'], id: TenantTimelineId): Promise<void> {
-  const folder = timelineFolder(id);
-  for (const { key } of await store.list(folder + indexFileName)) {
-    if (parseIndexFile(key.slice(folder.length)) !== null) await store.delete(key);
-  }
-}
-
 const beingRemoved = (id: TenantTimelineId): PageliteError =>
   new PageliteError('unavailable', `timeline ${id.timelineId} is being removed from the store: try again`, { ...id });
 
-function ancestorOf(slot: Slot): TimelineId | null {
+const beingRebuilt = (id: TenantTimelineId): PageliteError =>
+  new PageliteError('unavailable', `timeline ${id.timelineId} is being begun anew: try again`, { ...id });
+
+function ancestorOf(slot: Slot | undefined): TimelineId | null {
+  if (slot === undefined) return null;
   if (slot.kind === 'running') return slot.running.timeline.ancestorId;
   if (slot.kind === 'archived') return slot.index.part.ancestor?.timelineId ?? null;
   return slot.kind === 'busy' ? slot.ancestorId : null;
-}
-
-/** Files beside layers and index that stay with a timeline: what was imported, and where from or where to. */
-function isOwnFile(file: string): boolean {
-  return file === importFileName || file === transferFileName;
-}
-
-/** The branch that was made elsewhere begins where one made here would. */
-function checkSamePoint(id: TenantTimelineId, imported: IndexPart, branch: IndexPart): void {
-  const problem =
-    imported.startLsn !== branch.startLsn
-      ? `a branch at ${formatLsn(imported.startLsn)} would begin at ${formatLsn(branch.startLsn)}`
-      : imported.systemIdentifier !== branch.systemIdentifier
-        ? `it is of system ${imported.systemIdentifier}, its ancestor of ${branch.systemIdentifier}`
-        : null;
-  if (problem !== null)
-    throw new PageliteError('invalid', `timeline ${id.timelineId} does not fit: ${problem}`, { ...id });
-}
-
-function sourceOf(timeline: Omit<BranchSource, 'timelineId'>): Omit<BranchSource, 'timelineId'> {
-  const { systemIdentifier, startLsn, gcCutoffLsn, lastRecordLsn, prevRecordLsn } = timeline;
-  return { systemIdentifier, startLsn, gcCutoffLsn, lastRecordLsn, prevRecordLsn };
 }
 
 /** A branch here of a timeline elsewhere. */

@@ -233,11 +233,13 @@ export class UploadQueue {
     return this.deleteObjects(keys);
   }
 
-  /** Removes what earlier owners or a crash left, but for what is written anew meanwhile. */
+  /** Removes what earlier owners or a crash left, but for what was written anew since, or is meanwhile. */
   async removeLeftovers(keys: readonly string[]): Promise<void> {
-    for (const key of keys) this.#leftovers.add(key);
+    const named = new Set(this.#part.layers.map((entry) => layerKey(this.id, entry)));
+    for (const key of keys) if (!named.has(key) && !this.#added.has(key)) this.#leftovers.add(key);
     for (const key of keys) {
       if (!this.#leftovers.delete(key)) continue;
+      this.#parts.log.info('removing a file that the index does not name', { file: key });
       this.#removing = key;
       await this.deleteObjects([key]);
       this.#removing = null;

@@ -155,7 +155,7 @@ function entryOf(config: RepositoryConfig, tenant: TenantId, name: string): Repo
 }
 
 /** Throws `invalid` if others branched from it: then it cannot be `done`. */
-export function checkNoChildren(
+function checkNoChildren(
   config: RepositoryConfig,
   timelines: readonly TimelineInfo[],
   id: TenantTimelineId,

@@ -6,7 +6,9 @@
  * 2. safekeepers that have none of it get the end of it (SafekeeperUpkeep.restore); those that have some keep it: it may be more
  * 3. the pageserver begins the timeline anew, and reads all of its WAL through the safekeepers (wal-archive.ts)
  *
- * Invariant: all safekeepers must answer. One that is away may have commits that are not in the storage.
+ * Invariants:
+ * - all safekeepers must answer: one that is away may have commits that are not in the storage
+ * - what branched from it stays as it is, and all of it must have branched off where the WAL is still there
  */
 import { z } from 'zod';
 import { isPageliteError, PageliteError } from '../../engine/errors.ts';
@@ -16,7 +18,6 @@ import { ArchivedLog, type ArchivedLogInfo } from '../../engine/safekeeper/archi
 import type { TransferProgress } from '../../engine/transfer/push-timeline.ts';
 import { nodeClock, nodeRandom } from '../process/node-host.ts';
 import { openBackup } from '../safekeeper/safekeeper-server.ts';
-import { checkNoChildren } from './branch-changes.ts';
 import { nameBranch, nameOfTimeline } from './branches.ts';
 import { longRequestTimeoutMs } from './http-api.ts';
 import type { Repository } from './repository.ts';
@@ -55,19 +56,18 @@ export async function recoverTimeline(
   const log = await findLog(repository, id);
   const known = await knownTimelines(storage, id);
   const before = known.find(({ timelineId }) => timelineId === id.timelineId) ?? null;
-  checkNoChildren(repository.readConfig(), known, id, name, 'made again');
   const ancestor = given ?? before?.ancestor?.timelineId ?? null;
   if (ancestor !== null) checkAncestor(known, ancestor);
   else await checkTemplate(storage, id, log);
 
   await restoreSafekeepers(storage, id);
-  const committed = await storage.getCommitLsn(id);
-  if (before !== null) await storage.forgetTimeline(id);
-  await storage.createTimeline(id, ancestor && { timelineId: ancestor, lsn: log.startLsn });
+  const endLsn = (await storage.getCommitLsn(id)) ?? log.startLsn;
+  checkBranchPoints(repository, known, id, endLsn);
+  const beginning = ancestor && { timelineId: ancestor, lsn: log.startLsn };
+  await (before === null ? storage.createTimeline(id, beginning) : storage.rebuildTimeline(id, beginning));
   if (nameOfTimeline(repository.readConfig(), id) === null) {
     await changeNames(storage, repository, id.tenantId, (config) => nameBranch(config, name, id));
   }
-  const endLsn = committed ?? log.startLsn;
   await caughtUp(storage, id, log.startLsn, endLsn, onProgress);
   const had = before?.lastRecordLsn ?? null;
   return { startLsn: log.startLsn, endLsn, hadLsn: had !== null && had > endLsn ? had : null };
@@ -99,6 +99,22 @@ function checkAncestor(known: readonly TimelineInfo[], ancestor: TimelineId): vo
   if (found !== undefined && found.broken === null) return;
   const problem = found === undefined ? 'is not there' : `is broken: ${found.broken}`;
   throw new PageliteError('notFound', `timeline ${ancestor}, which it branched from, ${problem}. Recover that first`);
+}
+
+/** What a branch reads of this one was WAL, and must be there still. */
+function checkBranchPoints(
+  repository: Repository,
+  known: readonly TimelineInfo[],
+  id: TenantTimelineId,
+  endLsn: Lsn,
+): void {
+  const cut = known.filter(({ ancestor }) => ancestor?.timelineId === id.timelineId && ancestor.lsn > endLsn);
+  if (cut.length === 0) return;
+  const config = repository.readConfig();
+  const names = cut.map(({ timelineId }) => nameOfTimeline(config, { ...id, timelineId }) ?? timelineId);
+  const text = `${names.join(', ')} branched from it later than its WAL goes, which is up to ${formatLsn(endLsn)}`;
+  const hint = 'What they read of it is only in its layers: pagelite timeline detach-ancestor, then recover it again';
+  throw new PageliteError('invalid', `timeline ${id.timelineId} cannot be made again: ${text}. ${hint}`);
 }
 
 /** What does not begin at the template's end was imported, or came from elsewhere: what it began with is not in its WAL. */

@@ -16,7 +16,7 @@ import { connectWebSocket, wsUrl } from '../net/ws-channel.ts';
 import { pagestreamPath } from '../pageserver/pagestream-listener.ts';
 import { nodeClock, nodeRandom } from '../process/node-host.ts';
 import type { TimestampAnswer } from './branch-point.ts';
-import { HttpApi } from './http-api.ts';
+import { HttpApi, longRequestTimeoutMs } from './http-api.ts';
 import type { Repository } from './repository.ts';
 import { SafekeeperClients } from './safekeeper-clients.ts';
 import type { CommitHistory, TimelineInfo, TransferStorage } from './storage-api.ts';
@@ -145,6 +145,19 @@ export class HttpStorage implements TransferStorage {
       ancestor_start_lsn: ancestor?.lsn != null ? formatLsn(ancestor.lsn) : null,
     };
     return timelineInfo(await this.#api.call(timelineSchema, 'POST', `/v1/tenant/${tenant}/timeline`, body));
+  }
+
+  /** What branched from it stays. Its WAL is read again from then on. */
+  async rebuildTimeline(
+    { tenantId: tenant, timelineId: timeline }: TenantTimelineId,
+    ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn } | null,
+  ): Promise<void> {
+    const path = `/v1/tenant/${tenant}/timeline/${timeline}/rebuild`;
+    const body = ancestor && {
+      ancestor_timeline_id: ancestor.timelineId,
+      ancestor_start_lsn: formatLsn(ancestor.lsn),
+    };
+    await this.#api.call(z.unknown(), 'PUT', path, body ?? {}, longRequestTimeoutMs);
   }
 
   async findLsnByTimestamp(id: TenantTimelineId, timestampMs: number): Promise<TimestampAnswer> {

@@ -3,7 +3,7 @@
  *
  * Must hold: what was sent is there again, row for row; what cannot be made from WAL is refused before anything is touched; it can be asked for again.
  */
-import { readdirSync, readFileSync, rmSync } from 'node:fs';
+import { readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { findFreePort } from '../../server/process/ports.ts';
@@ -92,10 +92,33 @@ describe('a branch', () => {
     expect(await rig.ok('scrub')).toMatch(/0 missing or damaged/);
   });
 
-  it('that others need, whose WAL is not there, or that a safekeeper may have more of is left as it is', async () => {
+  it('from which others branched is made again in place, and they go on', async () => {
+    const [main, dev] = [await content('main'), await content('dev')];
     await rig.ok('endpoint', 'stop', 'main');
-    expect(await rig.refused('timeline', 'recover', '--branch-name', 'main')).toMatch(/dev branched from it/);
+    await rig.ok('endpoint', 'stop', 'dev');
+    const folder = join(rig.tenantsDir, tenant(), 'timelines', ids.main);
+    for (const name of readdirSync(folder)) if (name.includes('__')) rmSync(join(folder, name));
+    await rig.ok('pageserver', 'restart');
+    await rig.ok('timeline', 'recover', '--branch-name', 'main');
+    for (const endpoint of ['main', 'dev']) await rig.ok('endpoint', 'start', endpoint);
+    expect([await content('main'), await content('dev')]).toEqual([main, dev]);
+    // While one of them is at work.
+    await rig.ok('endpoint', 'stop', 'main');
+    let isOver = false;
+    const work = (async () => {
+      let sums = 0;
+      for (; !isOver; sums++) await rig.sql('dev', 'select sum(length(filler)) from t');
+      return sums;
+    })();
+    await rig.ok('timeline', 'recover', '--branch-name', 'main');
+    isOver = true;
+    expect(await work).toBeGreaterThan(0);
     await rig.ok('endpoint', 'start', 'main');
+    expect([await content('main'), await content('dev')]).toEqual([main, dev]);
+    expect(await rig.ok('scrub')).toMatch(/0 missing or damaged/);
+  });
+
+  it('whose WAL is not there, or that a safekeeper may have more of, is left as it is', async () => {
     await rig.ok('timeline', 'create', '--branch-name', 'empty');
     expect(await rig.refused('timeline', 'recover', '--branch-name', 'empty')).toMatch(/no WAL of timeline/);
     await rig.ok('safekeeper', 'stop', '2');
@@ -104,5 +127,22 @@ describe('a branch', () => {
     await rig.ok('safekeeper', 'start', '2');
     await rig.ok('endpoint', 'start', 'dev');
     expect((await content('dev')).length).toBe(32);
+  });
+
+  it('from which others branched later than its WAL goes is left as it is', async () => {
+    await rig.sql('main', `insert into t select i, repeat('c', 1000) from generate_series(200001, 220000) i`);
+    await rig.ok('timeline', 'branch', '--branch-name', 'late');
+    await stopped();
+    for (const id of [1, 2, 3]) rmSync(join(rig.dir, `safekeepers/sk${id}/${tenant()}`), { recursive: true });
+    const logs = join(rig.tenantsDir, '../wal');
+    const objects = readdirSync(logs, { recursive: true, encoding: 'utf8' });
+    const segments = objects.filter((path) => path.includes(ids.main) && statSync(join(logs, path)).isFile()).sort();
+    for (const path of segments.slice(-2)) rmSync(join(logs, path));
+    await rig.ok('start');
+    const layers = () => readdirSync(join(rig.tenantsDir, tenant(), 'timelines', ids.main)).sort();
+    const before = layers();
+    const refused = await rig.refused('timeline', 'recover', '--branch-name', 'main');
+    expect(refused).toMatch(/late branched from it later than its WAL goes.*detach-ancestor/s);
+    expect(layers()).toEqual(before);
   });
 });

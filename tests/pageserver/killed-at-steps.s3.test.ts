@@ -313,6 +313,14 @@ const works: readonly Work[] = [
     moments: [1],
   },
   {
+    name: 'beginning anew',
+    operations: [...allOf('layer', 'index'), ['delete', 'layer']],
+    prepare: () => prepared({ flushes: 2, branchAt: 0 }),
+    act: (id) => ask('PUT', of(id, 'rebuild'), {}),
+    moments: [0, 1],
+    branchAt: 0,
+  },
+  {
     name: 'archiving',
     operations: allOf('index'),
     prepare: () => prepared({ flushes: 1 }),
@@ -441,6 +449,7 @@ describe('requests to the bucket', () => {
     await insist(() => create(branch, { id, moment: 1 }));
     await insist(() => ask('PUT', of(id, 'compact?force_image_layer_creation=true')));
     await insist(() => ask('PUT', of(id, 'do_gc')));
+    await insist(() => ask('PUT', of(id, 'rebuild'), {}));
     await insist(() => ask('PUT', of(branch, 'detach_ancestor')));
     await storage.stopPageserver('immediate');
     rmSync(join(storage.pageserverDir, 'tenants'), { recursive: true, force: true });

@@ -40,6 +40,8 @@ const ownRoutes: Readonly<Record<string, string>> = {
   'GET /v1/tenant/{tenant_id}/timeline/{timeline_id}/storage': 'what is kept and why: pagelite timeline info',
   'GET /v1/tenant/{tenant_id}/branch_names': "Neon's control plane keeps names in a database of its own",
   'PUT /v1/tenant/{tenant_id}/branch_names': 'the same',
+  'PUT /v1/tenant/{tenant_id}/timeline/{timeline_id}/rebuild':
+    'a timeline from its WAL alone: pagelite timeline recover',
   'GET /v1/openapi.json': 'Neon keeps a file, /swagger.yml; this one is made of the routes',
   'GET /v1/tenant/{tenant_id}/timeline/{timeline_id}/commit_history': 'what a time slider ranges over',
   'GET /v1/tenant/{tenant_id}/timeline/{timeline_id}/layer/{layer_file_name}/content':
@@ -113,7 +115,15 @@ const ownFields: Readonly<Record<string, string>> = {
   'Error.data': 'what it is about',
 };
 /** Schemas of ours alone. */
-const ownSchemas = ['BranchNames', 'BrokenTimelineInfo', 'CommitHistory', 'ImportState', 'Lsn', 'TimelineStorageInfo'];
+const ownSchemas = [
+  'BranchNames',
+  'BrokenTimelineInfo',
+  'CommitHistory',
+  'ImportState',
+  'Lsn',
+  'TimelineRebuildRequest',
+  'TimelineStorageInfo',
+];
 
 const timelineLabels = ['tenant_id', 'shard_id', 'timeline_id'];
 const neonMetrics: Readonly<Record<string, readonly string[]>> = {

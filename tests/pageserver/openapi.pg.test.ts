@@ -253,6 +253,12 @@ describe('answers fit it', () => {
     expect((await call('GET', `${timelines}/${branch}`)).body).toMatchObject({ is_archived: true, ancestor_lsn: lsn });
     expect((await call('GET', `${timelines}/${branch}/layer`)).status).toBe(400);
     expect((await rest('Unarchived', `${timelines}/${branch}`)).status).toBe(200);
+    const rebuild = (of: string, body: object) => call('PUT', `${timelines}/${of}/rebuild`, withJson(body));
+    const begins = { ancestor_timeline_id: id.timelineId, ancestor_start_lsn: lsn };
+    expect((await rebuild(branch, begins)).body).toMatchObject({ timeline_id: branch, ancestor_lsn: lsn });
+    expect((await rebuild(branch, { ancestor_timeline_id: id.timelineId })).status).toBe(400);
+    expect((await rebuild(branch, { ...begins, ancestor_timeline_id: branch })).status).toBe(400);
+    expect((await rebuild('0'.repeat(32), begins)).status).toBe(404);
     expect((await call('PUT', `${timelines}/${branch}/detach_ancestor`)).body).toEqual({ reparented_timelines: [] });
     expect((await call('GET', `${timelines}/${branch}`)).body).toMatchObject({ ancestor_timeline_id: null });
     expect((await call('DELETE', `${timelines}/${branch}`)).status).toBe(200);

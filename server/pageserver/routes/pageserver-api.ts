@@ -19,6 +19,7 @@ export interface PageserverApi {
   listTenants(): Promise<readonly TenantId[]>;
   createTimeline(id: TenantTimelineId, ancestor: { timelineId: TimelineId; lsn: Lsn | null } | null): Promise<void>;
   listTimelines(tenant: TenantId): Promise<readonly TimelineId[]>;
+  rebuildTimeline(id: TenantTimelineId, ancestor: { timelineId: TimelineId; lsn: Lsn } | null): Promise<void>;
   deleteTimeline(id: TenantTimelineId): Promise<void>;
   openPages(id: TenantTimelineId): Promise<PageService>;
   findLsnByTimestamp(id: TenantTimelineId, timestampMs: number): Promise<{ kind: TimestampMatch; lsn: Lsn }>;

@@ -27,6 +27,17 @@ const newTimeline = z
   })
   .meta({ id: 'TimelineCreateRequest' });
 
+const rebuiltTimeline = z
+  .strictObject({
+    ancestor_timeline_id: idText.nullish().describe('What it branched from. Default: it began with an empty database'),
+    ancestor_start_lsn: lsnText.nullish().describe('Where it branched off'),
+  })
+  .refine((body) => !body.ancestor_start_lsn === !body.ancestor_timeline_id, {
+    path: ['ancestor_start_lsn'],
+    message: 'goes together with ancestor_timeline_id',
+  })
+  .meta({ id: 'TimelineRebuildRequest' });
+
 const nothing = z.object({});
 
 const flag = z.enum(['true', 'false']).optional();
@@ -90,6 +101,24 @@ export function timelineRoutes(pageserver: PageserverApi, random: Random): Route
       summary: 'A timeline',
       answer: json(anyTimelineInfo, 'The timeline'),
       handle: ({ params }) => describeTimeline(pageserver, idOf(params)),
+    }),
+    route({
+      method: 'PUT',
+      path: `${timeline}/rebuild`,
+      operation: 'rebuildTimeline',
+      summary: 'Begins a timeline anew: its layers go, and are made of its WAL again',
+      description:
+        'For layers that are lost or damaged. Branches of it stay, and wait for what they read of it. Its WAL must be there from its beginning on.',
+      body: rebuiltTimeline,
+      answer: json(anyTimelineInfo, 'The timeline, which reads its WAL from now on'),
+      handle: async ({ params, body }) => {
+        const id = idOf(params);
+        const ancestor = body.ancestor_timeline_id
+          ? { timelineId: timelineId(body.ancestor_timeline_id), lsn: parseLsn(body.ancestor_start_lsn!) }
+          : null;
+        await pageserver.rebuildTimeline(id, ancestor);
+        return describeTimeline(pageserver, id);
+      },
     }),
     route({
       method: 'DELETE',
