@@ -25,13 +25,14 @@ import { bootstrap } from './bootstrap.ts';
 import { branchIndex, checkBranchPoint, checkSamePoint, sourceOf } from './branch.ts';
 import { type BranchNames, loadBranchNames, storeBranchNames } from './branch-names.ts';
 import type { GcResult } from './garbage-collection.ts';
-import { skipped } from './garbage-collection.ts';
 import type { Ancestor } from './gather.ts';
 import { type IndexPart, StoredIndex, tenantFolder } from './index-part.ts';
-import { findRetention, type Retention } from './retention.ts';
+import type { Retention } from './retention.ts';
 import { RunningTimeline, type SharedParts, timelineOf } from './running-timeline.ts';
 import type { TenantAttachment } from './tenant-claims.ts';
 import { effectiveTenantConfig, storeTenantConfig, type TenantConfig } from './tenant-config.ts';
+import { TenantGarbage } from './tenant-garbage.ts';
+import { type SettledSlot, TenantSlots } from './tenant-slots.ts';
 import { deleteFiles, deleteIndexes, deleteUnnamed, unnamedKeys } from './timeline-files.ts';
 import { retryUnavailable } from './upload-queue.ts';
 
@@ -45,23 +46,6 @@ export interface TenantParts {
   /** What is set of the tenant. */
   readonly overrides: Partial<TenantConfig>;
 }
-
-type Slot =
-  | { readonly kind: 'running'; readonly running: RunningTimeline }
-  | { readonly kind: 'broken'; readonly error: Error }
-  /** It rests: nobody can read it until it is taken up again. */
-  | { readonly kind: 'archived'; readonly index: StoredIndex; readonly leftovers: readonly string[] }
-  /**
-   * Being created, as a branch of another or not, or being deleted. `branchLsn`: where it branches off, once that is checked. `removal`: what it has in
-   * the store is being removed. `rebuild`: it is begun anew.
-   */
-  | {
-      readonly kind: 'busy';
-      readonly ancestorId: TimelineId | null;
-      readonly branchLsn?: Lsn;
-      readonly removal?: Promise<void>;
-      readonly rebuild?: Promise<void>;
-    };
 
 /** A timeline whose index was read. */
 interface LoadedTimeline {
@@ -78,13 +62,12 @@ export class Tenant {
   readonly id: TenantId;
   readonly #parts: TenantParts;
   readonly #shared: SharedParts;
-  readonly #timelines = new Map<TimelineId, Slot>();
+  readonly #slots: TenantSlots;
+  readonly #garbage: TenantGarbage;
   #overrides: Partial<TenantConfig>;
   #config: TenantConfig;
   readonly #abort = new AbortController();
   #closed = false;
-  #collectedAtMs: number;
-  #collecting: Promise<void> | null = null;
 
   private constructor(id: TenantId, parts: TenantParts) {
     this.id = id;
@@ -92,7 +75,8 @@ export class Tenant {
     this.#config = effectiveTenantConfig(parts.defaults, parts.overrides);
     this.#parts = parts;
     this.#shared = { ...parts.shared, config: () => this.#config };
-    this.#collectedAtMs = parts.shared.clock.now();
+    this.#slots = new TenantSlots(id);
+    this.#garbage = new TenantGarbage(this.#slots, this.#shared);
   }
 
   /** Loads every timeline's index and follows its WAL. A damaged index costs that timeline. */
@@ -137,37 +121,27 @@ export class Tenant {
   }
 
   listTimelines(): TimelineId[] {
-    return [...this.#timelines]
-      .filter(([, slot]) => slot.kind !== 'busy')
-      .map(([id]) => id)
-      .sort();
+    return this.#slots.ids();
   }
 
   /** Throws `notFound`; `corrupt` with the file if the timeline cannot be opened. */
   running(timeline: TimelineId): RunningTimeline {
     this.#checkOpen();
-    const slot = this.#there(timeline);
-    if (slot.kind === 'broken') throw slot.error;
-    if (slot.kind === 'archived') {
-      const message = `timeline ${timeline} is archived. Take it up again first: pagelite timeline unarchive`;
-      throw new PageliteError('invalid', message, { ...this.#idOf(timeline) });
-    }
-    return slot.running;
+    return this.#slots.running(timeline);
   }
 
   runningTimelines(): RunningTimeline[] {
-    return [...this.#timelines.values()].flatMap((slot) => (slot.kind === 'running' ? [slot.running] : []));
+    return this.#slots.allRunning();
   }
 
   /** Timelines that could not be opened. */
   get brokenCount(): number {
-    return [...this.#timelines.values()].filter(({ kind }) => kind === 'broken').length;
+    return this.#slots.brokenIds().length;
   }
 
   /** Null if there is none that runs. */
   find(timeline: TimelineId): RunningTimeline | null {
-    const slot = this.#timelines.get(timeline);
-    return slot?.kind === 'running' ? slot.running : null;
+    return this.#slots.find(timeline);
   }
 
   /** See Pageserver.createTimeline. */
@@ -207,10 +181,8 @@ export class Tenant {
   ): Promise<void> {
     this.#checkOpen();
     const id = this.#idOf(timeline);
-    const there = this.#timelines.get(timeline);
-    if (there?.kind === 'busy' && there.removal !== undefined) throw beingRemoved(id);
-    if (there !== undefined) throw new PageliteError('invalid', `timeline ${timeline} exists`, { ...id });
-    this.#timelines.set(timeline, { kind: 'busy', ancestorId });
+    this.#slots.checkFree(timeline);
+    this.#slots.set(timeline, { kind: 'busy', ancestorId });
     const { store, attachment } = this.#shared;
     try {
       const part = await make();
@@ -222,7 +194,7 @@ export class Tenant {
     } catch (error) {
       // It may be there, and nobody was told so: until it is gone for certain, what it needs of its ancestor stays.
       if (isPageliteError(error, 'unavailable') && !this.#closed) void this.#remove(timeline, undo);
-      else this.#timelines.delete(timeline);
+      else this.#slots.delete(timeline);
       throw error;
     }
   }
@@ -234,14 +206,13 @@ export class Tenant {
   async deleteTimeline(timeline: TimelineId): Promise<void> {
     this.#checkOpen();
     const id = this.#idOf(timeline);
-    const slot = this.#there(timeline);
-    const reason = this.#neededBy(timeline, slot.kind === 'broken');
-    if (reason !== null) {
-      throw new PageliteError('invalid', `timeline ${timeline} cannot be deleted: ${reason}`, { ...id });
-    }
+    const slot = this.#slots.settled(timeline);
+    this.#slots.checkNotNeeded(timeline);
     const { store, attachment } = this.#shared;
     await attachment.check();
-    this.#timelines.set(timeline, { kind: 'busy', ancestorId: null });
+    this.#slots.checkSame(timeline, slot);
+    this.#slots.checkNotNeeded(timeline);
+    this.#slots.set(timeline, { kind: 'busy', ancestorId: null });
     if (slot.kind === 'running') {
       await slot.running.close();
       this.#shared.deletedCounters.add(slot.running.timeline.counters);
@@ -253,7 +224,7 @@ export class Tenant {
       if (isPageliteError(error, 'unavailable')) void this.#remove(timeline, () => deleteFiles(store, id));
       throw error;
     }
-    this.#timelines.delete(timeline);
+    this.#slots.delete(timeline);
   }
 
   /**
@@ -267,19 +238,19 @@ export class Tenant {
   ): Promise<void> {
     this.#checkOpen();
     const id = this.#idOf(timeline);
-    const slot = this.#there(timeline);
-    if (this.#descends(ancestor?.timelineId ?? null, timeline)) {
+    const slot = this.#slots.settled(timeline);
+    if (this.#slots.descends(ancestor?.timelineId ?? null, timeline)) {
       throw new PageliteError('invalid', `timeline ${timeline} cannot be a branch of its own branch`, { ...id });
     }
     const fresh = await this.#beginning(timeline, ancestor, () => {});
-    for (const point of this.#branchPoints(timeline)) {
+    for (const point of this.#slots.branchPoints(timeline)) {
       if (point.lsn >= fresh.startLsn) continue;
       const problem = `${point.timelineId} branched from it at ${formatLsn(point.lsn)}, before it would begin`;
       throw new PageliteError('invalid', `timeline ${timeline} cannot be begun anew: ${problem}`, { ...id });
     }
     await this.attachment.check();
     this.#checkOpen();
-    if (this.#timelines.get(timeline) !== slot) throw beingRebuilt(id);
+    this.#slots.checkSame(timeline, slot);
     // Until here garbage collection of the ancestor did not see it.
     if (fresh.ancestor !== null) {
       const above = this.find(fresh.ancestor.timelineId);
@@ -290,29 +261,22 @@ export class Tenant {
     // Branches that have stopped could not read it. If it was something else, they stop again.
     for (const running of this.runningTimelines()) {
       const { timeline: branch, index } = running;
-      if (branch.stopped === null || !this.#descends(branch.ancestorId, timeline)) continue;
+      if (branch.stopped === null || !this.#slots.descends(branch.ancestorId, timeline)) continue;
       if (this.find(branch.id.timelineId) !== running) continue;
       await this.#startAnew(branch.id, { kind: 'running', running }, index.part);
     }
   }
 
-  #descends(from: TimelineId | null, ancestor: TimelineId): boolean {
-    for (let above = from; above !== null; above = ancestorOf(this.#timelines.get(above))) {
-      if (above === ancestor) return true;
-    }
-    return false;
-  }
-
   /** A timeline ends, and another of the same id starts from `part`. */
-  async #startAnew(id: TenantTimelineId, slot: Exclude<Slot, { kind: 'busy' }>, part: IndexPart): Promise<void> {
+  async #startAnew(id: TenantTimelineId, slot: SettledSlot, part: IndexPart): Promise<void> {
     const rebuild = this.#replace(id, slot, part);
     const ended = rebuild.catch(() => {});
     const ancestorId = part.ancestor?.timelineId ?? null;
-    this.#timelines.set(id.timelineId, { kind: 'busy', ancestorId, branchLsn: part.startLsn, rebuild: ended });
+    this.#slots.set(id.timelineId, { kind: 'busy', ancestorId, branchLsn: part.startLsn, rebuild: ended });
     await rebuild;
   }
 
-  async #replace(id: TenantTimelineId, slot: Exclude<Slot, { kind: 'busy' }>, fresh: IndexPart): Promise<void> {
+  async #replace(id: TenantTimelineId, slot: SettledSlot, fresh: IndexPart): Promise<void> {
     const { store, attachment, clock, log, deletedCounters } = this.#shared;
     const retry = (work: () => Promise<void>) =>
       retryUnavailable(work, clock, this.#abort.signal, (error) =>
@@ -336,7 +300,7 @@ export class Tenant {
       this.#checkOpen();
       this.#make(id, stored, []).start();
     } catch (error) {
-      if (!this.#closed) this.#timelines.set(id.timelineId, { kind: 'broken', error: error as Error });
+      if (!this.#closed) this.#slots.set(id.timelineId, { kind: 'broken', error: error as Error });
       throw error;
     }
   }
@@ -345,7 +309,7 @@ export class Tenant {
   #remove(timeline: TimelineId, work: () => Promise<void>): Promise<void> {
     const { clock, log } = this.#shared;
     const id = this.#idOf(timeline);
-    const slot = this.#timelines.get(timeline);
+    const slot = this.#slots.get(timeline);
     const { attachment } = this.#shared;
     const checked = async () => {
       await attachment.check();
@@ -354,21 +318,20 @@ export class Tenant {
     const removal = retryUnavailable(checked, clock, this.#abort.signal, (error) =>
       log.warn('a timeline cannot be removed yet', { ...id, error: messageOf(error) }),
     ).then(
-      () => void this.#timelines.delete(timeline),
+      () => void this.#slots.delete(timeline),
       (error) => {
         if (!this.#closed) log.error('a timeline cannot be removed', { ...id, error: messageOf(error) });
       },
     );
     const { ancestorId = null, branchLsn } = slot?.kind === 'busy' ? slot : {};
     const at = branchLsn === undefined ? {} : { branchLsn };
-    this.#timelines.set(timeline, { kind: 'busy', ancestorId, ...at, removal });
+    this.#slots.set(timeline, { kind: 'busy', ancestorId, ...at, removal });
     return removal;
   }
 
   /** The index of a timeline that is archived; null if it is not. */
   archived(timeline: TimelineId): IndexPart | null {
-    const slot = this.#timelines.get(timeline);
-    return slot?.kind === 'archived' ? slot.index.part : null;
+    return this.#slots.archived(timeline);
   }
 
   /**
@@ -376,21 +339,21 @@ export class Tenant {
    * of it are not archived.
    */
   async archiveTimeline(timeline: TimelineId): Promise<void> {
-    if (this.archived(timeline) !== null) return;
+    this.#checkOpen();
+    const slot = this.#slots.settled(timeline);
+    if (slot.kind === 'archived') return;
     const running = this.running(timeline);
-    for (const [id, slot] of this.#timelines) {
-      if (ancestorOf(slot) !== timeline || slot.kind === 'archived') continue;
-      const message = `timeline ${timeline} cannot be archived: its branch ${id} is not`;
-      throw new PageliteError('invalid', message, { ...this.#idOf(timeline) });
-    }
-    const { ancestorId } = running.timeline;
+    this.#slots.checkBranchesRest(timeline);
     await this.stored(timeline);
-    this.#timelines.set(timeline, { kind: 'busy', ancestorId, branchLsn: running.timeline.startLsn });
+    this.#slots.checkSame(timeline, slot);
+    this.#slots.checkBranchesRest(timeline);
+    const { ancestorId, startLsn } = running.timeline;
+    this.#slots.set(timeline, { kind: 'busy', ancestorId, branchLsn: startLsn });
     try {
       await running.archive();
-      this.#timelines.set(timeline, { kind: 'archived', index: running.index, leftovers: [] });
+      this.#slots.set(timeline, { kind: 'archived', index: running.index, leftovers: [] });
     } catch (error) {
-      this.#timelines.set(timeline, { kind: 'running', running });
+      this.#slots.set(timeline, slot);
       throw error;
     }
   }
@@ -398,7 +361,7 @@ export class Tenant {
   /** Throws `invalid` while its ancestor is archived. */
   async unarchiveTimeline(timeline: TimelineId): Promise<void> {
     this.#checkOpen();
-    const slot = this.#timelines.get(timeline);
+    const slot = this.#slots.get(timeline);
     if (slot?.kind !== 'archived') {
       this.running(timeline);
       return;
@@ -409,7 +372,7 @@ export class Tenant {
       const message = `timeline ${timeline} cannot be taken up: its ancestor ${ancestor.timelineId} is archived`;
       throw new PageliteError('invalid', message, { ...this.#idOf(timeline) });
     }
-    this.#timelines.set(timeline, {
+    this.#slots.set(timeline, {
       kind: 'busy',
       ancestorId: ancestor?.timelineId ?? null,
       branchLsn: index.part.startLsn,
@@ -420,7 +383,7 @@ export class Tenant {
       this.#checkOpen();
       this.#make(this.#idOf(timeline), index, leftovers).start();
     } catch (error) {
-      this.#timelines.set(timeline, slot);
+      this.#slots.set(timeline, slot);
       throw error;
     }
   }
@@ -430,7 +393,7 @@ export class Tenant {
    * says what is committed.
    */
   async stored(timeline: TimelineId): Promise<void> {
-    const slot = this.#timelines.get(timeline);
+    const slot = this.#slots.get(timeline);
     if (slot?.kind !== 'running' || slot.running.timeline.stopped !== null) return;
     const { lsn, areAllAway } = await this.#askSafekeepers(timeline);
     if (areAllAway) {
@@ -445,31 +408,14 @@ export class Tenant {
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
-    const collecting = this.#collecting;
+    const collected = this.#garbage.close();
     this.#abort.abort(new PageliteError('closed', `tenant ${this.id} was closed`, { tenantId: this.id }));
-    const all = [...this.#timelines.values()];
-    const ends = all.map((slot) => {
+    const ends = this.#slots.all().map((slot) => {
       if (slot.kind === 'running') return slot.running.close();
       return slot.kind === 'busy' ? (slot.removal ?? slot.rebuild) : undefined;
     });
     await Promise.all(ends);
-    await collecting;
-  }
-
-  /**
-   * Why a timeline must stay: others read from it, or may do so. Null if nobody does. Of several that cannot be opened each can be deleted, as
-   * far as is known.
-   */
-  #neededBy(ancestor: TimelineId, isBroken: boolean): string | null {
-    for (const [id, slot] of this.#timelines) {
-      if (id === ancestor) continue;
-      if (slot.kind === 'broken') {
-        if (isBroken) continue;
-        return `${id} cannot be opened, and may be a branch of it`;
-      }
-      if (ancestorOf(slot) === ancestor) return `${id} is a branch of it`;
-    }
-    return null;
+    await collected;
   }
 
   // Loading
@@ -496,13 +442,13 @@ export class Tenant {
       for (let next = queue.shift(); next !== undefined; next = queue.shift()) {
         const timeline = await this.#loadTimeline(...next);
         if (timeline === null) continue;
-        this.#timelines.set(timeline.id.timelineId, { kind: 'busy', ancestorId: null });
+        this.#slots.set(timeline.id.timelineId, { kind: 'busy', ancestorId: null });
         loaded.push(timeline);
       }
     };
     await Promise.all(Array.from({ length: loadsAtOnce }, loadNext));
     for (const { id, index, leftovers } of loaded) {
-      if (index.part.archivedAtMs !== null) this.#timelines.set(id.timelineId, { kind: 'archived', index, leftovers });
+      if (index.part.archivedAtMs !== null) this.#slots.set(id.timelineId, { kind: 'archived', index, leftovers });
     }
     const awake = loaded.filter(({ index }) => index.part.archivedAtMs === null);
     for (const running of awake.map(({ id, index, leftovers }) => this.#make(id, index, leftovers))) running.start();
@@ -522,7 +468,7 @@ export class Tenant {
         return null;
       }
       log.error('a timeline cannot be opened', { ...id, error: messageOf(error) });
-      this.#timelines.set(timeline, { kind: 'broken', error: error as Error });
+      this.#slots.set(timeline, { kind: 'broken', error: error as Error });
       return null;
     }
   }
@@ -530,7 +476,7 @@ export class Tenant {
   #make(id: TenantTimelineId, index: StoredIndex, leftovers: readonly string[]): RunningTimeline {
     const ancestor = this.#ancestorOf(index.part);
     const running = new RunningTimeline(id, index, ancestor, leftovers, this.#shared);
-    this.#timelines.set(id.timelineId, { kind: 'running', running });
+    this.#slots.set(id.timelineId, { kind: 'running', running });
     return running;
   }
 
@@ -538,7 +484,7 @@ export class Tenant {
   #ancestorOf({ ancestor }: IndexPart): Ancestor | null {
     if (ancestor === null) return null;
     const { openRemote } = this.#parts;
-    if (openRemote !== undefined && !this.#timelines.has(ancestor.timelineId)) {
+    if (openRemote !== undefined && this.#slots.get(ancestor.timelineId) === undefined) {
       return { kind: 'remote', lsn: ancestor.lsn, service: openRemote(this.#idOf(ancestor.timelineId)) };
     }
     const above = () => this.running(ancestor.timelineId);
@@ -562,7 +508,7 @@ export class Tenant {
 
   /** From then on garbage collection sees where a timeline that is being created branches off. */
   #holdPoint(timeline: TimelineId): (ancestorId: TimelineId, branchLsn: Lsn) => void {
-    return (ancestorId, branchLsn) => void this.#timelines.set(timeline, { kind: 'busy', ancestorId, branchLsn });
+    return (ancestorId, branchLsn) => void this.#slots.set(timeline, { kind: 'busy', ancestorId, branchLsn });
   }
 
   async #fromTemplate(timeline: TimelineId): Promise<IndexPart> {
@@ -575,7 +521,7 @@ export class Tenant {
     ancestor: { readonly timelineId: TimelineId; readonly lsn: Lsn | null },
     hold: (ancestorId: TimelineId, lsn: Lsn) => void,
   ): Promise<IndexPart> {
-    const slot = this.#timelines.get(ancestor.timelineId);
+    const slot = this.#slots.get(ancestor.timelineId);
     const { openRemote } = this.#parts;
     if (slot === undefined && openRemote !== undefined) {
       return remoteBranch(openRemote(this.#idOf(ancestor.timelineId)), ancestor.lsn);
@@ -621,7 +567,7 @@ export class Tenant {
   /** Null if there is none. Throws `unavailable` while it is being created or deleted. */
   findForImport(timeline: TimelineId): ImportTarget | null {
     this.#checkOpen();
-    const slot = this.#timelines.get(timeline);
+    const slot = this.#slots.get(timeline);
     if (slot === undefined) return null;
     const id = this.#idOf(timeline);
     if (slot.kind === 'busy') {
@@ -652,122 +598,33 @@ export class Tenant {
 
   // Housekeeping
 
-  /** What is due by the clock: see RunningTimeline.keepHouse; and garbage collection of all timelines, one after another. */
+  /** What is due by the clock: see RunningTimeline.keepHouse; and garbage collection. */
   keepHouse(): void {
-    const { clock, log } = this.#shared;
     for (const running of this.runningTimelines()) running.keepHouse();
-    const { gc_period } = this.#config;
-    if (gc_period === 0 || this.#collecting !== null || clock.now() - this.#collectedAtMs < gc_period) return;
-    this.#collectedAtMs = clock.now();
-    this.#collecting = this.#collectAll()
-      .catch((error) => {
-        if (!this.#closed) log.error('garbage collection failed', { tenantId: this.id, error: messageOf(error) });
-      })
-      .finally(() => {
-        this.#collecting = null;
-      });
+    this.#garbage.collectIfDue();
   }
 
-  async #collectAll(): Promise<void> {
-    const { log } = this.#shared;
-    for (const timeline of this.listTimelines()) {
-      if (this.#closed) return;
-      if (this.find(timeline) === null) continue;
-      try {
-        this.#tellCollected(timeline, await this.collectGarbage(timeline));
-      } catch (error) {
-        // One that is damaged, or is being closed, keeps what it has; the others do not wait for it.
-        if (!this.#closed) {
-          log.error('garbage collection failed', { ...this.#idOf(timeline), error: messageOf(error) });
-        }
-      }
-    }
-  }
-
-  #tellCollected(timeline: TimelineId, { cutoffLsn, layersRemoved, bytesRemoved, skipped: reason }: GcResult): void {
-    const { log } = this.#shared;
-    if (reason !== null) log.debug('garbage collection skipped', { ...this.#idOf(timeline), reason });
-    if (cutoffLsn === null || layersRemoved === 0) return;
-    const removed = { cutoffLsn: formatLsn(cutoffLsn), layersRemoved, bytesRemoved };
-    log.info('collected garbage', { ...this.#idOf(timeline), ...removed });
-  }
-
-  // Retention
-
-  /** What of a timeline's history must stay, and why. */
+  /** See TenantGarbage.retention. */
   async retention(timeline: TimelineId): Promise<Retention> {
-    const running = this.running(timeline);
-    const nowMs = this.#shared.clock.now();
-    return findRetention({
-      timeline: running.timeline,
-      pages: running.pages,
-      config: this.#config,
-      nowMs,
-      branchPoints: this.#branchPoints(timeline),
-      leases: running.leases.active(nowMs),
-      storedLsn: running.uploads.storedPart.diskConsistentLsn,
-    });
+    this.#checkOpen();
+    return this.#garbage.retention(timeline);
   }
 
-  /** Removes what a timeline no longer has to keep. Nothing is removed while a timeline cannot be opened, which may be a branch of this one. */
+  /** See TenantGarbage.collect. */
   async collectGarbage(timeline: TimelineId): Promise<GcResult> {
-    const broken = [...this.#timelines].find(([, { kind }]) => kind === 'broken');
-    if (broken !== undefined) return skipped(`timeline ${broken[0]} cannot be opened, and may be a branch of it`);
-    const { cutoffLsn } = await this.retention(timeline);
-    const running = this.running(timeline);
-    return running.collectGarbage(cutoffLsn, () => this.#branchPoints(timeline).map(({ lsn }) => lsn));
-  }
-
-  #branchPoints(ancestor: TimelineId): { lsn: Lsn; timelineId: TimelineId }[] {
-    const points: { lsn: Lsn; timelineId: TimelineId }[] = [];
-    for (const [timelineId, slot] of this.#timelines) {
-      if (slot.kind === 'running' && slot.running.timeline.ancestorId === ancestor) {
-        points.push({ timelineId, lsn: must(slot.running.timeline.ancestor).lsn });
-      } else if (slot.kind === 'archived' && slot.index.part.ancestor?.timelineId === ancestor) {
-        points.push({ timelineId, lsn: slot.index.part.ancestor.lsn });
-      } else if (slot.kind === 'busy' && slot.ancestorId === ancestor && slot.branchLsn !== undefined) {
-        points.push({ timelineId, lsn: slot.branchLsn });
-      }
-    }
-    return points;
+    this.#checkOpen();
+    return this.#garbage.collect(timeline);
   }
 
   // Look-ups
 
   #idOf(timeline: TimelineId): TenantTimelineId {
-    return { tenantId: this.id, timelineId: timeline };
+    return this.#slots.idOf(timeline);
   }
 
   #checkOpen(): void {
     if (this.#closed) throw new PageliteError('closed', `tenant ${this.id} was closed`, { tenantId: this.id });
   }
-
-  /** Throws `notFound`, and `unavailable` while it is being removed or begun anew. */
-  #there(timeline: TimelineId): Exclude<Slot, { kind: 'busy' }> {
-    const slot = this.#timelines.get(timeline);
-    if (slot !== undefined && slot.kind !== 'busy') return slot;
-    if (slot?.rebuild !== undefined) throw beingRebuilt(this.#idOf(timeline));
-    if (slot?.removal !== undefined) throw beingRemoved(this.#idOf(timeline));
-    throw this.#noTimeline(timeline);
-  }
-
-  #noTimeline(timeline: TimelineId): PageliteError {
-    const id = this.#idOf(timeline);
-    return new PageliteError('notFound', `timeline ${timeline} of tenant ${this.id} does not exist`, { ...id });
-  }
-}
-
-const beingRemoved = (id: TenantTimelineId): PageliteError =>
-  new PageliteError('unavailable', `timeline ${id.timelineId} is being removed from the store: try again`, { ...id });
-
-const beingRebuilt = (id: TenantTimelineId): PageliteError =>
-  new PageliteError('unavailable', `timeline ${id.timelineId} is being begun anew: try again`, { ...id });
-
-function ancestorOf(slot: Slot | undefined): TimelineId | null {
-  if (slot === undefined) return null;
-  if (slot.kind === 'running') return slot.running.timeline.ancestorId;
-  if (slot.kind === 'archived') return slot.index.part.ancestor?.timelineId ?? null;
-  return slot.kind === 'busy' ? slot.ancestorId : null;
 }
 
 /** A branch here of a timeline elsewhere. */
