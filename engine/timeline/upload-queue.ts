@@ -125,8 +125,13 @@ export class UploadQueue {
     // A crash may have left a layer of this name: from now on it is this one.
     this.#leftovers.delete(key);
     if (this.#removing === key) await this.#deletions;
-    await this.#retry(() => (staging === null ? store.put(key, bytes) : staging.stage(key, bytes)));
     this.#added.set(key, { entry, size: bytes.length, isUploaded: staging === null, isNamed: false });
+    try {
+      await this.#retry(() => (staging === null ? store.put(key, bytes) : staging.stage(key, bytes)));
+    } catch (error) {
+      this.#added.delete(key);
+      throw error;
+    }
     return entry;
   }
 

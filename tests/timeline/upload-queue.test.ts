@@ -182,6 +182,21 @@ describe('the upload queue', () => {
     expect(staged.keys).toEqual([layerKey(id, queue.part.layers[0]!)]);
   });
 
+  it('keeps a layer that is written again before what a crash left of it came to be removed', async () => {
+    const staged = new Staged();
+    const { queue } = await open(staged);
+    const entry = await queue.addLayer(layer(1));
+    // One that counts later, one that is there, one that is being written.
+    const key = layerKey(id, await queue.addLayer(layer(2)));
+    const written = queue.addLayer(layer(3));
+    await queue.removeLeftovers([layerKey(id, entry), key, layerKey(id, { ...entry, name: layer(3).name })]);
+    const entries = [entry, await written];
+    await queue.change((part) => ({ ...part, layers: entries }));
+    await queue.removeLeftovers(entries.map((one) => layerKey(id, one)));
+    await queue.settled();
+    expect(staged.keys).toEqual([layerKey(id, entry), key, layerKey(id, entries[1]!)]);
+  });
+
   it('is fenced for good: who waits hears of it, who comes later too, and who does not wait breaks nothing', async () => {
     const staged = new Staged();
     const { queue, add, failures } = await open(staged);
