@@ -10,7 +10,7 @@
  */
 import { PageliteError } from '../errors.ts';
 import { walMessageBytesMax } from '../limits.ts';
-import { formatLsn, type Lsn } from '../model/lsn.ts';
+import { formatLsn, invalidLsn, type Lsn } from '../model/lsn.ts';
 import type { WalChunk } from '../services.ts';
 import { RecordScan } from '../wal/record-scan.ts';
 import type { SafekeeperTimeline } from './timeline.ts';
@@ -94,7 +94,7 @@ function readableLsn(timeline: SafekeeperTimeline, lastTerm: number | undefined)
 function checkStart(timeline: SafekeeperTimeline, startLsn: Lsn, hasBackup: boolean): void {
   const { id, flushLsn } = timeline;
   const held = hasBackup ? timeline.beginLsn : timeline.startLsn;
-  if (held === 0)
+  if (held === 0 || flushLsn === invalidLsn)
     throw new PageliteError('notFound', `timeline ${id.tenantId}/${id.timelineId} has no WAL here yet`, { ...id });
   if (startLsn >= held && startLsn <= flushLsn) return;
   throw givenUp(timeline, startLsn, held);

@@ -29,25 +29,34 @@ export function missingBeginning(
   return `${begins}, which is here up to ${formatLsn(reachedLsn)} only`;
 }
 
-/** Waits as long as the pageserver goes on with it. Throws `unavailable`, saying what is missing. */
+/** As `missingBeginning`, of a branch and of what it branched from; waits as long as the pageserver goes on with it. */
+export async function missingForGood(
+  storage: StorageApi,
+  config: RepositoryConfig,
+  id: TenantTimelineId,
+): Promise<string | null> {
+  let sinceMs = nodeClock.now();
+  let before: Lsn | null = null;
+  for (;;) {
+    const missing = await findMissing(storage, config, id);
+    if (missing === null) return null;
+    if (missing.reachedLsn !== before) sinceMs = nodeClock.now();
+    before = missing.reachedLsn;
+    if (nodeClock.now() - sinceMs > patienceMs) return missing.text;
+    await nodeClock.sleep(pollPauseMs);
+  }
+}
+
+/** Waits likewise. Throws `unavailable`, saying what is missing. */
 export async function checkBeginning(
   storage: StorageApi,
   config: RepositoryConfig,
   id: TenantTimelineId,
 ): Promise<void> {
-  let sinceMs = nodeClock.now();
-  let before: Lsn | null = null;
-  for (;;) {
-    const missing = await findMissing(storage, config, id);
-    if (missing === null) return;
-    if (missing.reachedLsn !== before) sinceMs = nodeClock.now();
-    before = missing.reachedLsn;
-    if (nodeClock.now() - sinceMs > patienceMs) {
-      const hint = 'pagelite safekeeper status shows what WAL is there; pagelite timeline list, where branches begin';
-      throw new PageliteError('unavailable', `${missing.text}. ${hint}`, { ...id });
-    }
-    await nodeClock.sleep(pollPauseMs);
-  }
+  const missing = await missingForGood(storage, config, id);
+  if (missing === null) return;
+  const hint = 'pagelite safekeeper status shows what WAL is there; pagelite timeline list, where branches begin';
+  throw new PageliteError('unavailable', `${missing}. ${hint}`, { ...id });
 }
 
 /** Of the branch, or of what it branched from. */

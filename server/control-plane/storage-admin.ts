@@ -7,12 +7,13 @@ import { z } from 'zod';
 import { isPageliteError, PageliteError } from '../../engine/errors.ts';
 import type { TenantId, TenantTimelineId } from '../../engine/model/ids.ts';
 import { newestClaim } from '../../engine/timeline/tenant-claims.ts';
-import { missingBeginning } from './branch-beginning.ts';
+import { missingBeginning, missingForGood } from './branch-beginning.ts';
 import { listEndpoints, statusOf } from './endpoints.ts';
 import { HttpApi, longRequestTimeoutMs } from './http-api.ts';
 import { openTruth } from './open-truth.ts';
 import type { Repository } from './repository.ts';
 import { SafekeeperClients } from './safekeeper-clients.ts';
+import type { TimelineInfo } from './storage-api.ts';
 import { HttpStorage } from './storage-clients.ts';
 import { forgetNames, nameAttached, storeNames } from './stored-names.ts';
 import { type TakenOverWal, type TakeOverOptions, takeOverWal } from './take-over-wal.ts';
@@ -189,10 +190,15 @@ export async function attachTenant(
   if (isComplete) await storeNames(storage, repository, tenant);
   const config = repository.readConfig();
   const timelines = new Map((await storage.listTimelines(tenant)).map((info) => [info.timelineId, info]));
-  for (const timeline of timelines.values()) {
+  const isBehind = (timeline: TimelineInfo) => {
     const parent = timeline.ancestor && timelines.get(timeline.ancestor.timelineId);
-    const missing = parent ? missingBeginning(config, tenant, timeline, parent) : null;
-    if (missing !== null) options.warn(`${missing}: it cannot be opened, nor what branched from it`);
+    return parent ? missingBeginning(config, tenant, timeline, parent) !== null : false;
+  };
+  const behind = [...timelines.values()].filter(isBehind);
+  // The parent may still be reading its WAL.
+  const missing = behind.map(({ timelineId }) => missingForGood(storage, config, { tenantId: tenant, timelineId }));
+  for (const text of await Promise.all(missing)) {
+    if (text !== null) options.warn(`${text}: it cannot be opened, nor what branched from it`);
   }
   return { takenFromNodeId: isOwn ? null : before, taken };
 }

@@ -193,7 +193,7 @@ it('taken over without a detach, all that was sent to the remote storage is ther
   await there.ok('tenant', 'detach', '--tenant-id', tenant);
 }, 300_000);
 
-it('a branch whose beginning was lost with a machine is told at once, and refused with what is missing', async () => {
+it('a branch whose beginning was lost with a machine is told, and refused with what is missing', async () => {
   await here.ok('start');
   await here.ok('tenant', 'attach', '--tenant-id', tenant);
   await here.ok('timeline', 'branch', '--branch-name', 'base');
