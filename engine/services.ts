@@ -3,6 +3,7 @@
  * WebSocket, and passes the same contract suite (tests/contracts/).
  */
 
+import type { SafekeeperConfiguration } from './model/configuration.ts';
 import type { NodeId, TenantTimelineId } from './model/ids.ts';
 import type { Key, KeyPrefix } from './model/key.ts';
 import type { Lsn } from './model/lsn.ts';
@@ -153,6 +154,8 @@ export interface SafekeeperTimelineStatus {
   readonly backupLsn: Lsn;
   /** Up to here the pageserver needs no WAL any more; 0 if it has not said. */
   readonly remoteConsistentLsn: Lsn;
+  /** Which safekeepers hold it, as was stored here last. */
+  readonly configuration: SafekeeperConfiguration;
   /** [term, start LSN] pairs, oldest first. */
   readonly termHistory: readonly (readonly [number, Lsn])[];
 }

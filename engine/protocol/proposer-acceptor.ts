@@ -341,11 +341,14 @@ export function decodeAcceptorMessage(message: Uint8Array): AcceptorMessage {
 }
 
 /** generation u64, number of members u32, node id u64 each. */
-export function encodeConfiguration({ generation, members }: SafekeeperConfiguration): Uint8Array {
-  const out = new ByteWriter(12 + 8 * members.length).u53(generation).u32(members.length);
+export function encodeConfiguration(configuration: SafekeeperConfiguration): Uint8Array {
+  const { generation, members } = configuration;
+  const out = new ByteWriter(configurationBytes(configuration)).u53(generation).u32(members.length);
   for (const id of members) out.u53(id);
   return out.finish();
 }
+
+export const configurationBytes = ({ members }: SafekeeperConfiguration): number => 12 + 8 * members.length;
 
 export function readConfiguration(reader: ByteReader): SafekeeperConfiguration {
   const generation = reader.u53();

@@ -5,4 +5,4 @@
  * Raised whenever the bytes of any message change; the schema tests in tests/safekeeper/ fail when they change under an old number.
  */
 export const proposerAcceptorVersion = 3;
-export const walStreamVersion = 3;
+export const walStreamVersion = 4;

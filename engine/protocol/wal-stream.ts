@@ -37,7 +37,7 @@ import {
   sealMessage,
   writeErrorBody,
 } from './message-frame.ts';
-import { readTerm } from './proposer-acceptor.ts';
+import { configurationBytes, encodeConfiguration, readConfiguration, readTerm } from './proposer-acceptor.ts';
 import { walStreamVersion } from './version.ts';
 
 export type WalStreamRequest =
@@ -81,6 +81,7 @@ export const walStreamTag = {
 
 /** Timelines of one message. */
 export const timelinesPerMessageMax = 1024;
+/** Without its configuration. */
 const timelineInfoBytes = 32 + 7 * 8;
 const recalledBytes = 32 + 2 * 8;
 
@@ -167,20 +168,22 @@ export function encodeWalStreamResponse(response: WalStreamResponse): Uint8Array
     case 'status': {
       const { status } = response;
       if (status === null) return sealMessage(frame, walStreamTag.status, beginMessage(0));
-      const out = beginMessage(52 + 16 * status.termHistory.length)
+      const out = beginMessage(52 + configurationBytes(status.configuration) + 16 * status.termHistory.length)
         .u53(status.term)
         .u53(status.flushLsn)
         .u53(status.commitLsn)
         .u53(status.startLsn)
         .u53(status.backupLsn)
         .u53(status.remoteConsistentLsn)
+        .put(encodeConfiguration(status.configuration))
         .u32(status.termHistory.length);
       for (const [term, lsn] of status.termHistory) out.u53(term).u53(lsn);
       return sealMessage(frame, walStreamTag.status, out);
     }
     case 'timelines': {
       const { timelines } = response;
-      const out = beginMessage(4 + timelineInfoBytes * timelines.length).u32(timelines.length);
+      const size = timelines.reduce((sum, one) => sum + timelineInfoBytes + configurationBytes(one.configuration), 4);
+      const out = beginMessage(size).u32(timelines.length);
       for (const { id, ...info } of timelines) {
         out
           .id(id.tenantId)
@@ -191,7 +194,8 @@ export function encodeWalStreamResponse(response: WalStreamResponse): Uint8Array
           .u53(info.commitLsn)
           .u53(info.startLsn)
           .u53(info.backupLsn)
-          .u53(info.remoteConsistentLsn);
+          .u53(info.remoteConsistentLsn)
+          .put(encodeConfiguration(info.configuration));
       }
       return sealMessage(frame, walStreamTag.timelines, out);
     }
@@ -254,11 +258,12 @@ function readStatus(reader: ByteReader): SafekeeperTimelineStatus {
   const startLsn = reader.lsn();
   const backupLsn = reader.lsn();
   const remoteConsistentLsn = reader.lsn();
+  const configuration = readConfiguration(reader);
   const count = reader.u32();
   if (count > termHistoryEntriesMax) throw reader.invalid(`${count} terms: the limit is ${termHistoryEntriesMax}`);
   const termHistory: [number, Lsn][] = [];
   for (let i = 0; i < count; i++) termHistory.push([readTerm(reader), reader.lsn()]);
-  return { term, flushLsn, commitLsn, startLsn, backupLsn, remoteConsistentLsn, termHistory };
+  return { term, flushLsn, commitLsn, startLsn, backupLsn, remoteConsistentLsn, configuration, termHistory };
 }
 
 function readCount(reader: ByteReader): number {
@@ -289,6 +294,7 @@ function readTimelines(reader: ByteReader): PeerTimelineInfo[] {
       startLsn: reader.lsn(),
       backupLsn: reader.lsn(),
       remoteConsistentLsn: reader.lsn(),
+      configuration: readConfiguration(reader),
     });
   }
   return timelines;

@@ -310,6 +310,12 @@ export class Acceptor {
     return this.#answer(isNew ? [this.#setControl({ configuration })] : [], null);
   }
 
+  /** What a peer has stored holds here, too, whether this safekeeper is a member of it or not. An older one changes nothing. */
+  learnConfiguration(configuration: SafekeeperConfiguration): AcceptorStep {
+    const isNew = configuration.generation > this.#control.configuration.generation;
+    return this.#answer(isNew ? [this.#setControl({ configuration })] : [], null);
+  }
+
   /** Nothing is promised to proposers of terms up to this one any more. */
   raiseTerm(term: Term): AcceptorStep {
     this.#endAdoption();

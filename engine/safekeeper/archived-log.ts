@@ -7,6 +7,7 @@
  */
 import { PageliteError } from '../errors.ts';
 import { walMessageBytesMax, walSegmentSize } from '../limits.ts';
+import { noConfiguration } from '../model/configuration.ts';
 import type { TenantTimelineId } from '../model/ids.ts';
 import { formatLsn, type Lsn } from '../model/lsn.ts';
 import type { ObjectStore, SafekeeperTimelineStatus, WalChunk } from '../services.ts';
@@ -93,6 +94,7 @@ export class ArchivedLog implements LogDonor {
       startLsn: this.#heldFrom,
       backupLsn: segmentStart(endLsn),
       remoteConsistentLsn: 0 as Lsn,
+      configuration: noConfiguration,
       termHistory: [[1, startLsn]],
     };
   }

@@ -5,7 +5,7 @@
  *
  * Why that is enough (a minority of disks was put back, and their peers answer). Whatever was committed or promised with an answer that this disk has forgotten
  * needed an answer of another member whose disk is its own. If that one had answered before it heard of this process, what it had is caught up with here, and
- * its term taken over; if after, its answer tells of this process, and the proposer no longer counts what an earlier one had said (wal-proposer.ts).
+ * its term and its configuration taken over; if after, its answer tells of this process, and the proposer no longer counts what an earlier one had said (wal-proposer.ts).
  *
  * A peer that does not answer in time is gone on without, as it must be if it is lost: a disk that is put back while a peer is away is a second fault. Unless
  * another peer remembers more than there is here: then proposers are refused until all peers have been heard.
@@ -22,6 +22,7 @@ import {
   safekeeperRecallPauseMs,
   safekeeperRecallTimeoutMs,
 } from '../limits.ts';
+import type { SafekeeperConfiguration } from '../model/configuration.ts';
 import { type NodeId, type TenantTimelineId, timelineKey } from '../model/ids.ts';
 import { formatLsn } from '../model/lsn.ts';
 import type { Term } from '../model/term.ts';
@@ -217,6 +218,7 @@ export class Readmission implements ProposerGate {
       const timeline = found ?? (await safekeeper.createFromPeers(id));
       // Null: it was deleted here, and proposers hear that.
       if (timeline !== null) {
+        await timeline.learnConfiguration(newestConfiguration(had));
         const isWhole = await this.#catchUp(timeline, had);
         const refusal = this.#refusals.get(key);
         if (refusal !== undefined && (!isWhole || heard.length < peers.length)) throw refusal;
@@ -279,6 +281,11 @@ export class Readmission implements ProposerGate {
 
 /** Logged where a peer that is away, or its WAL, is gone on without. */
 const answersWithout = 'answers proposers without having caught up with all peers';
+
+const newestConfiguration = (had: readonly PeerLogEnd[]): SafekeeperConfiguration =>
+  had
+    .map(({ configuration }) => configuration)
+    .reduce((newest, one) => (one.generation > newest.generation ? one : newest));
 
 const endOf = (timeline: SafekeeperTimeline) => ({
   lastTerm: timeline.decidedLastTerm,

@@ -100,6 +100,7 @@ export class SafekeeperTimeline {
   #marking: Promise<void> = Promise.resolve();
   #savedCommitLsn: Lsn;
   #savedTerm: number;
+  #savedConfiguration: SafekeeperConfiguration;
   #ended: PageliteError | null = null;
   #flushFailed = false;
   #backupLsn = 0 as Lsn;
@@ -128,6 +129,7 @@ export class SafekeeperTimeline {
     this.#termHistory = acceptor.control.termHistory;
     this.#savedCommitLsn = this.#commitLsn;
     this.#savedTerm = acceptor.control.term;
+    this.#savedConfiguration = acceptor.control.configuration;
     this.#marked = options.marked;
     this.#peerMarks = options.peerMarks;
   }
@@ -224,6 +226,7 @@ export class SafekeeperTimeline {
       startLsn: this.#wal.startLsn,
       backupLsn: this.#backupLsn,
       remoteConsistentLsn: this.#remoteConsistentLsn,
+      configuration: this.#savedConfiguration,
       termHistory: historyUpTo(this.#termHistory, this.#flushLsn).map((entry) => [entry.term, entry.lsn] as const),
     };
   }
@@ -296,6 +299,16 @@ export class SafekeeperTimeline {
   /** See Acceptor.configure. Resolves when it is durable and proposers of older configurations are gone. */
   async configure(configuration: SafekeeperConfiguration): Promise<void> {
     await this.#whenPerformed(nobody, this.#acceptor.configure(configuration));
+    this.#endOutdated(configuration);
+  }
+
+  /** See Acceptor.learnConfiguration; likewise. */
+  async learnConfiguration(configuration: SafekeeperConfiguration): Promise<void> {
+    await this.#whenPerformed(nobody, this.#acceptor.learnConfiguration(configuration));
+    this.#endOutdated(configuration);
+  }
+
+  #endOutdated(configuration: SafekeeperConfiguration): void {
     const { generation } = configuration;
     for (const target of [...this.#targets]) {
       if (target.session.generation === 0 || target.session.generation >= generation) continue;
@@ -539,6 +552,7 @@ export class SafekeeperTimeline {
     await this.#storage.replaceFile(controlFileName, encodeControlFile({ ...control, startLsn, commitLsn }));
     this.#savedCommitLsn = commitLsn;
     this.#savedTerm = control.term;
+    this.#savedConfiguration = control.configuration;
   }
 
   /** Of several append responses to one connection only the last says anything. */

@@ -118,7 +118,8 @@ export class SafekeeperUpkeep {
   /**
    * A new member gets what the others have of a timeline, before it is counted: the most advanced log of `from`, and the highest of their terms, in which it
    * votes for nobody. Those are more than half of the members that there were, and have stored the new configuration (Safekeeper.configure): no committed WAL
-   * can be missing, and nothing is committed meanwhile by those who only know the old one. All of them must answer. Again: goes on.
+   * can be missing, and nothing is committed meanwhile by those who only know the old one. All of them must answer, and have it still: a disk may have been put
+   * back since. Again: goes on.
    */
   async pull(
     id: TenantTimelineId,
@@ -132,8 +133,9 @@ export class SafekeeperUpkeep {
         return { peer, status: await this.#statusOf(peer, id) };
       }),
     );
-    const timeline = await this.#openOrCreate(id);
     const having = heard.flatMap(({ peer, status }) => (status === null ? [] : [{ peer, status }]));
+    checkStored(id, configuration, having.length === 0 ? [] : heard);
+    const timeline = await this.#openOrCreate(id);
     const term = Math.max(0, ...having.map(({ status }) => status.term)) as Term;
     const logs = having.map(({ peer, status }) => ({
       peer,
@@ -397,3 +399,16 @@ const lastTermOf = (timeline: SafekeeperTimeline): number => timeline.status().t
 
 const recoverJob = (id: TenantTimelineId): string => `recover ${timelineKey(id)}`;
 const backupJob = (id: TenantTimelineId): string => `back up ${timelineKey(id)}`;
+
+/** Throws `unavailable` if one of these has not stored the configuration, or not any more. */
+function checkStored(
+  id: TenantTimelineId,
+  { generation }: SafekeeperConfiguration,
+  heard: readonly { readonly peer: SafekeeperPeer; readonly status: SafekeeperTimelineStatus | null }[],
+): void {
+  for (const { peer, status } of heard) {
+    if (status !== null && status.configuration.generation >= generation) continue;
+    const text = `safekeeper ${peer.nodeId} does not know the new configuration (any more): try again`;
+    throw new PageliteError('unavailable', text, { ...id, node: peer.nodeId });
+  }
+}

@@ -110,6 +110,7 @@ export function runWalServiceContract(name: string, setup: () => Promise<WalServ
         startLsn,
         backupLsn: 0,
         remoteConsistentLsn: 0,
+        configuration: noConfiguration,
         termHistory: [[1, startLsn]],
       });
     });

@@ -1,6 +1,7 @@
 /** Whoever asks what a safekeeper has is told what it had after that, however many ask at once; and many cost it few questions. */
 import { expect, it } from 'vitest';
 import { SafekeeperSurvey, type SurveyedService } from '../../engine/ingest/safekeeper-survey.ts';
+import { noConfiguration } from '../../engine/model/configuration.ts';
 import { nodeId, type TenantTimelineId, tenantId, timelineId } from '../../engine/model/ids.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
 import type { SafekeeperTimelineStatus } from '../../engine/services.ts';
@@ -22,8 +23,8 @@ class Slow {
   #statusOf(n: number): SafekeeperTimelineStatus | null {
     if (n % 2 === 1) return null;
     const lsn = this.commitLsn as Lsn;
-    const other = { term: 1, flushLsn: lsn, backupLsn: lsn, remoteConsistentLsn: lsn, termHistory: [] };
-    return { ...other, commitLsn: lsn, startLsn: n as Lsn };
+    const other = { term: 1, flushLsn: lsn, backupLsn: lsn, remoteConsistentLsn: lsn, configuration: noConfiguration };
+    return { ...other, termHistory: [], commitLsn: lsn, startLsn: n as Lsn };
   }
 
   #later<T>(value: T): Promise<T> {

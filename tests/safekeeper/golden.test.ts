@@ -46,7 +46,7 @@ import {
 /** SHA-256 over the tags and the bytes of all samples. */
 const schemaHashes: Record<string, string> = {
   'proposer-acceptor-v3': '1017f1012324017dcf22205cebdb657e510d8ce81255a780845714807a7f7758',
-  'wal-stream-v3': '344ac5f69f76460c4829509e873bcf0b15a87cba3130e22c0442b9467e8ee4d9',
+  'wal-stream-v4': '717d0ea9f39ebed4f5afe65ed6ad723b878d0d21554da684eef18df47ee09610',
   'control-file-v2': '258f04272b47fc5a193107fb464e434a757462d419fbe9c76bff918fd1f890dd',
   'peer-marks-v1': 'dec535a325b8014ceb3ec8cf8645bc482a9ba856c2c549103a5e4d55fc82e31f',
 };

@@ -1,6 +1,7 @@
 /** One message of every kind and a control file, for the golden bytes and the fuzzing of what decodes them. */
 
 import { PageliteError } from '../../engine/errors.ts';
+import { noConfiguration } from '../../engine/model/configuration.ts';
 import { type NodeId, tenantId, timelineId } from '../../engine/model/ids.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
 import type { Term } from '../../engine/model/term.ts';
@@ -100,6 +101,7 @@ export const sampleWalStreamResponses: readonly WalStreamResponse[] = [
       startLsn: 0x1000028 as Lsn,
       backupLsn: 0x1000000 as Lsn,
       remoteConsistentLsn: 0x1000020 as Lsn,
+      configuration: noConfiguration,
       termHistory: termHistory.map((entry) => [entry.term, entry.lsn] as const),
     },
   },
@@ -117,6 +119,7 @@ export const sampleWalStreamResponses: readonly WalStreamResponse[] = [
         startLsn: 0x1000028 as Lsn,
         backupLsn: 0 as Lsn,
         remoteConsistentLsn: 0x1000020 as Lsn,
+        configuration: { generation: 2, members: [1, 3, 4] as NodeId[] },
       },
     ],
   },

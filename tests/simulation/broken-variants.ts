@@ -168,6 +168,10 @@ export const brokenVariants: readonly BrokenVariant[] = [
     ],
   },
   {
+    name: 'forgets with its disk that there are other members now',
+    edits: [{ file: readmission, find: 'await timeline.learnConfiguration(newestConfiguration(had));', replace: '' }],
+  },
+  {
     name: 'counts what a safekeeper said before its disk was put back',
     edits: [
       {

@@ -113,7 +113,11 @@ export class ConsensusCluster {
 
   /** Of the configuration. */
   get members(): readonly SimNode[] {
-    return this.configuration.members.map((id) => this.nodes[id - 1]!);
+    return this.membersOf(this.configuration);
+  }
+
+  membersOf({ members }: SafekeeperConfiguration): readonly SimNode[] {
+    return members.map((id) => this.nodes[id - 1]!);
   }
 
   /** So many safekeepers more may lose what they acknowledged. */

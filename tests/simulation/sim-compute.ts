@@ -1,5 +1,6 @@
 /** A compute of the simulation: a real proposer that wins a term, writes records, and notes those whose commit was acknowledged. */
 import { isPageliteError } from '../../engine/errors.ts';
+import type { SafekeeperConfiguration } from '../../engine/model/configuration.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
 import { ProposerDriver } from '../../smgr-plugin/wal/proposer-driver.ts';
 import { type SyntheticRecord, SyntheticWal, syntheticSystemIdentifier } from '../support/synthetic-wal.ts';
@@ -8,6 +9,7 @@ import { type ConsensusCluster, simStartLsn, simTimeline } from './consensus-clu
 export class SimCompute {
   readonly name: string;
   readonly #cluster: ConsensusCluster;
+  readonly #configuration: SafekeeperConfiguration;
   readonly #stop = new AbortController();
   #driver: ProposerDriver | null = null;
   committed = 0;
@@ -19,9 +21,11 @@ export class SimCompute {
   #committedHandler = () => {};
   #writesAhead = false;
 
-  constructor(cluster: ConsensusCluster, name: string) {
+  /** `configuration`: what it was told, which may be old. */
+  constructor(cluster: ConsensusCluster, name: string, configuration = cluster.configuration) {
     this.#cluster = cluster;
     this.name = name;
+    this.#configuration = configuration;
   }
 
   get endLsn(): Lsn {
@@ -76,10 +80,10 @@ export class SimCompute {
     const { world, log, checkers } = this.#cluster;
     const driver = await ProposerDriver.elect({
       id: simTimeline,
-      services: this.#cluster.servicesFor(this.name),
+      services: this.#cluster.servicesFor(this.name, this.#cluster.membersOf(this.#configuration)),
       startLsnIfEmpty: simStartLsn,
       systemIdentifier: syntheticSystemIdentifier,
-      configuration: this.#cluster.configuration,
+      configuration: this.#configuration,
       clock: world,
       random: world,
       log,

@@ -7,6 +7,7 @@
  * overtake others; processes that are killed; power failures that lose or tear what was not synchronised; disks that are slow, full or
  * fail; a minority of disks put back to what they held before; a member that is lost and replaced. Then all is well, and a last compute has to commit.
  */
+import type { SafekeeperConfiguration } from '../../engine/model/configuration.ts';
 import { quorumOf } from '../../engine/model/quorum.ts';
 import { ConsensusCluster, followWal, type SimNode } from './consensus-cluster.ts';
 import { SimCompute } from './sim-compute.ts';
@@ -123,8 +124,11 @@ class Chaos {
     world.after(world.below(1000), strike);
   }
 
-  #startCompute(recordCount = 1 + this.#cluster.world.below(150)): SimCompute {
-    const compute = new SimCompute(this.#cluster, `compute${this.computes.length + 1}`);
+  #startCompute(
+    recordCount = 1 + this.#cluster.world.below(150),
+    configuration = this.#cluster.configuration,
+  ): SimCompute {
+    const compute = new SimCompute(this.#cluster, `compute${this.computes.length + 1}`, configuration);
     this.computes.push(compute);
     void compute.run(recordCount);
     return compute;
@@ -294,13 +298,18 @@ class Chaos {
     });
   }
 
-  /** A member is lost, replaced and comes back: with a few others it is all that an old compute needs, while a new one has the rest and the new member. */
+  /**
+   * A member is lost, replaced and comes back: with a few others it is all that an old compute needs, while a new one has the rest and the new member. The old one
+   * has ruled all the time; or it comes late, and the few have forgotten by then that there are other members now.
+   */
   #loseAndCompete(lost: SimNode): void {
     const { world, network } = this.#cluster;
     this.#stage(lost, (writer, few, rest) => {
       const replacement = this.#cluster.lose(lost, 500 + world.below(1000));
       if (replacement === null) return;
       this.#aloneUntilMs = world.now() + 8000;
+      const { configuration } = this.#cluster;
+      for (const other of few) other.snapshot = other.disk.snapshot();
       const compete = () => {
         if (!replacement.isOver) {
           this.#later(300, compete);
@@ -309,12 +318,26 @@ class Chaos {
         for (const other of rest) network.cut(writer.name, other.name);
         const next = this.#startCompute();
         for (const other of few) network.cut(next.name, other.name);
+        if (world.chance(0.5)) this.#forgetMembers(configuration, few, rest);
         this.#later(3000, () => {
           network.heal();
           writer.kill();
         });
       };
       this.#later(1500, compete);
+    });
+  }
+
+  /** The disks of these are put back to before a member was replaced. Then somebody comes who knows of nothing else, and does not reach the rest. */
+  #forgetMembers(before: SafekeeperConfiguration, few: readonly SimNode[], rest: readonly SimNode[]): void {
+    const { world, network } = this.#cluster;
+    for (const other of few) {
+      this.#cluster.restoreOldDisk(other);
+      this.#later(world.below(300), () => this.#cluster.startSafekeeper(other));
+    }
+    this.#later(300 + world.below(700), () => {
+      const late = this.#startCompute(200, before);
+      for (const other of rest) network.cut(late.name, other.name);
     });
   }
 

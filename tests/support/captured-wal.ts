@@ -3,6 +3,7 @@
  * connection, lie or be away. The proposer's side is not played.
  */
 import { PageliteError } from '../../engine/errors.ts';
+import { noConfiguration } from '../../engine/model/configuration.ts';
 import { type NodeId, nodeId, type TenantTimelineId, type TimelineId } from '../../engine/model/ids.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
 import type { Channel, SafekeeperTimelineStatus, WalChunk, WalService } from '../../engine/services.ts';
@@ -53,7 +54,15 @@ export class CapturedWal implements WalService {
     const end = (log.startLsn + log.bytes.length) as Lsn;
     const unknown = { backupLsn: 0 as Lsn, remoteConsistentLsn: 0 as Lsn };
     const { startLsn } = log;
-    return { ...unknown, term: 1, flushLsn: end, commitLsn: end, startLsn, termHistory: [[1, startLsn]] };
+    return {
+      ...unknown,
+      term: 1,
+      flushLsn: end,
+      commitLsn: end,
+      startLsn,
+      configuration: noConfiguration,
+      termHistory: [[1, startLsn]],
+    };
   }
 
   /** What the pageserver said last. */
