@@ -228,8 +228,8 @@ export class Tenant {
   }
 
   /**
-   * Begins a timeline anew in its place, broken or not: its layers go, and are made of its WAL again, from its beginning on. What branched from it stays,
-   * and waits for what it reads there. Throws `notFound`; `invalid` where it would be its own ancestor, or a branch of it begins before it. Waits
+   * Begins a timeline anew in its place, broken or not: its layers go, and are made of its WAL again, from its beginning on. What branched from it stays:
+   * what it reads there is refused (`unavailable`) until the layers are gone, and waits then for the WAL. Throws `notFound`; `invalid` where it would be its own ancestor, or a branch of it begins before it. Waits
    * for a store that goes away meanwhile.
    */
   async rebuildTimeline(

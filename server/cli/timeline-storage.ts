@@ -92,8 +92,9 @@ export function addTimelineStorageCommands(timeline: Command, context: CliContex
 const recoverHelp = `
 
 For when layers are lost or damaged beyond repair, or safekeepers have lost their disks. The layers that there are go, and are made again by
-reading all WAL of the branch; safekeepers that have no WAL of it get its end. Branches of it stay, and wait for what they read of it. What was
-committed and had not been sent yet is lost with the disks that had it. A branch that was imported cannot be made again from WAL.`;
+reading all WAL of the branch; safekeepers that have no WAL of it get its end. Branches of it stay: what they read of it fails while its layers
+are removed, and waits after that until its WAL has been read. What was committed and had not been sent yet is lost with the disks that had
+it. A branch that was imported cannot be made again from WAL.`;
 
 interface RecoverOptions extends BranchOptions {
   readonly timelineId?: TimelineId;
