@@ -306,8 +306,7 @@ export class Acceptor {
   configure(configuration: SafekeeperConfiguration): AcceptorStep {
     const wrong = this.#outdated(configuration);
     if (wrong) throw wrong;
-    const isNew = configuration.generation > this.#control.configuration.generation;
-    return this.#answer(isNew ? [this.#setControl({ configuration })] : [], null);
+    return this.learnConfiguration(configuration);
   }
 
   /** What a peer has stored holds here, too, whether this safekeeper is a member of it or not. An older one changes nothing. */

@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import { PageliteError } from '../../engine/errors.ts';
 import { newTenantId, type TenantId, type TimelineId } from '../../engine/model/ids.ts';
 import { formatLsn } from '../../engine/model/lsn.ts';
-import { chooseTenant, nameOfTimeline } from '../control-plane/branches.ts';
+import { chooseTenant, labelOfTimeline } from '../control-plane/branches.ts';
 import { createTenant } from '../control-plane/branching.ts';
 import type { Repository } from '../control-plane/repository.ts';
 import { attachTenant, deleteTenant, detachTenant, StorageAdmin } from '../control-plane/storage-admin.ts';
@@ -82,7 +82,7 @@ function addPlacementCommands(tenant: Command, context: CliContext): void {
       if (repository.readConfig().defaultTenantId === null) await setDefault(repository, tenantId, context);
       context.say(`Attached tenant ${tenantId}`);
       for (const { timelineId, startLsn, endLsn } of taken) {
-        const name = nameOfTimeline(repository.readConfig(), { tenantId, timelineId }) ?? timelineId;
+        const name = labelOfTimeline(repository.readConfig(), { tenantId, timelineId });
         const range = `from Lsn ${formatLsn(startLsn)} to ${formatLsn(endLsn)}`;
         context.say(`Branch '${name}': took over its WAL ${range}`);
       }

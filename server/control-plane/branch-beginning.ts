@@ -6,7 +6,7 @@ import { PageliteError } from '../../engine/errors.ts';
 import type { TenantId, TenantTimelineId } from '../../engine/model/ids.ts';
 import { formatLsn, type Lsn } from '../../engine/model/lsn.ts';
 import { nodeClock } from '../process/node-host.ts';
-import { nameOfTimeline } from './branches.ts';
+import { labelOfTimeline } from './branches.ts';
 import type { RepositoryConfig } from './repository.ts';
 import type { StorageApi, TimelineInfo } from './storage-api.ts';
 
@@ -24,7 +24,7 @@ export function missingBeginning(
   const { lastRecordLsn: reachedLsn } = parent;
   const beginsLsn = child.ancestor!.lsn;
   if (reachedLsn === null || reachedLsn >= beginsLsn) return null;
-  const nameOf = ({ timelineId }: TimelineInfo) => nameOfTimeline(config, { tenantId, timelineId }) ?? timelineId;
+  const nameOf = ({ timelineId }: TimelineInfo) => labelOfTimeline(config, { tenantId, timelineId });
   const begins = `branch "${nameOf(child)}" begins at Lsn ${formatLsn(beginsLsn)} of branch "${nameOf(parent)}"`;
   return `${begins}, which is here up to ${formatLsn(reachedLsn)} only`;
 }

@@ -18,6 +18,7 @@ import {
   branchesOf,
   branchNameLengthMax,
   checkNewBranchName,
+  labelOfTimeline,
   nameBranch,
   nameOfTimeline,
   resolveBranch,
@@ -164,7 +165,7 @@ function checkNoChildren(
 ): void {
   const children = timelines.filter(({ ancestor }) => ancestor?.timelineId === id.timelineId);
   if (children.length === 0) return;
-  const names = children.map(({ timelineId }) => nameOfTimeline(config, { ...id, timelineId }) ?? timelineId);
+  const names = children.map(({ timelineId }) => labelOfTimeline(config, { ...id, timelineId }));
   const text = `branch "${branch}" cannot be ${done}: ${names.join(', ')} branched from it. Delete what branched from it first`;
   throw new PageliteError('invalid', text, { branch });
 }

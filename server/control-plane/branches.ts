@@ -78,6 +78,10 @@ export function nameOfTimeline(config: RepositoryConfig, id: TenantTimelineId): 
   return named?.name ?? null;
 }
 
+/** Its name, or else its id: for messages and lists. */
+export const labelOfTimeline = (config: RepositoryConfig, id: TenantTimelineId): string =>
+  nameOfTimeline(config, id) ?? id.timelineId;
+
 /** The tenant that a command is about: the one it names, or the default one. */
 export function chooseTenant(config: RepositoryConfig, given: string | undefined): TenantId {
   const chosen = given ?? config.defaultTenantId;

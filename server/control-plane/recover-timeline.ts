@@ -18,7 +18,7 @@ import { ArchivedLog, type ArchivedLogInfo } from '../../engine/safekeeper/archi
 import type { TransferProgress } from '../../engine/transfer/push-timeline.ts';
 import { nodeClock, nodeRandom } from '../process/node-host.ts';
 import { openBackup } from '../safekeeper/safekeeper-server.ts';
-import { nameBranch, nameOfTimeline } from './branches.ts';
+import { labelOfTimeline, nameBranch, nameOfTimeline } from './branches.ts';
 import { longRequestTimeoutMs } from './http-api.ts';
 import type { Repository } from './repository.ts';
 import { askEach, messagesOf } from './safekeeper-clients.ts';
@@ -111,7 +111,7 @@ function checkBranchPoints(
   const cut = known.filter(({ ancestor }) => ancestor?.timelineId === id.timelineId && ancestor.lsn > endLsn);
   if (cut.length === 0) return;
   const config = repository.readConfig();
-  const names = cut.map(({ timelineId }) => nameOfTimeline(config, { ...id, timelineId }) ?? timelineId);
+  const names = cut.map(({ timelineId }) => labelOfTimeline(config, { ...id, timelineId }));
   const text = `${names.join(', ')} branched from it later than its WAL goes, which is up to ${formatLsn(endLsn)}`;
   const hint = 'What they read of it is only in its layers: pagelite timeline detach-ancestor, then recover it again';
   throw new PageliteError('invalid', `timeline ${id.timelineId} cannot be made again: ${text}. ${hint}`);

@@ -25,7 +25,6 @@ import type { Ancestor } from '../../engine/timeline/gather.ts';
 import {
   encodeChecked,
   type IndexPart,
-  layerKey,
   newIndexPart,
   StoredIndex,
   tenantFolder,
@@ -35,6 +34,7 @@ import { defaultPageserverLimits } from '../../engine/timeline/pageserver.ts';
 import { RunningTimeline, type SharedParts } from '../../engine/timeline/running-timeline.ts';
 import { claimTenant, TenantAttachment } from '../../engine/timeline/tenant-claims.ts';
 import { type TenantConfig, tenantConfigDefaults } from '../../engine/timeline/tenant-config.ts';
+import { unnamedKeys } from '../../engine/timeline/timeline-files.ts';
 import { ModelRedo } from './model-redo.ts';
 import type { SeededRandom } from './seeded-random.ts';
 import { TestClock } from './test-clock.ts';
@@ -258,8 +258,7 @@ export class TimelineRig {
   /** Files that the index does not name: a crash left them. */
   async #leftovers(id: TenantTimelineId, index: StoredIndex): Promise<string[]> {
     const keys = (await insist(() => this.#shared.store.list(timelineFolder(id)))).map(({ key }) => key);
-    const named = new Set([index.key, ...index.part.layers.map((entry) => layerKey(id, entry))]);
-    return keys.filter((key) => !named.has(key));
+    return unnamedKeys(index, keys);
   }
 
   /** Some records with random values; `hot`: all of them of one key. */

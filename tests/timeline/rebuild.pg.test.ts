@@ -73,8 +73,8 @@ async function readTo(id: TenantTimelineId, lsn: Lsn): Promise<void> {
 }
 
 /** WAL of main up to the last moment; the branch has that of the last step as its own. */
-function appendAll(until = 2): void {
-  rig.wal.append(main, history.startLsn, wal(until));
+function appendAll(): void {
+  rig.wal.append(main, history.startLsn, wal(2));
   rig.wal.append(branch, lsnOf(1), ownWal());
 }
 
