@@ -91,6 +91,8 @@ export const backupLagBytesMax = walSegmentSize;
 export const partialBackupPauseMs = 10_000;
 /** And at the latest after so long. */
 export const partialBackupPauseMaxMs = 60_000;
+/** A safekeeper that ends waits so long for the end of its WAL to be in the object store. */
+export const lastBackupMaxMs = 3_000;
 /** A full segment that nobody sends for so long is sent by another safekeeper than the one that should. */
 export const backupTakeOverMs = 10_000;
 /** Pause after a failure to send WAL to the object store. */

@@ -1,6 +1,6 @@
 /**
  * Life around a safekeeper's write path: it hears from its peers what they have, catches up from one that is ahead (at its start before it answers proposers:
- * readmission.ts), sends committed WAL to the object store if it is the one to do that, and removes what every consumer has. Called by whoever hosts a
+ * readmission.ts), sends committed WAL to the object store if it is the one to do that, or ends, and removes what every consumer has. Called by whoever hosts a
  * safekeeper (server/safekeeper, the library).
  *
  * A round every `safekeeperUpkeepPauseMs`. What takes long (a recovery, sending) goes on beside the rounds, at most once for each timeline.
@@ -55,6 +55,9 @@ export interface PulledTimeline {
   readonly term: number;
 }
 
+/** Timelines whose end is sent at the same time when a safekeeper ends. */
+const lastBackupsAtOnce = 8;
+
 interface Known {
   readonly peer: SafekeeperPeer;
   readonly info: PeerTimelineInfo;
@@ -99,20 +102,40 @@ export class SafekeeperUpkeep {
     return this.#readmission.isComplete(id);
   }
 
-  /** Ends what is under way. The committed end of the WAL is sent first, as far as that goes within `sendMs`. */
+  /**
+   * Ends what is under way. Then the committed end of the WAL is sent, as far as that goes within `sendMs`: also where another one is to do that, which may
+   * be ending just now, or know of no reason to.
+   */
   async close(sendMs = 0): Promise<void> {
     this.#abort.abort();
     await this.#running;
     await Promise.allSettled(this.#jobs.values());
-    const { clock, log } = this.#options;
-    if (sendMs === 0 || this.#backups.size === 0) return;
-    const sending = [...this.#backups.values()].map((backup) => backup.send(clock.now(), true));
-    const sent = Promise.all(sending).catch((error: unknown) => {
-      log.warn('the end of the WAL was not sent', { error: messageOf(error) });
+    const { backup, log, safekeeper } = this.#options;
+    const timelines = safekeeper.loadedTimelines.filter(({ startLsn }) => startLsn > 0);
+    if (sendMs === 0 || backup === null || timelines.length === 0) return;
+    const sending = this.#sendEnds(backup, timelines).catch((error: unknown) => {
+      if (!isPageliteError(error)) throw error;
+      log.warn('the end of the WAL was not sent', { error: error.message });
     });
-    const timer = new AbortController();
-    await Promise.race([sent, clock.sleep(sendMs, timer.signal).catch(() => {})]);
-    timer.abort();
+    await this.#inTime(sending, sendMs);
+  }
+
+  /** Of each of them. One that cannot be sent does not keep the others from being. */
+  async #sendEnds(backup: OpenBackup, timelines: readonly SafekeeperTimeline[]): Promise<void> {
+    const { clock, log } = this.#options;
+    const target = await (this.#target ?? backup());
+    const left = [...timelines];
+    const sendSome = async () => {
+      for (let timeline = left.pop(); timeline !== undefined; timeline = left.pop()) {
+        try {
+          await (this.#backups.get(timeline) ?? new WalBackup(target, timeline)).send(clock.now(), true);
+        } catch (error) {
+          if (!isPageliteError(error)) throw error;
+          log.warn('the end of the WAL was not sent', { ...timeline.id, error: error.message });
+        }
+      }
+    };
+    await Promise.all(Array.from({ length: lastBackupsAtOnce }, sendSome));
   }
 
   /**

@@ -1,6 +1,7 @@
 /**
  * WAL in the object store (beside W3 of the write path): full segments as soon as they are committed, and the committed beginning of the last one when
- * nothing new comes. Called by safekeeper/upkeep.ts on the one safekeeper that does it for a timeline; read by safekeeper/wal-restore.ts.
+ * nothing new comes. Called by safekeeper/upkeep.ts on the one safekeeper that does it for a timeline, and on each that ends; read by
+ * safekeeper/archived-log.ts.
  *
  *   wal/<tenant>/<timeline>/<log>/000000010000000000000003                            16 MB
  *   wal/<tenant>/<timeline>/<log>/000000010000000000000004.0000000004123458.partial   up to that LSN, without the zeros behind it
@@ -96,7 +97,8 @@ export class WalBackup {
   readonly #timeline: SafekeeperTimeline;
   readonly #folder: string;
   #doneLsn: Lsn | null = null;
-  #partials: BackupObject[] = [];
+  /** Where the longest partial object ends that is known to be there. */
+  #partialEndLsn = 0;
   #seenCommitLsn = 0;
   /** Since when what is committed has been as it is. */
   #quietSinceMs = 0;
@@ -124,7 +126,7 @@ export class WalBackup {
       sentCount++;
       this.#doneLsn = end;
       timeline.learnBackup(end);
-      await this.#dropPartials(end);
+      await this.#dropReplaced(await listBackup(this.#store, this.#folder + segmentFileName(start)));
       this.#partialSinceMs = null;
     }
     if (this.#isPartialDue(nowMs) || isLast) sentCount += await this.#sendPartial();
@@ -149,26 +151,33 @@ export class WalBackup {
     const { commitLsn } = timeline;
     const start = segmentStart(commitLsn);
     this.#partialSinceMs = null;
-    const isThere = this.#partials.some(({ endLsn }) => endLsn >= commitLsn);
+    const isThere = this.#partialEndLsn >= commitLsn;
     if (commitLsn === start || isThere || start < must(this.#doneLsn) - walSegmentSize) return 0;
-    const key = `${this.#folder}${segmentFileName(start)}.${commitLsn.toString(16).padStart(16, '0')}.partial`;
+    const name = segmentFileName(start);
+    const key = `${this.#folder}${name}.${commitLsn.toString(16).padStart(16, '0')}.partial`;
     await this.#store.put(key, await readChecked(timeline, start, commitLsn));
-    await this.#dropPartials(commitLsn);
-    this.#partials.push({ key, startLsn: start, endLsn: commitLsn, isPartial: true });
+    this.#partialEndLsn = commitLsn;
+    await this.#dropReplaced(await listBackup(this.#store, this.#folder + name));
     return 1;
   }
 
-  /** Those that end at or before `lsn`. */
-  async #dropPartials(lsn: Lsn): Promise<void> {
-    for (const { key } of this.#partials.filter(({ endLsn }) => endLsn <= lsn)) await this.#store.delete(key);
-    this.#partials = this.#partials.filter(({ endLsn }) => endLsn > lsn);
+  /** Partial objects of which there is a longer one of the same segment, or all of it. Others may have sent them meanwhile. */
+  async #dropReplaced(objects: readonly BackupObject[]): Promise<void> {
+    const ends = new Map<Lsn, Lsn>();
+    for (const { startLsn, endLsn } of objects) {
+      ends.set(startLsn, Math.max(endLsn, ends.get(startLsn) ?? 0) as Lsn);
+    }
+    for (const { key, startLsn, endLsn } of objects) {
+      if (endLsn < must(ends.get(startLsn))) await this.#store.delete(key);
+    }
   }
 
   /** Where the full segments end that are in the store, or where the log begins. Null if what is to follow there is not all here: others have to send it. */
   async #findDone(): Promise<Lsn | null> {
     const timeline = this.#timeline;
     const objects = await listBackup(this.#store, this.#folder);
-    this.#partials = objects.filter(({ isPartial }) => isPartial);
+    await this.#dropReplaced(objects);
+    this.#partialEndLsn = Math.max(0, ...objects.filter(({ isPartial }) => isPartial).map(({ endLsn }) => endLsn));
     const full = objects.filter(({ isPartial }) => !isPartial);
     const begins = timeline.beginLsn;
     const done = Math.max(segmentStart(begins), ...full.map(({ endLsn }) => endLsn)) as Lsn;

@@ -6,10 +6,11 @@
  *
  * Invariants
  * - it holds the pid files of the pageserver and the safekeepers, and `embedded.pid`: nobody else has the folders open
- * - `close` writes nothing that a crash would miss: what was acknowledged is on disk before
+ * - `close` writes nothing that a crash would miss: what was acknowledged is on disk before. What it sends to the remote storage is for a disk that is lost
  */
 import { mkdir } from 'node:fs/promises';
 import { isPageliteError, PageliteError } from '../../engine/errors.ts';
+import { lastBackupMaxMs } from '../../engine/limits.ts';
 import { nodeId, type TenantId, type TenantTimelineId, type TimelineId } from '../../engine/model/ids.ts';
 import type { Lsn } from '../../engine/model/lsn.ts';
 import { Safekeeper } from '../../engine/safekeeper/safekeeper.ts';
@@ -115,7 +116,7 @@ export class EmbeddedStorage implements TransferStorage {
   async close(): Promise<void> {
     try {
       await this.pageserver.close();
-      for (const { upkeep } of this.safekeepers) await upkeep.close();
+      for (const { upkeep } of this.safekeepers) await upkeep.close(lastBackupMaxMs);
       for (const { safekeeper } of this.safekeepers) await safekeeper.close();
     } finally {
       for (const lock of this.#locks) lock.release();

@@ -8,6 +8,7 @@
 import { createServer, type Server } from 'node:http';
 import { getRequestListener } from '@hono/node-server';
 import { PageliteError } from '../../engine/errors.ts';
+import { lastBackupMaxMs } from '../../engine/limits.ts';
 import type { NodeId } from '../../engine/model/ids.ts';
 import { serveWalStream, type WalReadable } from '../../engine/remote/wal-stream-handler.ts';
 import { Safekeeper } from '../../engine/safekeeper/safekeeper.ts';
@@ -29,8 +30,6 @@ import { connectSafekeeper, safekeeperPaths } from './connect.ts';
 import { DiskSafekeeperStorage } from './disk-segments.ts';
 import { safekeeperHttpApi } from './http-api.ts';
 
-/** Stopping waits so long for the end of the WAL to be in the object store. */
-const lastBackupMaxMs = 3_000;
 export const safekeeperPortDefault = 5454;
 export const safekeeperHttpPortDefault = 7676;
 

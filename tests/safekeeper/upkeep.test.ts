@@ -33,6 +33,8 @@ class Rig {
   readonly store = new MemoryObjectStore();
   readonly storages: MemorySafekeeperStorage[];
   readonly nodes: (Safekeeper | null)[];
+  /** Those that do not answer their peers. */
+  readonly isDown: boolean[] = [];
   readonly wal = new SyntheticWal(beginLsn);
   readonly written: Uint8Array[] = [];
   storeError: PageliteError | null = null;
@@ -69,7 +71,17 @@ class Rig {
   };
 
   upkeep(i: number, withBackup = false): SafekeeperUpkeep {
-    const peers = this.nodes.filter((node, other) => node !== null && other !== i) as SafekeeperPeer[];
+    const others = this.nodes.filter((node, other) => node !== null && other !== i) as SafekeeperPeer[];
+    const peers = others.map((node): SafekeeperPeer => {
+      const gone = away(node.nodeId);
+      return new Proxy(node, {
+        get: (target, name) => {
+          const from = this.isDown[target.nodeId - 1] ? gone : target;
+          const value = Reflect.get(from, name);
+          return typeof value === 'function' ? value.bind(from) : value;
+        },
+      });
+    });
     return new SafekeeperUpkeep({
       safekeeper: this.nodes[i]!,
       peers,
@@ -422,6 +434,72 @@ describe('WAL in the object store', () => {
     }
     // The partial object that the first one left at its end is gone.
     expect((await listBackup(rig.store, rig.backupFolder)).map(({ isPartial }) => isPartial)).toEqual([false, false]);
+  });
+
+  it('is all there when the safekeepers have ended in good order, in whatever order and whoever was to send it', async () => {
+    const one = fc.record({ node: fc.integer({ min: 0, max: 2 }), isEnd: fc.boolean() });
+    const ends = fc.array(one, { maxLength: 9 });
+    await fc.assert(
+      fc.asyncProperty(ends, fc.integer({ min: 100, max: 40_000 }), async (steps, bytes) => {
+        const rig = new Rig(3);
+        await rig.write([0, 1, 2], bytes);
+        const running = new Map([0, 1, 2].map((i) => [i, rig.upkeep(i, true)]));
+        const end = async (i: number) => {
+          await running.get(i)?.close(60_000);
+          running.delete(i);
+          rig.isDown[i] = true;
+        };
+        for (const { node, isEnd } of steps) {
+          // A round of one that sees who has ended already may take the sending over, and give it up.
+          if (isEnd) await end(node);
+          else await running.get(node)?.round();
+        }
+        for (const i of [...running.keys()]) await end(i);
+        const objects = await listBackup(rig.store, rig.backupFolder);
+        expect(objects.map(({ endLsn }) => endLsn)).toEqual([rig.wal.endLsn]);
+      }),
+      { numRuns: 50 },
+    );
+  });
+
+  it('is sent by one that ends and was not to send it, once the store is back', async () => {
+    const rig = new Rig(1);
+    rig.storeError = new PageliteError('unavailable', 'the bucket is away');
+    await rig.write([0], 1000);
+    const upkeep = rig.upkeep(0, true);
+    await upkeep.round();
+    await upkeep.idle();
+    await upkeep.close(60_000);
+    expect(await listBackup(rig.store, rig.backupFolder)).toEqual([]);
+    rig.storeError = null;
+    await rig.upkeep(0, true).close(60_000);
+    expect((await listBackup(rig.store, rig.backupFolder)).map(({ endLsn }) => endLsn)).toEqual([rig.wal.endLsn]);
+  });
+
+  it('has one partial object for each segment, whoever sent those before', async () => {
+    const rig = new Rig(3);
+    await rig.write([0, 1, 2], 1000);
+    const all = [0, 1, 2].map((i) => rig.upkeep(i, true));
+    const rounds = async () => {
+      for (const upkeep of all) {
+        await upkeep.round();
+        await upkeep.idle();
+      }
+    };
+    await rounds();
+    for (let i = 0; i < 3; i++) {
+      await rig.write([0, 1, 2], 1000);
+      // Another one is restarted, and comes back.
+      await all[i]!.close(60_000);
+      all[i] = rig.upkeep(i, true);
+      await rounds();
+      expect((await listBackup(rig.store, rig.backupFolder)).map(({ endLsn }) => endLsn)).toEqual([rig.wal.endLsn]);
+    }
+    await rig.write([0, 1, 2], walSegmentSize);
+    await rounds();
+    rig.nowMs += partialBackupPauseMs;
+    await rounds();
+    expect((await listBackup(rig.store, rig.backupFolder)).map(({ isPartial }) => isPartial)).toEqual([false, true]);
   });
 
   it('is waited for, but not by commits: nothing is removed while the store is away', async () => {
