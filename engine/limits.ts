@@ -34,6 +34,8 @@ export const maxReplicationWriteLagBytes = 500 * 1024 * 1024;
 export const pageserverLagPollMs = 100;
 /** How long a read waits for an LSN that has not arrived (Neon's wait_lsn_timeout is 60 s). */
 export const waitLsnTimeoutMs = 60_000;
+/** A timeline that begins anew waits so long for reads of its layers to end: far longer than any takes that waits for nothing itself. */
+export const rebuildReadersMaxMs = 2_000;
 
 /** Keys of one getImages request: the segments of a large clog or the directories of all databases, asked for at once. */
 export const keysPerRequestMax = 1024;

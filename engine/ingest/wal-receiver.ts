@@ -11,6 +11,7 @@
  */
 import type { TimelineCounters } from '../counters.ts';
 import { isAccessRefusal, isPageliteError, messageOf, PageliteError } from '../errors.ts';
+import { inTime } from '../in-time.ts';
 import {
   ingestBytesPerTurn,
   walReceiverGraceMs,
@@ -235,16 +236,7 @@ export class WalReceiver {
   async #orSilence(next: Promise<IteratorResult<WalChunk>>): Promise<IteratorResult<WalChunk> | null> {
     const { clock, services } = this.#parts;
     if (services.length < 2) return next;
-    const timer = new AbortController();
-    const silence = clock.sleep(this.#untilRound(walReceiverSilenceMs), timer.signal).then(
-      () => null,
-      () => null,
-    );
-    try {
-      return await Promise.race([next, silence]);
-    } finally {
-      timer.abort();
-    }
+    return inTime(next, clock, this.#untilRound(walReceiverSilenceMs));
   }
 
   async #isBehind(service: WalService): Promise<boolean> {

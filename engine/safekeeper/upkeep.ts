@@ -10,6 +10,7 @@
  * - a peer or an object store that is away costs what needs it, and is asked again
  */
 import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
+import { inTime } from '../in-time.ts';
 import {
   backupRetryPauseMs,
   backupTakeOverMs,
@@ -110,14 +111,14 @@ export class SafekeeperUpkeep {
     this.#abort.abort();
     await this.#running;
     await Promise.allSettled(this.#jobs.values());
-    const { backup, log, safekeeper } = this.#options;
+    const { backup, clock, log, safekeeper } = this.#options;
     const timelines = safekeeper.loadedTimelines.filter(({ startLsn }) => startLsn > 0);
     if (sendMs === 0 || backup === null || timelines.length === 0) return;
     const sending = this.#sendEnds(backup, timelines).catch((error: unknown) => {
       if (!isPageliteError(error)) throw error;
       log.warn('the end of the WAL was not sent', { error: error.message });
     });
-    await this.#inTime(sending, sendMs);
+    await inTime(sending, clock, sendMs);
   }
 
   /** Of each of them. One that cannot be sent does not keep the others from being. */
@@ -204,7 +205,7 @@ export class SafekeeperUpkeep {
     const data = { ...id, node: peer.nodeId };
     const text = `safekeeper ${peer.nodeId} does not say what it has`;
     const answer = peer.getStatus(id).then((status) => ({ status }));
-    const heard = await this.#inTime(answer, safekeeperPeerTimeoutMs).catch((error: unknown) => {
+    const heard = await inTime(answer, this.#options.clock, safekeeperPeerTimeoutMs).catch((error: unknown) => {
       throw new PageliteError('unavailable', `${text}: ${messageOf(error)}`, data, { cause: error });
     });
     if (heard === null) throw new PageliteError('unavailable', text, data);
@@ -383,9 +384,9 @@ export class SafekeeperUpkeep {
 
   /** What a peer has; null if it is away. */
   async #ask(peer: SafekeeperPeer): Promise<readonly PeerTimelineInfo[] | null> {
-    const { log } = this.#options;
+    const { clock, log } = this.#options;
     try {
-      const list = await this.#inTime(peer.describeTimelines(), safekeeperPeerTimeoutMs);
+      const list = await inTime(peer.describeTimelines(), clock, safekeeperPeerTimeoutMs);
       if (list !== null) this.#away.delete(peer.nodeId);
       else this.#isAway(peer, 'it does not answer');
       return list;
@@ -394,20 +395,6 @@ export class SafekeeperUpkeep {
       this.#isAway(peer, error.message);
       log.debug('a peer is away', { node: peer.nodeId, error: error.message });
       return null;
-    }
-  }
-
-  /** Null if it is late. */
-  async #inTime<T>(answer: Promise<T>, timeoutMs: number): Promise<T | null> {
-    const timer = new AbortController();
-    const late = this.#options.clock.sleep(timeoutMs, timer.signal).then(
-      () => null,
-      () => null,
-    );
-    try {
-      return await Promise.race([answer, late]);
-    } finally {
-      timer.abort();
     }
   }
 

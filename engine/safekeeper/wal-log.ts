@@ -4,7 +4,8 @@
  *
  * Invariants
  * - the bytes of [startLsn, writeLsn) are those of the WAL at their places; all other bytes of the files are zeros, so that nothing that
- *   was cut off or torn can be taken for WAL later. A torn end that there was no room to cut off at open is, before anything is written
+ *   was cut off or torn can be taken for WAL later. What an earlier process may have left there is looked for, and cut off, before the first write: a log
+ *   that nobody writes to costs no look through 16 MB of zeros, and can be read where there is no room to cut
  * - a commit is one `sync` of blocks that exist: the last file is filled with zeros ahead of its end in steps of `walZeroFillBytes`
  * - what is known to have been durable (commitLsn, and the flush mark) is there at open, whole and valid, or the open fails `corrupt` and
  *   names file and LSN. Only beyond it may the log end with a torn record, which is then cut off
@@ -13,7 +14,7 @@
  *   (wal-reader.ts checks every record that comes from disk)
  */
 import { assert } from '../assert.ts';
-import { isPageliteError, isStorageFull, PageliteError } from '../errors.ts';
+import { isPageliteError, PageliteError } from '../errors.ts';
 import { walSegmentSize, walTailCacheBytesMax, walZeroFillBytes } from '../limits.ts';
 import { formatLsn, invalidLsn, type Lsn } from '../model/lsn.ts';
 import type { Log } from '../services.ts';
@@ -32,6 +33,7 @@ import type { SegmentStorage } from './storage.ts';
 
 const partialSuffix = '.partial';
 const scanStepBytes = 256 * 1024;
+const clearStepBytes = 1024 * 1024;
 const zeros = new Uint8Array(walZeroFillBytes);
 
 export interface WalLogOptions {
@@ -62,8 +64,9 @@ export class WalLog {
   /** Up to here the last file has blocks of its own. */
   #filledLsn = 0;
   readonly #dirty = new Set<string>();
-  /** Behind writeLsn there are a torn write's remains, which could not be cut off yet: nothing is written before that is done. */
-  #mustCut = false;
+  readonly #log: Log;
+  /** Up to here, where the files ended at open, a torn write's remains may be behind writeLsn: nothing is written before they are cut off. 0: there are none. */
+  #unclearedLsn = 0;
   /** The last renaming of a file, done or under way. Never rejects. */
   #renaming: Promise<void> = Promise.resolve();
   /** Segments that are complete and still to get their final names. */
@@ -72,6 +75,7 @@ export class WalLog {
   private constructor(options: WalLogOptions) {
     this.#segments = options.segments;
     this.#label = options.label;
+    this.#log = options.log;
     this.#startLsn = options.startLsn;
     this.#writeLsn = options.startLsn;
   }
@@ -108,7 +112,7 @@ export class WalLog {
       lsn === this.#writeLsn && lsn !== invalidLsn,
       `write at ${formatLsn(lsn)}, not at ${formatLsn(this.#writeLsn)}`,
     );
-    if (this.#mustCut) return this.#cutAndWrite(lsn, bytes);
+    if (this.#unclearedLsn > lsn) return this.#clearAndWrite(lsn, bytes);
     const start = segmentStart(lsn);
     const end = lsn + bytes.length;
     const name = this.#names.get(start);
@@ -121,8 +125,8 @@ export class WalLog {
     return undefined;
   }
 
-  async #cutAndWrite(lsn: Lsn, bytes: Uint8Array): Promise<void> {
-    await this.truncate(lsn);
+  async #clearAndWrite(lsn: Lsn, bytes: Uint8Array): Promise<void> {
+    await this.#clearTail();
     await this.#writeLong(lsn, bytes);
   }
 
@@ -200,7 +204,7 @@ export class WalLog {
       this.#dirty.delete(partial);
       this.#filledLsn = lsn;
     }
-    this.#mustCut = false;
+    this.#unclearedLsn = 0;
     this.#writeLsn = lsn;
   }
 
@@ -311,7 +315,7 @@ export class WalLog {
     this.#dirty.delete(name);
   }
 
-  async #open({ startLsn, commitLsn, flushedLsn, log }: WalLogOptions): Promise<void> {
+  async #open({ startLsn, commitLsn, flushedLsn }: WalLogOptions): Promise<void> {
     await this.#readNames(startLsn);
     if (startLsn === invalidLsn) return;
     const end = this.#checkChain(startLsn);
@@ -328,7 +332,7 @@ export class WalLog {
     }
     this.#lastRecordLsn = scan.lastRecordLsn;
     await this.#syncTail(knownLsn, lsnEnd);
-    await this.#clearTail(lsnEnd, end, log);
+    this.#unclearedLsn = end;
     this.#writeLsn = lsnEnd;
     this.#filledLsn = lsnEnd;
     for (const start of this.#names.keys()) if (start + walSegmentSize <= lsnEnd) this.#full.add(start);
@@ -382,29 +386,23 @@ export class WalLog {
   }
 
   /** After the last record there are only zeros: a torn write's remains must not come back as WAL. */
-  async #clearTail(lsnEnd: Lsn, end: Lsn, log: Log): Promise<void> {
-    let at = lsnEnd;
-    while (at < end) {
-      const bytes = await this.readFile(at, scanStepBytes);
-      const found = firstNonZero(bytes);
+  async #clearTail(): Promise<void> {
+    for (let at = this.#writeLsn as number; at < this.#unclearedLsn; ) {
+      const start = segmentStart(at);
+      const length = Math.min(clearStepBytes, start + walSegmentSize - at);
+      const found = firstNonZero(await this.#readSegment(start, at - start, length));
       if (found >= 0) {
-        log.warn('cut off a torn end of the WAL', {
+        this.#log.warn('cut off a torn end of the WAL', {
           folder: this.#label,
-          lsnEnd: formatLsn(lsnEnd),
-          remainsAt: formatLsn(at + found),
+          lsnEnd: formatLsn(this.#writeLsn),
+          remainsAt: formatLsn((at + found) as Lsn),
         });
-        this.#writeLsn = end;
-        try {
-          await this.truncate(lsnEnd);
-        } catch (error) {
-          // Some media cannot even cut without room. What is committed is read all the same.
-          if (!isStorageFull(error)) throw error;
-          this.#mustCut = true;
-        }
+        await this.truncate(this.#writeLsn);
         return;
       }
-      at = (at + bytes.length) as Lsn;
+      at += length;
     }
+    this.#unclearedLsn = 0;
   }
 }
 
@@ -418,7 +416,7 @@ export function isSegmentName(name: string): boolean {
 }
 
 function firstNonZero(bytes: Uint8Array): number {
-  // Four bytes at a time where they are aligned: a start looks through up to 16 MB of zeros.
+  // Four bytes at a time where they are aligned: the first write looks through up to 16 MB of zeros.
   let at = 0;
   if (bytes.byteOffset % 4 === 0) {
     const words = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length >> 2);

@@ -12,6 +12,7 @@
  * - a key that a complete image layer does not have did not exist at its LSN: in a timeline without an ancestor the search ends there
  */
 import type { TimelineCounters } from '../counters.ts';
+import { throwIfCancelled } from '../in-time.ts';
 import type { InMemoryLayer } from '../layers/in-memory-layer.ts';
 import type { HeldBlocks, LayerFile } from '../layers/layer-file.ts';
 import type { LayerMap, SearchResult } from '../layers/layer-map.ts';
@@ -23,7 +24,6 @@ import { valueKind } from '../model/value.ts';
 import type { PageService } from '../services.ts';
 import type { PageVersions } from './page-versions.ts';
 import type { ReaderEpoch, Readers } from './readers.ts';
-import { throwIfCancelled } from './wait-lsn.ts';
 
 /** A timeline's layers at one moment. */
 export interface LayerSnapshot {
@@ -53,6 +53,8 @@ export type Ancestor =
       readonly kind: 'local';
       readonly lsn: Lsn;
       readonly open: () => TimelineView;
+      /** While it begins anew in its place: resolves when it can be opened again. Undefined, or absent: it can be now. Rejects as `waitLsn`. */
+      readonly whenBegun?: (signal?: AbortSignal) => Promise<void> | undefined;
       /** Everything that it has ingested is in layer files afterwards. */
       readonly flush?: () => Promise<void>;
     }
@@ -260,9 +262,18 @@ class Gather {
     for (const chain of known) addKnown(chain);
     if (ancestor === null || known.length === open.length) return done;
     if (ancestor.kind === 'remote') return this.#readRemote(ancestor.service, ancestor.lsn);
+    const begun = ancestor.whenBegun?.(this.#signal);
+    // Then again: it is another view.
+    if (begun !== undefined) return begun;
     const view = ancestor.open();
     const wait = view.waitLsn(ancestor.lsn, this.#signal);
-    if (wait !== undefined) return wait.then(() => this.#enter(view, ancestor.lsn + 1));
+    if (wait !== undefined) {
+      return wait.then(
+        () => this.#enter(view, ancestor.lsn + 1),
+        // It may begin anew while it is waited for.
+        (error) => ancestor.whenBegun?.(this.#signal) ?? Promise.reject(error),
+      );
+    }
     this.#enter(view, ancestor.lsn + 1);
   }
 

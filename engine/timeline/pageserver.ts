@@ -13,6 +13,7 @@ import type { CompactionHost } from '../compaction/compaction-parts.ts';
 import { inThisThread, SerialCompaction } from '../compaction/run-job.ts';
 import { TimelineCounters } from '../counters.ts';
 import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
+import { inTime } from '../in-time.ts';
 import { SafekeeperSurvey } from '../ingest/safekeeper-survey.ts';
 import { BlockCache } from '../layers/block-cache.ts';
 import { ClockCache } from '../layers/clock-cache.ts';
@@ -449,10 +450,7 @@ export class Pageserver {
     const { logicalSize } = this.#running(id);
     const { clock } = this.#options;
     if (logicalSize.bytes === null) {
-      const timer = new AbortController();
-      const timeout = clock.sleep(logicalSizeWaitMs, timer.signal).catch(() => {});
-      await Promise.race([this.#countLogicalSize(id, logicalSize), timeout]);
-      timer.abort();
+      await inTime(this.#countLogicalSize(id, logicalSize), clock, logicalSizeWaitMs);
     }
     return logicalSize.bytes;
   }

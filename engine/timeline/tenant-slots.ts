@@ -118,6 +118,12 @@ export class TenantSlots {
     return slot.running;
   }
 
+  /** While it is begun anew: resolves when that has ended, well or not. */
+  rebuildOf(timeline: TimelineId): Promise<void> | undefined {
+    const slot = this.#slots.get(timeline);
+    return slot?.kind === 'busy' ? slot.rebuild : undefined;
+  }
+
   /** Null if there is none that runs. */
   find(timeline: TimelineId): RunningTimeline | null {
     const slot = this.#slots.get(timeline);
@@ -192,7 +198,7 @@ export class TenantSlots {
   }
 }
 
-const beingChanged = (id: TenantTimelineId, how: string): PageliteError =>
+export const beingChanged = (id: TenantTimelineId, how: string): PageliteError =>
   new PageliteError('unavailable', `timeline ${id.timelineId} is being ${how}: try again`, { ...id });
 
 function ancestorOf(slot: Slot | undefined): TimelineId | null {

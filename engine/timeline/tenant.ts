@@ -15,7 +15,9 @@
 import { must } from '../assert.ts';
 import { systemIdentifierOf } from '../basebackup/control-data.ts';
 import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
-import { type TenantId, type TenantTimelineId, type TimelineId, timelineId } from '../model/ids.ts';
+import { inTime } from '../in-time.ts';
+import { rebuildReadersMaxMs } from '../limits.ts';
+import type { TenantId, TenantTimelineId, TimelineId } from '../model/ids.ts';
 import { controlFileKey } from '../model/key.ts';
 import { formatLsn, type Lsn } from '../model/lsn.ts';
 import type { PageService, TenantTemplate } from '../services.ts';
@@ -26,14 +28,15 @@ import { branchIndex, checkBranchPoint, checkSamePoint, sourceOf } from './branc
 import { type BranchNames, loadBranchNames, storeBranchNames } from './branch-names.ts';
 import type { GcResult } from './garbage-collection.ts';
 import type { Ancestor } from './gather.ts';
-import { type IndexPart, StoredIndex, tenantFolder } from './index-part.ts';
+import { type IndexPart, StoredIndex } from './index-part.ts';
 import type { Retention } from './retention.ts';
 import { RunningTimeline, type SharedParts, timelineOf } from './running-timeline.ts';
+import { loadTimelines } from './stored-timelines.ts';
 import type { TenantAttachment } from './tenant-claims.ts';
 import { effectiveTenantConfig, storeTenantConfig, type TenantConfig } from './tenant-config.ts';
 import { TenantGarbage } from './tenant-garbage.ts';
-import { type SettledSlot, TenantSlots } from './tenant-slots.ts';
-import { deleteFiles, deleteIndexes, deleteUnnamed, unnamedKeys } from './timeline-files.ts';
+import { beingChanged, type SettledSlot, TenantSlots } from './tenant-slots.ts';
+import { deleteFiles, deleteIndexes, deleteUnnamed } from './timeline-files.ts';
 import { retryUnavailable } from './upload-queue.ts';
 
 export interface TenantParts {
@@ -46,17 +49,6 @@ export interface TenantParts {
   /** What is set of the tenant. */
   readonly overrides: Partial<TenantConfig>;
 }
-
-/** A timeline whose index was read. */
-interface LoadedTimeline {
-  readonly id: TenantTimelineId;
-  readonly index: StoredIndex;
-  readonly leftovers: readonly string[];
-}
-
-/** Timelines whose indexes are read at the same time. */
-const loadsAtOnce = 8;
-const timelineKeyPattern = /^timelines\/([0-9a-f]{32})\/([^/]+)$/;
 
 export class Tenant {
   readonly id: TenantId;
@@ -229,8 +221,8 @@ export class Tenant {
 
   /**
    * Begins a timeline anew in its place, broken or not: its layers go, and are made of its WAL again, from its beginning on. What branched from it stays:
-   * what it reads there is refused (`unavailable`) until the layers are gone, and waits then for the WAL. Throws `notFound`; `invalid` where it would be its own ancestor, or a branch of it begins before it. Waits
-   * for a store that goes away meanwhile.
+   * what it reads there waits until the layers are gone, and then for the WAL. Throws `notFound`; `invalid` where it would be its own ancestor, or a branch of
+   * it begins before it. Waits for a store that goes away meanwhile.
    */
   async rebuildTimeline(
     timeline: TimelineId,
@@ -288,6 +280,8 @@ export class Tenant {
       if (slot.kind === 'running') {
         await slot.running.close();
         deletedCounters.add(slot.running.timeline.counters);
+        // Reads of branches end with the layers that they began with. Compaction of one may hold them while it waits for this.
+        await inTime(slot.running.timeline.readers.gone(), clock, rebuildReadersMaxMs, this.#abort.signal);
       }
       await retry(async () => {
         index ??= await StoredIndex.unread(store, id, attachment.generation, part);
@@ -421,56 +415,15 @@ export class Tenant {
   // Loading
 
   async #load(): Promise<void> {
-    const folder = tenantFolder(this.id);
-    const { store, log } = this.#shared;
-    const folders = new Map<TimelineId, string[]>();
-    for (const { key } of await store.list(`${folder}timelines/`)) {
-      const match = timelineKeyPattern.exec(key.slice(folder.length));
-      if (match === null) {
-        log.warn('an object that is not ours is in the store', { file: key });
-        continue;
-      }
-      const id = timelineId(match[1]!);
-      const keys = folders.get(id) ?? [];
-      keys.push(key);
-      folders.set(id, keys);
-    }
+    const { loaded, broken } = await loadTimelines(this.id, { ...this.#shared, imports: this.#parts.imports });
+    for (const { id, error } of broken) this.#slots.set(id.timelineId, { kind: 'broken', error });
     // All of them are known before the first one is made, which may be a branch of another, and made before the first one reads.
-    const loaded: LoadedTimeline[] = [];
-    const queue = [...folders];
-    const loadNext = async (): Promise<void> => {
-      for (let next = queue.shift(); next !== undefined; next = queue.shift()) {
-        const timeline = await this.#loadTimeline(...next);
-        if (timeline === null) continue;
-        this.#slots.set(timeline.id.timelineId, { kind: 'busy', ancestorId: null });
-        loaded.push(timeline);
-      }
-    };
-    await Promise.all(Array.from({ length: loadsAtOnce }, loadNext));
+    for (const { id } of loaded) this.#slots.set(id.timelineId, { kind: 'busy', ancestorId: null });
     for (const { id, index, leftovers } of loaded) {
       if (index.part.archivedAtMs !== null) this.#slots.set(id.timelineId, { kind: 'archived', index, leftovers });
     }
     const awake = loaded.filter(({ index }) => index.part.archivedAtMs === null);
     for (const running of awake.map(({ id, index, leftovers }) => this.#make(id, index, leftovers))) running.start();
-  }
-
-  async #loadTimeline(timeline: TimelineId, keys: readonly string[]): Promise<LoadedTimeline | null> {
-    const { store, log, attachment } = this.#shared;
-    const id = this.#idOf(timeline);
-    const isUnderWay = await this.#parts.imports.filesUnderWay(id, keys);
-    try {
-      const index = await StoredIndex.load(store, id, attachment.generation);
-      return { id, index, leftovers: unnamedKeys(index, keys).filter((key) => !isUnderWay(key)) };
-    } catch (error) {
-      if (isPageliteError(error, 'notFound')) {
-        // Its creation or its deletion was cut off: it does not exist. An import goes on.
-        for (const key of keys) if (!isUnderWay(key)) await store.delete(key);
-        return null;
-      }
-      log.error('a timeline cannot be opened', { ...id, error: messageOf(error) });
-      this.#slots.set(timeline, { kind: 'broken', error: error as Error });
-      return null;
-    }
   }
 
   #make(id: TenantTimelineId, index: StoredIndex, leftovers: readonly string[]): RunningTimeline {
@@ -492,8 +445,19 @@ export class Tenant {
       kind: 'local',
       lsn: ancestor.lsn,
       open: () => above().timeline,
+      whenBegun: (signal) => this.#whenBegun(ancestor.timelineId, signal),
       flush: () => above().flush(),
     };
+  }
+
+  #whenBegun(timeline: TimelineId, signal: AbortSignal | undefined): Promise<void> | undefined {
+    const rebuild = this.#slots.rebuildOf(timeline);
+    if (rebuild === undefined) return;
+    const { clock, limits } = this.#shared;
+    const ended = rebuild.then(() => true);
+    return inTime(ended, clock, limits.waitLsnTimeoutMs, signal).then((hasEnded) => {
+      if (!hasEnded) throw beingChanged(this.#idOf(timeline), 'begun anew');
+    });
   }
 
   // Creation

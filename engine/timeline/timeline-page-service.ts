@@ -6,6 +6,7 @@
  */
 import { buildBasebackup } from '../basebackup/basebackup.ts';
 import { PageliteError } from '../errors.ts';
+import { throwIfCancelled } from '../in-time.ts';
 import { readRels } from '../ingest/readers.ts';
 import { decodeSize } from '../ingest/rel-sizes.ts';
 import type { ValueChain } from '../layers/value-chain.ts';
@@ -21,7 +22,6 @@ import { gather } from './gather.ts';
 import { reconstructWhenReady, WorkBudget, type YieldTurn } from './reconstruct.ts';
 import type { SlowReads } from './slow-reads.ts';
 import type { Timeline } from './timeline.ts';
-import { throwIfCancelled } from './wait-lsn.ts';
 
 export interface PageServiceHooks {
   readonly yieldTurn: YieldTurn;

@@ -1,5 +1,6 @@
 /** Reads that wait until a timeline has ingested their LSN. */
 import { PageliteError } from '../errors.ts';
+import { cancelled } from '../in-time.ts';
 import { formatLsn, type Lsn } from '../model/lsn.ts';
 import type { Clock } from '../services.ts';
 
@@ -7,15 +8,6 @@ interface Waiter {
   readonly lsn: Lsn;
   readonly resolve: () => void;
   readonly reject: (error: unknown) => void;
-}
-
-export function cancelled(signal: AbortSignal): PageliteError {
-  const { reason } = signal;
-  return reason instanceof PageliteError ? reason : new PageliteError('cancelled', 'the request was cancelled');
-}
-
-export function throwIfCancelled(signal: AbortSignal | undefined): void {
-  if (signal?.aborted) throw cancelled(signal);
 }
 
 export class LsnWaiters {

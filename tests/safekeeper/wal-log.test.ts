@@ -1,6 +1,6 @@
 /**
  * A reader of WAL that is on disk is never told of damage because of what the writer does meanwhile. Attacked by holding a renaming between
- * the medium and the log's own notes. And a torn end does not keep a log from being read where there is no room to cut it off.
+ * the medium and the log's own notes. And a torn end does not keep a log from being read where there is no room to cut it off: it is before the first write.
  */
 import { expect, it } from 'vitest';
 import { PageliteError } from '../../engine/errors.ts';
@@ -100,4 +100,32 @@ it('a torn end that cannot be cut off, as the storage is full, is before the nex
   expect(fourth.writeLsn).toBe(next.endLsn);
   const rest = await memory.read('000000010000000000000001.partial', next.endLsn - startLsn, 30_000);
   expect(rest.every((byte) => byte === 0)).toBe(true);
+});
+
+it('what follows the end of the log is looked through once, before the first write', async () => {
+  const memory = new MemoryTimelineStorage('memory').segments;
+  let readBytes = 0;
+  const segments = changed(memory, {
+    read(name, offset, length) {
+      readBytes += length;
+      return memory.read(name, offset, length);
+    },
+  });
+  const begin = (startLsn + 40) as Lsn;
+  const open = (commitLsn: Lsn) =>
+    WalLog.open({ segments, label: 'wal', startLsn: begin, commitLsn, flushedLsn: commitLsn, log: silentLog });
+  const wal = new SyntheticWal(begin);
+  const record = wal.next(new Uint8Array(500).fill(1));
+  const first = await open(begin);
+  await first.write(record.startLsn, record.bytes);
+  await first.sync();
+  expect(readBytes).toBe(0);
+  const second = await open(record.endLsn);
+  expect(readBytes).toBeLessThan(walSegmentSize / 32);
+  readBytes = 0;
+  for (let i = 0; i < 3; i++) {
+    const next = wal.next(new Uint8Array(100).fill(2));
+    await second.write(next.startLsn, next.bytes);
+    expect(readBytes).toBe(startLsn + walSegmentSize - record.endLsn);
+  }
 });

@@ -14,7 +14,8 @@ import { scrub } from '../../engine/scrub/scrub.ts';
 import type { WalRedo } from '../../engine/services.ts';
 import { MemoryObjectStore } from '../../engine/stores/memory.ts';
 import { timelineFolder } from '../../engine/timeline/index-part.ts';
-import { nodeRandom, silentLog } from '../../server/process/node-host.ts';
+import type { PageserverLimits } from '../../engine/timeline/pageserver.ts';
+import { nodeClock, nodeRandom, silentLog } from '../../server/process/node-host.ts';
 import { type Faults, FaultyObjectStore, type StoreOperation } from '../support/faulty-object-store.ts';
 import { MemoryPageserver } from '../support/memory-pageserver.ts';
 import {
@@ -26,13 +27,27 @@ import {
 } from '../support/recorded-history.ts';
 import { testTemplate } from '../support/test-template.ts';
 
-/** From the `from`th operation on until it is told otherwise, everything fails. */
+/** From the `from`th operation on until it is told otherwise, everything fails; deletions wait for as long as they are to. */
 class Outage implements Faults {
   from = Number.POSITIVE_INFINITY;
   count = 0;
+  waiting = 0;
+  /** Lets them go on. */
+  goOn = () => {};
+  #deletions = Promise.resolve();
 
-  async before(_operation: StoreOperation, key: string): Promise<void> {
+  async before(operation: StoreOperation, key: string): Promise<void> {
     if (++this.count >= this.from) throw new PageliteError('unavailable', `object ${key}: the network is down`);
+    if (operation !== 'delete') return;
+    this.waiting++;
+    await this.#deletions;
+    this.waiting--;
+  }
+
+  holdDeletions(): void {
+    this.#deletions = new Promise((resolve) => {
+      this.goOn = resolve;
+    });
   }
 
   async after(): Promise<void> {}
@@ -54,12 +69,12 @@ const redo = (): WalRedo => ({
   ready: () => postgres.ready(),
   close: async () => {},
 });
-const open = async () => {
+const open = async (limits: Partial<PageserverLimits> = {}) => {
   rig = await MemoryPageserver.open({
     store: new FaultyObjectStore(stored, outage),
     redo: redo(),
     nodeId: nodeId(1),
-    limits: { openLayerBytesMax: 2_000_000 },
+    limits: { openLayerBytesMax: 2_000_000, ...limits },
   });
 };
 const lsnOf = (moment: number): Lsn => must(history.moments[moment]).lsn;
@@ -122,7 +137,10 @@ beforeEach(async () => {
     await rig.pageserver.compact(id, 'images');
   }
 });
-afterEach(() => rig.close());
+afterEach(() => {
+  outage.goOn();
+  return rig.close();
+});
 
 /** Each of the first steps, and fewer and fewer of the deletions that follow. */
 const later = (from: number): number => Math.max(from + 1, Math.floor(from * 1.25));
@@ -186,8 +204,58 @@ it('makes its branch wait, and never gives it an older page', async () => {
     });
   await readTo(main, lsnOf(0));
   expect(isDone).toBe(false);
+  // Once more, under those who wait.
+  await rig.pageserver.rebuildTimeline(main, null);
+  await readTo(main, lsnOf(0));
+  expect(isDone).toBe(false);
   rig.wal.append(main, lsnOf(0), history.bytes.subarray(wal(0).length, wal(2).length));
   expect(await read).toEqual([]);
+});
+
+it('makes its branch wait also while its layers are removed, and reads that were under way end', async () => {
+  await rig.close();
+  await open();
+  appendAll();
+  const pages = await pagesOf(branch);
+  const reads = [differingFrom(expected[1]!, pages, history, lsnOf(1))];
+  outage.holdDeletions();
+  const rebuild = rig.pageserver.rebuildTimeline(main, null);
+  await expect.poll(() => outage.waiting).toBeGreaterThan(0);
+  reads.push(
+    differingFrom(expected[1]!, pages, history, lsnOf(1)),
+    differingFrom(expected[2]!, pages, history, lsnOf(2)),
+  );
+  let ended = 0;
+  for (const read of reads.slice(1)) void read.then(() => ended++);
+  for (let turns = 0; turns < 100; turns++) await nodeClock.sleep(0);
+  await expect(pagesOf(main)).rejects.toThrow(/is being begun anew/);
+  expect(ended).toBe(0);
+  outage.goOn();
+  await rebuild;
+  expect(await Promise.all(reads)).toEqual([[], [], []]);
+  await expectAll('rebuilt');
+  await expectWhole('rebuilt');
+});
+
+it('makes its branch wait, but not for ever, and not for those who give up', async () => {
+  await rig.close();
+  await open({ waitLsnTimeoutMs: 100 });
+  appendAll();
+  outage.holdDeletions();
+  const rebuild = rig.pageserver.rebuildTimeline(main, null);
+  await expect.poll(() => outage.waiting).toBeGreaterThan(0);
+  const pages = await pagesOf(branch);
+  const read = (signal?: AbortSignal) =>
+    pages.listRels({ requestLsn: lsnOf(1), notModifiedSince: lsnOf(1) }, 1663, history.db, signal);
+  await expect(read()).rejects.toMatchObject({ kind: 'unavailable', message: expect.stringMatching(/begun anew/) });
+  const abort = new AbortController();
+  const given = read(abort.signal);
+  abort.abort();
+  await expect(given).rejects.toMatchObject({ kind: 'cancelled' });
+  outage.goOn();
+  await rebuild;
+  await expect.poll(() => read().then(() => 'read', String)).toBe('read');
+  await expectAll('rebuilt');
 });
 
 it('is done when a store that was away is back, from wherever it went away', async () => {

@@ -108,7 +108,7 @@ export function timelineRoutes(pageserver: PageserverApi, random: Random): Route
       operation: 'rebuildTimeline',
       summary: 'Begins a timeline anew: its layers go, and are made of its WAL again',
       description:
-        'For layers that are lost or damaged. Branches of it stay: what they read of it fails while its layers are removed, and waits after that. Its WAL must be there from its beginning on.',
+        'For layers that are lost or damaged. Branches of it stay: what they read of it waits until its layers are removed and its WAL is read. Its WAL must be there from its beginning on.',
       body: rebuiltTimeline,
       answer: json(anyTimelineInfo, 'The timeline, which reads its WAL from now on'),
       handle: async ({ params, body }) => {
