@@ -170,6 +170,13 @@ class Rig {
   }
 }
 
+async function roundOfEach(all: readonly SafekeeperUpkeep[]): Promise<void> {
+  for (const upkeep of all) {
+    await upkeep.round();
+    await upkeep.idle();
+  }
+}
+
 const same = (a: Uint8Array, b: Uint8Array) => Buffer.compare(a, b) === 0;
 
 describe('a safekeeper that lags', () => {
@@ -382,12 +389,7 @@ describe('WAL in the object store', () => {
     const rig = new Rig(3);
     await rig.write([0, 1, 2], 2.2 * walSegmentSize);
     const all = [0, 1, 2].map((i) => rig.upkeep(i, true));
-    const rounds = async () => {
-      for (const upkeep of all) {
-        await upkeep.round();
-        await upkeep.idle();
-      }
-    };
+    const rounds = () => roundOfEach(all);
     await rounds();
     const names = async () => (await listBackup(rig.store, rig.backupFolder)).map(({ key }) => key.split('/').at(-1));
     const full = [1, 2].map((n) => segmentFileName(n * walSegmentSize));
@@ -480,12 +482,7 @@ describe('WAL in the object store', () => {
     const rig = new Rig(3);
     await rig.write([0, 1, 2], 1000);
     const all = [0, 1, 2].map((i) => rig.upkeep(i, true));
-    const rounds = async () => {
-      for (const upkeep of all) {
-        await upkeep.round();
-        await upkeep.idle();
-      }
-    };
+    const rounds = () => roundOfEach(all);
     await rounds();
     for (let i = 0; i < 3; i++) {
       await rig.write([0, 1, 2], 1000);
