@@ -2,7 +2,7 @@
  * The storage of a repository inside this process: a Pageserver and its safekeepers over the same folders that the processes use, so that a folder
  * can be opened by the library today and served by `pagelite start` tomorrow.
  *
- * Lives in the storage thread of the library (storage-worker.ts) and in the main thread of the development server (cli/dev.ts).
+ * Lives in the storage thread of the library (storage-worker.ts) and in the main thread of the development server (cli/dev-server.ts).
  *
  * Invariants
  * - it holds the pid files of the pageserver and the safekeepers, and `embedded.pid`: nobody else has the folders open

@@ -40,6 +40,8 @@ let ceph: Ceph;
 let previous: NodeJS.ProcessEnv;
 let storage: StorageProcesses;
 let bucket: S3ObjectStore;
+/** Of the timelines of the test that runs. */
+const branches = new Map<string, TenantTimelineId>();
 let history: RecordedHistory;
 /** By moment: what a pageserver that was never ended gives. */
 let expected: Map<string, Uint8Array>[];
@@ -82,6 +84,20 @@ afterAll(async () => {
   process.env = previous;
   await ceph?.stop();
 });
+
+/** What a test has made goes, branches first: the next one scrubs, and its pageserver starts, with what is its own. */
+afterEach(async () => {
+  const path = `/v1/tenant/${storage.tenantId}/timeline`;
+  for (;;) {
+    const { json } = await storage.get(path);
+    const all = json as { timeline_id: string; ancestor_timeline_id: string | null }[];
+    const ancestors = new Set(all.map(({ ancestor_timeline_id }) => ancestor_timeline_id));
+    const ends = all.filter(({ timeline_id }) => !ancestors.has(timeline_id));
+    if (ends.length === 0) break;
+    for (const { timeline_id } of ends) await ask('DELETE', `${path}/${timeline_id}`);
+  }
+  branches.clear();
+}, 60_000);
 
 /** Whatever hangs says what it is. */
 async function inTime<T>(what: string, work: Promise<T>): Promise<T> {
@@ -190,8 +206,6 @@ interface Work {
   /** Branches of it that must be as they were. */
   readonly branchAt?: number;
 }
-
-const branches = new Map<string, TenantTimelineId>();
 
 /** What was flushed is in the bucket, too. */
 async function uploaded(id: TenantTimelineId): Promise<void> {
