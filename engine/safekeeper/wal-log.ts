@@ -241,6 +241,7 @@ export class WalLog {
 
   /** Whether a segment is held from its beginning on, also where the log begins later: not if the log begins in the middle of it, as a peer's did. */
   async holdsHead(segment: Lsn): Promise<boolean> {
+    if (this.#writeLsn < segment + longHeaderBytes) return false;
     const header = await this.readFile(segment, longHeaderBytes);
     return new DataView(header.buffer, header.byteOffset, header.byteLength).getUint16(0, true) === walPageMagic;
   }
