@@ -9,6 +9,7 @@
  * - no step of it is needed for a commit, or holds one up
  * - a peer or an object store that is away costs what needs it, and is asked again
  */
+import { eachAtOnce } from '../at-once.ts';
 import { isPageliteError, messageOf, PageliteError } from '../errors.ts';
 import { inTime } from '../in-time.ts';
 import {
@@ -125,18 +126,14 @@ export class SafekeeperUpkeep {
   async #sendEnds(backup: OpenBackup, timelines: readonly SafekeeperTimeline[]): Promise<void> {
     const { clock, log } = this.#options;
     const target = await (this.#target ?? backup());
-    const left = [...timelines];
-    const sendSome = async () => {
-      for (let timeline = left.pop(); timeline !== undefined; timeline = left.pop()) {
-        try {
-          await (this.#backups.get(timeline) ?? new WalBackup(target, timeline)).send(clock.now(), true);
-        } catch (error) {
-          if (!isPageliteError(error)) throw error;
-          log.warn('the end of the WAL was not sent', { ...timeline.id, error: error.message });
-        }
+    await eachAtOnce(timelines, lastBackupsAtOnce, async (timeline) => {
+      try {
+        await (this.#backups.get(timeline) ?? new WalBackup(target, timeline)).send(clock.now(), true);
+      } catch (error) {
+        if (!isPageliteError(error)) throw error;
+        log.warn('the end of the WAL was not sent', { ...timeline.id, error: error.message });
       }
-    };
-    await Promise.all(Array.from({ length: lastBackupsAtOnce }, sendSome));
+    });
   }
 
   /**

@@ -206,7 +206,7 @@ async function readChecked(timeline: SafekeeperTimeline, start: Lsn, end: Lsn): 
     bytes.set(part, at - start);
     at += part.length;
   }
-  const boundary = from === start ? await timeline.wal.firstBoundary(start) : from;
+  const boundary = from === start ? must(await timeline.wal.firstBoundary(start)) : from;
   if (boundary >= end) return bytes;
   const scan = new RecordScan(boundary);
   if (!scan.feed(bytes.subarray(boundary - start))) {

@@ -241,9 +241,11 @@ export class WalLog {
 
   /** Whether a segment is held from its beginning on, also where the log begins later: not if the log begins in the middle of it, as a peer's did. */
   async holdsHead(segment: Lsn): Promise<boolean> {
-    if (this.#writeLsn < segment + longHeaderBytes) return false;
-    const header = await this.readFile(segment, longHeaderBytes);
-    return new DataView(header.buffer, header.byteOffset, header.byteLength).getUint16(0, true) === walPageMagic;
+    const header = await this.#header(segment);
+    return (
+      header !== null &&
+      new DataView(header.buffer, header.byteOffset, header.byteLength).getUint16(0, true) === walPageMagic
+    );
   }
 
   /** Whether WAL at `lsn`, before the log's beginning, is here nevertheless: the end of the record that ends where the log begins. */
@@ -252,9 +254,15 @@ export class WalLog {
     return lsn >= segment && this.#names.has(segment) && (await this.holdsHead(segment));
   }
 
-  /** Where the first record begins in a segment that is held from its beginning on. */
-  async firstBoundary(segment: Lsn): Promise<Lsn> {
-    return firstBoundaryIn(segment, await this.readFile(segment, longHeaderBytes));
+  /** Where the first record begins in a segment that is held from its beginning on. Null if nothing of it is here: the log ends before it. */
+  async firstBoundary(segment: Lsn): Promise<Lsn | null> {
+    const header = await this.#header(segment);
+    return header === null ? null : firstBoundaryIn(segment, header);
+  }
+
+  /** Null if the log ends before it: no record ends in a header, but one may end where the segment begins. */
+  async #header(segment: Lsn): Promise<Uint8Array | null> {
+    return this.#writeLsn < segment + longHeaderBytes ? null : this.readFile(segment, longHeaderBytes);
   }
 
   /** The error for damage at `lsn`. */

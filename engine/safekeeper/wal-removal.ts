@@ -5,7 +5,7 @@
  */
 import { walSegmentSize } from '../limits.ts';
 import type { Lsn } from '../model/lsn.ts';
-import { longHeaderBytes, segmentStart } from '../wal/wal-page.ts';
+import { segmentStart } from '../wal/wal-page.ts';
 import type { SafekeeperTimeline } from './timeline.ts';
 
 export interface WalConsumers {
@@ -35,10 +35,9 @@ export async function removeWal(timeline: SafekeeperTimeline, consumers: WalCons
   const { backupLsn } = consumers;
   const segment = segmentStart(backupLsn === null ? horizon : Math.min(horizon, backupLsn - 1));
   if (timeline.startLsn === 0 || segment <= timeline.startLsn || !timeline.wal.hasSegmentBelow(segment)) return;
-  // Of the segment nothing may be here yet, where the log ends with the one before. No record ends in a header.
-  if (horizon < segment + longHeaderBytes) return;
   // What is left begins with the end of a record, which is of no use without its beginning.
   const boundary = await timeline.wal.firstBoundary(segment);
+  if (boundary === null) return;
   const isStored = backupLsn === null || segmentStart(boundary) + walSegmentSize <= backupLsn;
   if (boundary <= horizon && isStored) await timeline.trim(boundary);
 }

@@ -9,6 +9,7 @@
  * - a tenant that cannot be attached is there, and says why to whoever asks for it; others go on
  */
 
+import { eachAtOnce } from '../at-once.ts';
 import type { CompactionHost } from '../compaction/compaction-parts.ts';
 import { inThisThread, SerialCompaction } from '../compaction/run-job.ts';
 import { TimelineCounters } from '../counters.ts';
@@ -569,15 +570,12 @@ export class Pageserver {
 
   async #load(): Promise<void> {
     const { store, log } = this.#options;
-    const queue: TenantId[] = [];
+    const ids: TenantId[] = [];
     for (const name of await store.listFolders('tenants/')) {
-      if (isIdText(name)) queue.push(tenantId(name));
+      if (isIdText(name)) ids.push(tenantId(name));
       else log.warn('a folder that is not ours is in the store', { file: `tenants/${name}` });
     }
-    const attachNext = async (): Promise<void> => {
-      for (let id = queue.shift(); id !== undefined; id = queue.shift()) await this.#loadTenant(id);
-    };
-    await Promise.all(Array.from({ length: attachesAtOnce }, attachNext));
+    await eachAtOnce(ids, attachesAtOnce, (id) => this.#loadTenant(id));
   }
 
   async #loadTenant(id: TenantId): Promise<void> {

@@ -3,8 +3,9 @@
  *
  * What has no index does not exist: its creation or its deletion was cut off. Its files are removed, but for those of an import under way.
  */
+import { eachAtOnce } from '../at-once.ts';
 import { isPageliteError, messageOf } from '../errors.ts';
-import { type TenantId, type TenantTimelineId, timelineId } from '../model/ids.ts';
+import { type TenantId, type TenantTimelineId, type TimelineId, timelineId } from '../model/ids.ts';
 import type { Log, ObjectStore } from '../services.ts';
 import type { TimelineImports } from '../transfer/timeline-imports.ts';
 import { StoredIndex, tenantFolder } from './index-part.ts';
@@ -42,35 +43,31 @@ const loadsAtOnce = 8;
 const timelineKeyPattern = /^timelines\/([0-9a-f]{32})\/([^/]+)$/;
 
 export async function loadTimelines(tenant: TenantId, parts: LoadParts): Promise<StoredTimelines> {
-  const queue = [...(await foldersOf(tenant, parts))];
   const loaded: LoadedTimeline[] = [];
   const broken: BrokenTimeline[] = [];
-  const loadNext = async (): Promise<void> => {
-    for (let next = queue.shift(); next !== undefined; next = queue.shift()) {
-      const id = { tenantId: tenant, timelineId: timelineId(next[0]) };
-      const found = await load(id, next[1], parts);
-      if (found === null) continue;
-      if ('index' in found) loaded.push(found);
-      else broken.push(found);
-    }
-  };
-  await Promise.all(Array.from({ length: loadsAtOnce }, loadNext));
+  await eachAtOnce(await foldersOf(tenant, parts), loadsAtOnce, async ([timeline, keys]) => {
+    const found = await load({ tenantId: tenant, timelineId: timeline }, keys, parts);
+    if (found === null) return;
+    if ('index' in found) loaded.push(found);
+    else broken.push(found);
+  });
   return { loaded, broken };
 }
 
 /** Keys by the id of the timeline in whose folder they are. */
-async function foldersOf(tenant: TenantId, { store, log }: LoadParts): Promise<Map<string, string[]>> {
+async function foldersOf(tenant: TenantId, { store, log }: LoadParts): Promise<Map<TimelineId, string[]>> {
   const folder = tenantFolder(tenant);
-  const folders = new Map<string, string[]>();
+  const folders = new Map<TimelineId, string[]>();
   for (const { key } of await store.list(`${folder}timelines/`)) {
     const match = timelineKeyPattern.exec(key.slice(folder.length));
     if (match === null) {
       log.warn('an object that is not ours is in the store', { file: key });
       continue;
     }
-    const keys = folders.get(match[1]!) ?? [];
+    const id = timelineId(match[1]!);
+    const keys = folders.get(id) ?? [];
     keys.push(key);
-    folders.set(match[1]!, keys);
+    folders.set(id, keys);
   }
   return folders;
 }

@@ -129,3 +129,22 @@ it('what follows the end of the log is looked through once, before the first wri
     expect(readBytes).toBe(startLsn + walSegmentSize - record.endLsn);
   }
 });
+
+it('a segment of which nothing is here, as the log was cut off where it begins, has no head', async () => {
+  const { segments } = new MemoryTimelineStorage('memory');
+  const log = await WalLog.open({
+    segments,
+    label: 'wal',
+    startLsn,
+    commitLsn: startLsn,
+    flushedLsn: startLsn,
+    log: silentLog,
+  });
+  await log.write(startLsn, new Uint8Array(walSegmentSize + 1000).fill(1));
+  const next = (startLsn + walSegmentSize) as Lsn;
+  await log.truncate(next);
+  // The file stays, all zeros.
+  expect(await segments.list()).toHaveLength(2);
+  expect(await log.firstBoundary(next)).toBe(null);
+  expect(await log.holdsHead(next)).toBe(false);
+});
