@@ -13,19 +13,25 @@
  * - only committed WAL is sent, after each of its records has been checked
  * - whoever sends a segment sends the same bytes: it does not matter if two do for a while
  * - a partial object goes only when what replaces it is stored
+ * - nothing is sent of a tenant that was deleted, by whomever: safekeepers of an owner of before are not told, and look for the note of it (tenant-claims.ts)
  * Source: Neon's safekeeper/src/wal_backup.rs and wal_backup_partial.rs.
  */
 import { must } from '../assert.ts';
 import { backupLagBytesMax, partialBackupPauseMaxMs, partialBackupPauseMs, walSegmentSize } from '../limits.ts';
-import type { NodeId, TenantTimelineId } from '../model/ids.ts';
+import type { NodeId, TenantId, TenantTimelineId } from '../model/ids.ts';
 import type { Lsn } from '../model/lsn.ts';
 import type { ObjectStore } from '../services.ts';
+import { isTenantDeleted } from '../timeline/tenant-claims.ts';
 import { RecordScan } from '../wal/record-scan.ts';
 import { parseSegmentFileName, segmentFileName, segmentStart } from '../wal/wal-page.ts';
 import type { SafekeeperTimeline } from './timeline.ts';
 
-/** All logs of a timeline in the object store. */
-export const walBackupFolder = ({ tenantId, timelineId }: TenantTimelineId): string => `wal/${tenantId}/${timelineId}/`;
+/** All logs of a tenant in the object store. */
+export const walTenantFolder = (tenant: TenantId): string => `wal/${tenant}/`;
+
+/** Those of a timeline. */
+export const walBackupFolder = ({ tenantId, timelineId }: TenantTimelineId): string =>
+  `${walTenantFolder(tenantId)}${timelineId}/`;
 
 /** One of them. */
 export const walLogFolder = (id: TenantTimelineId, startLsn: Lsn, cluster: string): string =>
@@ -103,6 +109,7 @@ export class WalBackup {
   /** Since when what is committed has been as it is. */
   #quietSinceMs = 0;
   #partialSinceMs: number | null = null;
+  #isDeleted = false;
 
   /** The timeline has WAL. */
   constructor({ store, cluster }: BackupTarget, timeline: SafekeeperTimeline) {
@@ -115,14 +122,14 @@ export class WalBackup {
   async send(nowMs: number, isLast = false): Promise<number> {
     const timeline = this.#timeline;
     this.#doneLsn ??= await this.#findDone();
-    if (this.#doneLsn === null) return 0;
+    if (this.#doneLsn === null || this.#isDeleted) return 0;
     let sentCount = 0;
     for (;;) {
       const start = segmentStart(this.#doneLsn);
       const end = (start + walSegmentSize) as Lsn;
       if (end > timeline.commitLsn) break;
       const bytes = await readChecked(timeline, start, end);
-      await this.#store.put(this.#folder + segmentFileName(start), bytes);
+      if (!(await this.#put(this.#folder + segmentFileName(start), bytes))) return sentCount;
       sentCount++;
       this.#doneLsn = end;
       timeline.learnBackup(end);
@@ -155,10 +162,18 @@ export class WalBackup {
     if (commitLsn === start || isThere || start < must(this.#doneLsn) - walSegmentSize) return 0;
     const name = segmentFileName(start);
     const key = `${this.#folder}${name}.${commitLsn.toString(16).padStart(16, '0')}.partial`;
-    await this.#store.put(key, await readChecked(timeline, start, commitLsn));
+    if (!(await this.#put(key, await readChecked(timeline, start, commitLsn)))) return 0;
     this.#partialEndLsn = commitLsn;
     await this.#dropReplaced(await listBackup(this.#store, this.#folder + name));
     return 1;
+  }
+
+  /** False, and nothing is stored, if the tenant was deleted. Looked for afterwards: whoever deletes it notes that first, and then removes its WAL. */
+  async #put(key: string, bytes: Uint8Array): Promise<boolean> {
+    await this.#store.put(key, bytes);
+    this.#isDeleted = await isTenantDeleted(this.#store, this.#timeline.id.tenantId);
+    if (this.#isDeleted) await this.#store.delete(key);
+    return !this.#isDeleted;
   }
 
   /** Partial objects of which there is a longer one of the same segment, or all of it. Others may have sent them meanwhile. */

@@ -14,6 +14,7 @@ import { BlockCache } from '../layers/block-cache.ts';
 import { LayerFile } from '../layers/layer-file.ts';
 import { parseLayerFile, parseLayerName } from '../layers/layer-name.ts';
 import { isIdText, type TenantId, type TenantTimelineId, tenantId, timelineId } from '../model/ids.ts';
+import { walTenantFolder } from '../safekeeper/wal-backup.ts';
 import type { ObjectStore } from '../services.ts';
 import { branchNamesFile, loadBranchNames } from '../timeline/branch-names.ts';
 import {
@@ -82,7 +83,7 @@ export async function scrub(options: ScrubOptions): Promise<ScrubReport> {
   const work = new Scrub(options);
   const { store, tenant } = options;
   // Before the tenants: a timeline is there before its WAL is.
-  const wal = await store.list(tenant === null ? 'wal/' : `wal/${tenant}/`);
+  const wal = await store.list(tenant === null ? 'wal/' : walTenantFolder(tenant));
   for (const name of tenant === null ? await store.listFolders('tenants/') : [tenant]) await work.tenant(name);
   work.wal(wal);
   if (tenant === null && options.isShared !== true) await work.root();

@@ -41,6 +41,7 @@ import {
   tenantId,
 } from '../model/ids.ts';
 import { formatLsn, type Lsn } from '../model/lsn.ts';
+import { walTenantFolder } from '../safekeeper/wal-backup.ts';
 import type {
   Clock,
   LayerStaging,
@@ -610,12 +611,16 @@ export class Pageserver {
     return { shared, template, imports: this.imports, openRemote, defaults, overrides };
   }
 
-  /** The note that it was deleted stays, and whoever finds it goes on. Where nobody else can have had the tenant, it goes last. */
+  /**
+   * The note that it was deleted stays, and whoever finds it goes on. Where nobody else can have had the tenant, it goes last. Its WAL goes, too, whoever's
+   * safekeepers have sent it.
+   */
   async #finishDeletion(id: TenantId): Promise<void> {
     const { store, nodeId } = this.#options;
     const folder = tenantFolder(id);
     const stays = (file: string) => file === deletedFile && nodeId !== null;
     const rank = (file: string) => (file === deletedFile ? 2 : parseClaimName(file) === null ? 0 : 1);
+    for (const { key } of await store.list(walTenantFolder(id))) await store.delete(key);
     const files = (await store.list(folder)).map(({ key }) => key.slice(folder.length)).filter((file) => !stays(file));
     for (const file of files.sort((a, b) => rank(a) - rank(b))) await store.delete(folder + file);
   }

@@ -18,6 +18,7 @@ import { SafekeeperUpkeep } from '../../engine/safekeeper/upkeep.ts';
 import { chooseSender, listBackup, parseBackupKey, walLogFolder } from '../../engine/safekeeper/wal-backup.ts';
 import type { SafekeeperPeer } from '../../engine/services.ts';
 import { MemoryObjectStore } from '../../engine/stores/memory.ts';
+import { deletedFile } from '../../engine/timeline/tenant-claims.ts';
 import { RecordScan } from '../../engine/wal/record-scan.ts';
 import { firstBoundaryOf, segmentFileName, segmentStart } from '../../engine/wal/wal-page.ts';
 import { ProposerDriver } from '../../smgr-plugin/wal/proposer-driver.ts';
@@ -517,6 +518,29 @@ describe('WAL in the object store', () => {
     // The segment in which the log begins now is stored as a whole.
     expect((await rig.status(0)).startLsn).toBeGreaterThanOrEqual(2 * walSegmentSize);
     expect(await rig.files(0)).toHaveLength(2);
+  });
+
+  it('is not there of a tenant that was deleted, whoever did that: also what was on the way then goes', async () => {
+    const rig = new Rig(1);
+    await rig.write([0], 1000);
+    const upkeep = rig.upkeep(0, true);
+    await upkeep.round();
+    await upkeep.idle();
+    await rig.store.put(`tenants/${rig.id.tenantId}/${deletedFile}`, new Uint8Array(1));
+    const all = async () => (await rig.store.list('wal/')).length;
+    rig.nowMs += partialBackupPauseMs;
+    await upkeep.round();
+    await upkeep.idle();
+    expect(await all()).toBe(0);
+    await rig.write([0], 1.5 * walSegmentSize);
+    await upkeep.round();
+    await upkeep.idle();
+    await upkeep.close(60_000);
+    expect(await all()).toBe(0);
+    expect(upkeep.counters).toMatchObject({ backedUpSegments: 0, backupErrors: 0 });
+    // Another process of the safekeeper finds it, too.
+    await rig.upkeep(0, true).close(60_000);
+    expect(await all()).toBe(0);
   });
 
   it('goes with the timeline, but for what other clusters have', async () => {

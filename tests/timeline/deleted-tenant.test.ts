@@ -5,7 +5,8 @@
  * garbage for a scrub, and goes with the next start of anybody.
  */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { newTimelineId, nodeId, type TenantTimelineId } from '../../engine/model/ids.ts';
+import { newTenantId, newTimelineId, nodeId, type TenantTimelineId } from '../../engine/model/ids.ts';
+import { walBackupFolder } from '../../engine/safekeeper/wal-backup.ts';
 import { scrub } from '../../engine/scrub/scrub.ts';
 import { MemoryObjectStore } from '../../engine/stores/memory.ts';
 import { noBranchNames } from '../../engine/timeline/branch-names.ts';
@@ -44,6 +45,17 @@ describe('a tenant that another pageserver has attached and deleted', () => {
     expect(await scrub({ store, tenant: null, isDeep: true })).toMatchObject({ tenants: 0, problems: [], garbage: [] });
   });
 
+  it('has no WAL in the store, also what the safekeepers of others send later goes with the next start of anybody', async () => {
+    const [of, other] = ['0', 'f'].map((digit) => `00000000016361d8-${digit.repeat(16)}/000000010000000000000001`);
+    const elsewhere = `wal/${newTenantId(nodeRandom)}/${id.timelineId}/${of}`;
+    for (const key of [walBackupFolder(id) + of, walBackupFolder(id) + other, elsewhere]) {
+      await store.put(key, new Uint8Array(1));
+    }
+    await newer.close();
+    newer = await MemoryPageserver.open({ store, nodeId: nodeId(2) });
+    expect(await keys()).toEqual([`tenants/${id.tenantId}/deleted.json`, elsewhere]);
+  });
+
   it('fences who had it before, and what that has stored is garbage that goes', async () => {
     await expect(stale.pageserver.createTimeline(branch(), null)).rejects.toMatchObject({
       kind: 'fenced',
@@ -71,6 +83,18 @@ describe('a tenant that another pageserver has attached and deleted', () => {
     await expect(claimTenant(store, id.tenantId, nodeId(1))).rejects.toMatchObject({ kind: 'notFound' });
     expect(await keys()).toEqual([`tenants/${id.tenantId}/deleted.json`]);
   });
+});
+
+it('takes the WAL of all who had it along', async () => {
+  for (const digit of ['0', 'f']) {
+    await store.put(
+      `${walBackupFolder(id)}00000000016361d8-${digit.repeat(16)}/000000010000000000000001`,
+      new Uint8Array(1),
+    );
+  }
+  await newer.pageserver.attachTenant(id.tenantId);
+  await newer.pageserver.deleteTenant(id.tenantId);
+  expect(await keys()).toEqual([`tenants/${id.tenantId}/deleted.json`]);
 });
 
 it('an owner whose claim is gone is fenced', async () => {
