@@ -30,7 +30,7 @@ import {
   writeEndpoint,
 } from '../control-plane/endpoints.ts';
 import { localhost, Repository } from '../control-plane/repository.ts';
-import { consoleAddress, isPortTaken, moveConsolePort, shown } from '../control-plane/storage-processes.ts';
+import { consoleAddress, isPortTaken, moveConsolePort, movePorts, shown } from '../control-plane/storage-processes.ts';
 import { exchangeNames } from '../control-plane/stored-names.ts';
 import { defaultTenant } from '../library/default-tenant.ts';
 import { EmbeddedStorage } from '../library/embedded-storage.ts';
@@ -40,7 +40,6 @@ import { createLog, nodeRandom } from '../process/node-host.ts';
 import { packageVersion } from '../process/package-version.ts';
 import { loadPGliteArtefacts } from '../process/pglite-artefacts.ts';
 import { claimPidFile } from '../process/pid-file.ts';
-import { findFreePort } from '../process/ports.ts';
 import { serveSafekeeper } from '../safekeeper/safekeeper-server.ts';
 import type { CliContext } from './context.ts';
 import { passwordHint } from './endpoint.ts';
@@ -148,16 +147,7 @@ export class DevServer {
     const log = this.#log;
     await this.#onFreePorts(async () => {
       const config = await this.#repository.update(async (config) => {
-        const given = new Set<number>();
-        const move = async (preferred: number): Promise<number> => {
-          const port = await findFreePort(preferred, this.#repository.listenHost, given);
-          given.add(port);
-          return port;
-        };
-        for (const node of [config.pageserver, ...config.safekeepers]) {
-          node.pgPort = await move(node.pgPort);
-          node.httpPort = await move(node.httpPort);
-        }
+        await movePorts(this.#repository, config, [config.pageserver, ...config.safekeepers]);
         return config;
       });
       const addresses = ({ pgPort, httpPort }: { pgPort: number; httpPort: number }) => ({

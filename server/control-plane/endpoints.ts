@@ -13,8 +13,8 @@ import { type TenantId, type TenantTimelineId, tenantId, timelineId } from '../.
 import { type Lsn, parseLsn } from '../../engine/model/lsn.ts';
 import { checkListenHost, isLoopbackHost } from '../auth/listen-policy.ts';
 import { runningPid } from '../process/pid-file.ts';
-import { findFreePort } from '../process/ports.ts';
-import { localhost, type Repository, writeFileWhole } from './repository.ts';
+import { FreePorts } from '../process/ports.ts';
+import { localhost, type Repository, storagePorts, writeFileWhole } from './repository.ts';
 
 const hex32 = z.string().regex(/^[0-9a-f]{32}$/, 'expected 32 hex digits');
 const port = z.int().min(1).max(65535);
@@ -201,10 +201,16 @@ async function choosePort(repository: Repository, wanted: number | null): Promis
   return wanted;
 }
 
-/** The first free port that no other endpoint has. */
+/** The first free port that nothing else of the repository has. */
 export function nextPort(repository: Repository, self: string | null): Promise<number> {
-  const others = listEndpoints(repository).filter(({ name }) => name !== self);
-  return findFreePort(endpointPortDefault, localhost, new Set(others.map(({ config }) => config.pgPort)));
+  const taken = [...storagePorts(repository.readConfig()), ...endpointPorts(repository, self)];
+  return new FreePorts(localhost, taken).next(endpointPortDefault);
+}
+
+/** The ports of all endpoints but `except`, whether they run or not. */
+export function endpointPorts(repository: Repository, except: string | null = null): number[] {
+  const others = listEndpoints(repository).filter(({ name }) => name !== except);
+  return others.flatMap(({ config: { pgPort, httpPort } }) => (httpPort === null ? [pgPort] : [pgPort, httpPort]));
 }
 
 export function writeEndpoint({ dir, config }: Endpoint): void {

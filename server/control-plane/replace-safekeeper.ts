@@ -18,11 +18,11 @@ import type { TenantTimelineId } from '../../engine/model/ids.ts';
 import { quorumOf } from '../../engine/model/quorum.ts';
 import { stopDaemon } from '../process/daemon.ts';
 import { runningPid } from '../process/pid-file.ts';
-import { findFreePort } from '../process/ports.ts';
+import { FreePorts } from '../process/ports.ts';
 import { startCompute } from './compute-process.ts';
-import { endpointPidFile, listEndpoints, statusOf } from './endpoints.ts';
+import { endpointPidFile, endpointPorts, listEndpoints, statusOf } from './endpoints.ts';
 import { type HttpApi, longRequestTimeoutMs } from './http-api.ts';
-import { type NodeConfig, portDefaults, type Repository, type RepositoryConfig } from './repository.ts';
+import { type NodeConfig, portDefaults, type Repository, type RepositoryConfig, storagePorts } from './repository.ts';
 import { askEach, messagesOf, safekeeperApi, timelinesSchema } from './safekeeper-clients.ts';
 import {
   checkNotEmbedded,
@@ -108,19 +108,14 @@ function prepare(repository: Repository, lostId: number): Promise<Joining> {
   return repository.update(async (config) => {
     if (config.joiningSafekeeper === undefined) {
       const known = config.safekeepers;
-      const given = new Set(known.flatMap(({ pgPort, httpPort }) => [pgPort, httpPort]));
-      const pgPort = await findFreePort(portDefaults.safekeeper, repository.listenHost, given);
-      const httpPort = await findFreePort(
-        portDefaults.safekeeperHttp,
-        repository.listenHost,
-        new Set([...given, pgPort]),
-      );
+      const ports = new FreePorts(repository.listenHost, [...storagePorts(config), ...endpointPorts(repository)]);
+      const given = await ports.pair(portDefaults.safekeeper, portDefaults.safekeeperHttp);
       const id = Math.max(...known.map((node) => node.id), config.lastSafekeeperId ?? 0) + 1;
       config.lastSafekeeperId = id;
       // Those that only read need no safekeepers.
       const running = listEndpoints(repository).filter((one) => one.config.lsn === null && statusOf(one) === 'running');
       const endpoints = running.map(({ name }) => name);
-      config.joiningSafekeeper = { id, pgPort, httpPort, replaces: lostId, endpoints };
+      config.joiningSafekeeper = { id, ...given, replaces: lostId, endpoints };
     }
     await mkdir(repository.safekeeperDir(config.joiningSafekeeper.id), { recursive: true });
     return config.joiningSafekeeper;

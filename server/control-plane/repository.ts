@@ -31,7 +31,7 @@ import {
   type RemoteStorage,
 } from '../object-store/remote-storage.ts';
 import { claimPidFile, type PidFile, runningPid } from '../process/pid-file.ts';
-import { findFreePort } from '../process/ports.ts';
+import { FreePorts } from '../process/ports.ts';
 import type { BackupLocation } from '../safekeeper/safekeeper-server.ts';
 
 const hex32 = z.string().regex(/^[0-9a-f]{32}$/, 'expected 32 hex digits');
@@ -79,6 +79,12 @@ const configSchema = z.strictObject({
 
 export type RepositoryConfig = z.infer<typeof configSchema>;
 export type NodeConfig = RepositoryConfig['safekeepers'][number];
+
+/** The ports of pageserver, safekeepers and console, whether they run or not. */
+export function storagePorts({ pageserver, safekeepers, joiningSafekeeper, console }: RepositoryConfig): number[] {
+  const nodes = [pageserver, ...safekeepers, ...(joiningSafekeeper ? [joiningSafekeeper] : [])];
+  return [...nodes.flatMap(({ pgPort, httpPort }) => [pgPort, httpPort]), console.port];
+}
 
 export interface InitOptions {
   /** Default: a folder of the repository. */
@@ -156,7 +162,7 @@ export class Repository {
       safekeepersGeneration: 1,
       clusterId: newClusterId(),
       ...(options.walBackup === false && { walBackup: false }),
-      console: { port: await findFreePort(portDefaults.console) },
+      console: { port: await ports.next(portDefaults.console) },
       ...(auth && { auth: { privateKeyPath: 'auth_private_key.pem', publicKeyPath: 'auth_public_key.pem' } }),
       ...(listenHost !== undefined && { listenHost }),
       defaultTenantId: null,
@@ -333,26 +339,6 @@ function parseConfig(text: string, file: string): RepositoryConfig {
 }
 
 const newClusterId = (): string => randomBytes(8).toString('hex');
-
-/** Ports that are free now, none of them twice. */
-class FreePorts {
-  readonly #host: string;
-  readonly #given = new Set<number>();
-
-  constructor(host: string) {
-    this.#host = host;
-  }
-
-  async pair(pg: number, http: number): Promise<{ pgPort: number; httpPort: number }> {
-    return { pgPort: await this.#next(pg), httpPort: await this.#next(http) };
-  }
-
-  async #next(preferred: number): Promise<number> {
-    const port = await findFreePort(preferred, this.#host, this.#given);
-    this.#given.add(port);
-    return port;
-  }
-}
 
 /** The file under `path` is the old one or this one, whole and on disk. */
 export function writeFileWhole(path: string, text: string): void {

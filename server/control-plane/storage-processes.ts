@@ -3,7 +3,8 @@
  *
  * Invariants
  * - safekeepers start first and stop last: the pageserver follows them, endpoints write to them
- * - a port that is taken is moved on and remembered in config.json, but only while nothing that runs knows the old one
+ * - a port that is taken is moved on and remembered in config.json, but only while nothing that runs knows the old one; never to a port that another part of
+ *   the repository has, running or not
  * - the storage runs once: either as processes, or inside another program (the development server, the library), which holds the same pid files
  */
 import { mkdir } from 'node:fs/promises';
@@ -14,10 +15,10 @@ import { urlHost } from '../net/ws-channel.ts';
 import { formatRemoteStorage } from '../object-store/remote-storage.ts';
 import { type StopMode, startDaemon, stopDaemon } from '../process/daemon.ts';
 import { runningPid } from '../process/pid-file.ts';
-import { findFreePort } from '../process/ports.ts';
+import { FreePorts } from '../process/ports.ts';
 import type { BackupLocation } from '../safekeeper/safekeeper-server.ts';
-import { listEndpoints, statusOf } from './endpoints.ts';
-import { localhost, type NodeConfig, type Repository } from './repository.ts';
+import { endpointPorts, listEndpoints, statusOf } from './endpoints.ts';
+import { localhost, type NodeConfig, type Repository, type RepositoryConfig, storagePorts } from './repository.ts';
 
 /** Tells the user how it goes on, line by line. */
 export type Say = (text: string) => void;
@@ -38,32 +39,39 @@ export async function startStorage(repository: Repository, say: Say): Promise<vo
 }
 
 /**
- * One that does not start is told of, and does not keep the others from being a quorum. Those after the first start together: each waits for what the others say
- * of it before it answers computes.
+ * They start together: each waits for what the others say of it before it answers computes. One that does not start is told of, and does not keep the others from
+ * being a quorum. They know each other's ports: where one is taken between our look and its listening, those that started stop again, and all move on.
  */
 async function startSafekeepers(repository: Repository, say: Say): Promise<void> {
-  await moveSafekeeperPorts(repository);
-  const { safekeepers } = repository.readConfig();
-  const failures: unknown[] = [];
-  const start = ({ id }: NodeConfig) =>
-    startSafekeeper(repository, id, say).catch((error: unknown) => {
-      failures.push(error);
-      if (safekeepers.length > 1) say(`safekeeper ${id} did not start: ${messageOf(error)}`);
-    });
-  // With the first the ports are known, and move no more.
-  const [first, ...others] = safekeepers;
-  await start(first!);
-  if (failures.length === 0) await Promise.all(others.map(start));
-  else for (const node of others) await start(node);
-  const startedCount = safekeepers.length - failures.length;
-  const quorum = quorumOf(safekeepers.length);
-  if (failures.length === 0) return;
-  if (safekeepers.length === 1) throw failures[0];
+  for (let attempt = 1; ; attempt++) {
+    const isKnown = areSafekeepersKnown(repository);
+    if (!isKnown) {
+      await repository.update((config) => movePorts(repository, config, config.safekeepers));
+    }
+    const { safekeepers } = repository.readConfig();
+    const failures = new Map<number, unknown>();
+    const start = ({ id }: NodeConfig) =>
+      startSafekeeper(repository, id, say, 'stay').catch((error: unknown) => void failures.set(id, error));
+    await Promise.all(safekeepers.map(start));
+    const mayMoveOn = !isKnown && attempt < startAttempts;
+    if (!mayMoveOn || ![...failures.values()].some(isPortTaken)) return judgeStart(safekeepers.length, failures, say);
+    say('A port was taken meanwhile: all safekeepers move on');
+    for (const { id } of safekeepers) if (!failures.has(id)) await stopSafekeeper(repository, id, 'fast', say);
+  }
+}
+
+/** Throws if too few have started. */
+function judgeStart(count: number, failures: ReadonlyMap<number, unknown>, say: Say): void {
+  if (failures.size === 0) return;
+  if (count === 1) for (const error of failures.values()) throw error;
+  for (const [id, error] of failures) say(`safekeeper ${id} did not start: ${messageOf(error)}`);
+  const startedCount = count - failures.size;
+  const quorum = quorumOf(count);
   if (startedCount < quorum) {
-    const text = `${startedCount} of ${safekeepers.length} safekeepers started, and commits need ${quorum}`;
+    const text = `${startedCount} of ${count} safekeepers started, and commits need ${quorum}`;
     throw new PageliteError('unavailable', `${text}. What the others need is in the lines above`);
   }
-  say(`${startedCount} of ${safekeepers.length} safekeepers are a quorum: going on with them`);
+  say(`${startedCount} of ${count} safekeepers are a quorum: going on with them`);
 }
 
 /** Somebody who runs knows their ports. */
@@ -86,21 +94,16 @@ function hasProcess(repository: Repository, id: number): boolean {
   }
 }
 
-/** All at once, before the first of them starts: they know each other. */
-async function moveSafekeeperPorts(repository: Repository): Promise<void> {
-  if (areSafekeepersKnown(repository)) return;
-  await repository.update(async ({ safekeepers }) => {
-    const given = new Set<number>();
-    const move = async (preferred: number): Promise<number> => {
-      const port = await findFreePort(preferred, repository.listenHost, given);
-      given.add(port);
-      return port;
-    };
-    for (const node of safekeepers) {
-      node.pgPort = await move(node.pgPort);
-      node.httpPort = await move(node.httpPort);
-    }
-  });
+/** Gives each of the nodes its own ports or the next free ones that nothing else of the repository has. */
+export async function movePorts(
+  repository: Repository,
+  config: RepositoryConfig,
+  nodes: readonly NodeConfig[],
+): Promise<void> {
+  const moving = new Set(nodes.flatMap(({ pgPort, httpPort }) => [pgPort, httpPort]));
+  const others = [...storagePorts(config), ...endpointPorts(repository)].filter((port) => !moving.has(port));
+  const ports = new FreePorts(config.listenHost ?? localhost, others);
+  for (const node of nodes) Object.assign(node, await ports.pair(node.pgPort, node.httpPort));
 }
 
 function peerArgs(repository: Repository, id: number): string[] {
@@ -152,16 +155,23 @@ export async function startPageserver(repository: Repository, say: Say): Promise
   say(`pageserver started, pid: ${pid}`);
 }
 
-export async function startSafekeeper(repository: Repository, id: number, say: Say): Promise<void> {
+/** `ports`: whether a port of its own that is taken may be moved on where nothing that runs knows it. */
+export async function startSafekeeper(
+  repository: Repository,
+  id: number,
+  say: Say,
+  ports: 'move' | 'stay' = 'move',
+): Promise<void> {
   checkNotEmbedded(repository);
   const running = runningPid(repository.safekeeperPidFile(id));
   if (running !== null) {
     say(`safekeeper ${id} is already running, pid: ${running}`);
     return;
   }
-  const find = (config: ReturnType<Repository['readConfig']>) => safekeeperConfig(config, id);
+  const find = (config: RepositoryConfig) => safekeeperConfig(config, id);
   const backup = await repository.walBackup();
-  const { pid } = await withFreePorts(repository, areSafekeepersKnown(repository), `safekeeper ${id}`, find, (node) => {
+  const isKnown = ports === 'stay' || areSafekeepersKnown(repository);
+  const { pid } = await withFreePorts(repository, isKnown, `safekeeper ${id}`, find, (node) => {
     say(
       `Starting safekeeper at '${repository.listenHost}:${node.pgPort}' in '${shown(repository.safekeeperDir(id))}'.`,
     );
@@ -214,7 +224,9 @@ export async function startConsole(repository: Repository, allowOrigins: readonl
 /** Its port, or the next free one, remembered. */
 export function moveConsolePort(repository: Repository): Promise<number> {
   return repository.update(async (config) => {
-    config.console.port = await findFreePort(config.console.port);
+    const { port } = config.console;
+    const others = [...storagePorts(config), ...endpointPorts(repository)].filter((other) => other !== port);
+    config.console.port = await new FreePorts(localhost, others).next(port);
     return config.console.port;
   });
 }
@@ -224,7 +236,7 @@ export function consoleAddress(repository: Repository): string {
 }
 
 /** Throws `notFound` with the ids there are. */
-export function safekeeperConfig(config: ReturnType<Repository['readConfig']>, id: number): NodeConfig {
+export function safekeeperConfig(config: RepositoryConfig, id: number): NodeConfig {
   const found = config.safekeepers.find((node) => node.id === id);
   if (found) return found;
   if (config.joiningSafekeeper?.id === id) return config.joiningSafekeeper;
@@ -300,17 +312,13 @@ async function withFreePorts<T>(
   repository: Repository,
   isKnown: boolean,
   name: string,
-  find: (config: ReturnType<Repository['readConfig']>) => NodeConfig,
+  find: (config: RepositoryConfig) => NodeConfig,
   start: (node: NodeConfig) => Promise<T>,
 ): Promise<T> {
   for (let attempt = 1; ; attempt++) {
     const node = await repository.update(async (config) => {
       const wanted = find(config);
-      if (!isKnown) {
-        const { listenHost = localhost } = config;
-        wanted.pgPort = await findFreePort(wanted.pgPort, listenHost);
-        wanted.httpPort = await findFreePort(wanted.httpPort, listenHost, new Set([wanted.pgPort]));
-      }
+      if (!isKnown) await movePorts(repository, config, [wanted]);
       return wanted;
     });
     try {

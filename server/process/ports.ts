@@ -33,6 +33,28 @@ export async function findFreePort(
   throw new PageliteError('unavailable', `no free port on ${host} from ${preferred} on`, { host, port: preferred });
 }
 
+/** A search for ports that are free now, of which none is found twice. */
+export class FreePorts {
+  readonly #host: string;
+  readonly #given: Set<number>;
+
+  /** `except`: those that somebody has who does not listen now. */
+  constructor(host: string, except: Iterable<number> = []) {
+    this.#host = host;
+    this.#given = new Set(except);
+  }
+
+  async next(preferred: number): Promise<number> {
+    const port = await findFreePort(preferred, this.#host, this.#given);
+    this.#given.add(port);
+    return port;
+  }
+
+  async pair(pg: number, http: number): Promise<{ pgPort: number; httpPort: number }> {
+    return { pgPort: await this.next(pg), httpPort: await this.next(http) };
+  }
+}
+
 async function isFree(host: string, port: number): Promise<boolean> {
   const server = createServer();
   try {

@@ -3,12 +3,14 @@
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import type { Client, QueryResult } from 'pg';
+import type { RepositoryConfig } from '../../server/control-plane/repository.ts';
 import { runningPid } from '../../server/process/pid-file.ts';
+import { FreePorts } from '../../server/process/ports.ts';
 import { keepTemplate, putTemplate } from './template-cache.ts';
 
 const root = resolve(import.meta.dirname, '../..').replace(/\/dist$/, '');
@@ -68,7 +70,19 @@ export class RepositoryRig {
   async ok(...args: string[]): Promise<string> {
     const { code, out, err } = await this.run(...args);
     if (code !== 0) throw new Error(`pagelite ${args.join(' ')} ended with ${code}: ${err}${out}\n${this.logs()}`);
+    if (args[0] === 'init') await this.#takePortsOfItsOwn();
     return out;
+  }
+
+  /** Those of Neon are everybody's: a repository that is made beside this one takes the port of a process that a test has stopped, which then cannot return to it. */
+  async #takePortsOfItsOwn(): Promise<void> {
+    const file = join(this.dir, 'config.json');
+    const config = JSON.parse(readFileSync(file, 'utf8')) as RepositoryConfig;
+    const first = 10_000 + (process.pid % 900) * 10;
+    const ports = new FreePorts('127.0.0.1');
+    for (const node of [config.pageserver, ...config.safekeepers]) Object.assign(node, await ports.pair(first, first));
+    config.console.port = await ports.next(first);
+    writeFileSync(file, JSON.stringify(config));
   }
 
   /** Runs `pagelite ...args`, which must be refused, and gives its standard error. */
