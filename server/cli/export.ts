@@ -7,8 +7,8 @@ import { formatLsn, type Lsn } from '../../engine/model/lsn.ts';
 import { chooseTenant } from '../control-plane/branches.ts';
 import type { BranchStart } from '../control-plane/branching.ts';
 import { type ExportBranchOptions, exportBranch } from '../control-plane/export-branch.ts';
-import { quietLog } from '../control-plane/storage-clients.ts';
 import { writeFileAtOnce } from '../export/write-tarball.ts';
+import { silentLog } from '../process/node-host.ts';
 import { type CliContext, lsnArgument, tenantArgument, timestampArgument } from './context.ts';
 import { untilInterrupted } from './import.ts';
 import { formatBytes, ProgressLine } from './progress.ts';
@@ -69,7 +69,7 @@ async function runExport(options: ExportOptions, context: CliContext): Promise<v
         output: to,
         isCompressed: !output.endsWith('.tar'),
         progress: line.tell,
-        log: quietLog,
+        log: silentLog,
         signal,
       });
     return output === '-' ? write(process.stdout) : writeFileAtOnce(output, write);

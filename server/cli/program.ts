@@ -2,21 +2,7 @@
 import { Command, CommanderError } from 'commander';
 import { isPageliteError, messageOf } from '../../engine/errors.ts';
 import { packageVersion } from '../process/package-version.ts';
-import { addAuthCommands } from './auth.ts';
-import { addConsoleCommand } from './console.ts';
 import { CliContext, type Terminal } from './context.ts';
-import { addDevCommand } from './dev.ts';
-import { addEndpointCommands } from './endpoint.ts';
-import { addExportCommand } from './export.ts';
-import { addImportCommand } from './import.ts';
-import { addInitCommand } from './init.ts';
-import { addLayerCommands } from './layer.ts';
-import { addPageserverCommands } from './pageserver.ts';
-import { addSafekeeperCommands } from './safekeeper.ts';
-import { addScrubCommand } from './scrub.ts';
-import { addStartCommand, addStopCommand } from './start-stop.ts';
-import { addTenantCommands } from './tenant.ts';
-import { addTimelineCommands } from './timeline.ts';
 
 const examples = `
 One process with everything, for development:
@@ -35,9 +21,32 @@ Storage and endpoints as processes of their own:
 
 The repository is .pagelite in the current folder, or PAGELITE_REPO_DIR. Each command has --help with examples.`;
 
+type AddCommands = (program: Command, context: CliContext) => void;
+
+/** By the word that a command line begins with, in the order of the help. Each is loaded only where it is used: loading is most of a short command's time. */
+const commands: Readonly<Record<string, () => Promise<AddCommands>>> = {
+  dev: async () => (await import('./dev.ts')).addDevCommand,
+  init: async () => (await import('./init.ts')).addInitCommand,
+  start: async () => (await import('./start-stop.ts')).addStartCommand,
+  stop: async () => (await import('./start-stop.ts')).addStopCommand,
+  console: async () => (await import('./console.ts')).addConsoleCommand,
+  tenant: async () => (await import('./tenant.ts')).addTenantCommands,
+  timeline: async () => (await import('./timeline.ts')).addTimelineCommands,
+  import: async () => (await import('./import.ts')).addImportCommand,
+  export: async () => (await import('./export.ts')).addExportCommand,
+  endpoint: async () => (await import('./endpoint.ts')).addEndpointCommands,
+  pageserver: async () => (await import('./pageserver.ts')).addPageserverCommands,
+  safekeeper: async () => (await import('./safekeeper.ts')).addSafekeeperCommands,
+  auth: async () => (await import('./auth.ts')).addAuthCommands,
+  layer: async () => (await import('./layer.ts')).addLayerCommands,
+  scrub: async () => (await import('./scrub.ts')).addScrubCommand,
+};
+
 /** Runs one command line and returns its exit code. */
 export async function runCli(args: readonly string[], terminal: Terminal): Promise<number> {
-  const program = buildProgram(new CliContext(terminal), terminal);
+  const program = buildProgram(terminal);
+  const context = new CliContext(terminal);
+  for (const load of commandsOf(args)) (await load())(program, context);
   try {
     await program.parseAsync(args, { from: 'user' });
     return 0;
@@ -49,6 +58,12 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
   }
 }
 
+function commandsOf([first = '']: readonly string[]): (() => Promise<AddCommands>)[] {
+  if (first === '--version' || first === '-V') return [];
+  // Anything else is help, or a mistake, for which all have to be known.
+  return Object.hasOwn(commands, first) ? [commands[first]!] : Object.values(commands);
+}
+
 function describeError(error: unknown, terminal: Terminal): string {
   if (isPageliteError(error)) return `error: ${error.message}`;
   const system = error as NodeJS.ErrnoException;
@@ -58,8 +73,8 @@ function describeError(error: unknown, terminal: Terminal): string {
   return `internal error: ${terminal.env.PAGELITE_DEBUG ? stack : messageOf(error)} (PAGELITE_DEBUG=1 shows where)`;
 }
 
-function buildProgram(context: CliContext, terminal: Terminal): Command {
-  const program = new Command('pagelite')
+function buildProgram(terminal: Terminal): Command {
+  return new Command('pagelite')
     .description("Serverless Postgres that runs anywhere JavaScript runs: Neon's storage architecture for PGlite.")
     .version(packageVersion, '-V, --version')
     .showHelpAfterError('(pagelite --help and pagelite COMMAND --help say more)')
@@ -70,20 +85,4 @@ function buildProgram(context: CliContext, terminal: Terminal): Command {
       writeErr: (text) => terminal.err(text.trimEnd()),
     })
     .addHelpText('after', examples);
-  addDevCommand(program, context);
-  addInitCommand(program, context);
-  addStartCommand(program, context);
-  addStopCommand(program, context);
-  addConsoleCommand(program, context);
-  addTenantCommands(program, context);
-  addTimelineCommands(program, context);
-  addImportCommand(program, context);
-  addExportCommand(program, context);
-  addEndpointCommands(program, context);
-  addPageserverCommands(program, context);
-  addSafekeeperCommands(program, context);
-  addAuthCommands(program, context);
-  addLayerCommands(program, context);
-  addScrubCommand(program, context);
-  return program;
 }

@@ -3,7 +3,6 @@ import type { Command } from 'commander';
 import type { TenantId, TenantTimelineId, TimelineId } from '../../engine/model/ids.ts';
 import { formatLsn } from '../../engine/model/lsn.ts';
 import { checkNewBranchName, chooseTenant, nameOfTimeline, resolveBranch } from '../control-plane/branches.ts';
-import { recoverTimeline } from '../control-plane/recover-timeline.ts';
 import type { Repository } from '../control-plane/repository.ts';
 import {
   checkNoEndpoints,
@@ -113,6 +112,7 @@ function recover(options: RecoverOptions, context: CliContext): Promise<void> {
     const line = new ProgressLine(context.progressOutput);
     try {
       const storage = context.storage(repository);
+      const { recoverTimeline } = await import('../control-plane/recover-timeline.ts');
       const result = await recoverTimeline(storage, repository, { id, name, ancestor, onProgress: line.tell });
       line.clear();
       const { startLsn, endLsn, hadLsn } = result;

@@ -35,8 +35,8 @@ import {
 } from '../../smgr-plugin/bridge/http-bridge.ts';
 import { type ComputeStart, IoHost } from '../../smgr-plugin/bridge/io-host.ts';
 import type { Repository } from '../control-plane/repository.ts';
-import { connectWebSocket, wsUrl } from '../net/ws-channel.ts';
-import { pagestreamPath } from '../pageserver/pagestream-listener.ts';
+import { pagestreamPath, wsUrl } from '../net/url.ts';
+import { connectWebSocket } from '../net/ws-channel.ts';
 import { nodeClock, nodeRandom } from '../process/node-host.ts';
 import { connectSafekeeper } from '../safekeeper/connect.ts';
 

@@ -6,7 +6,7 @@
 import { mkdirSync } from 'node:fs';
 import { messageOf } from '../../engine/errors.ts';
 import { Repository } from '../control-plane/repository.ts';
-import { createLog, type LogLevel } from '../process/node-host.ts';
+import { createLog, type LogLevel } from '../process/log.ts';
 import { packageVersion } from '../process/package-version.ts';
 import { runProcess } from '../process/run-process.ts';
 import { type ConsoleConfig, parseConsoleArgs } from './config.ts';

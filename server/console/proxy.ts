@@ -11,8 +11,8 @@ import { request as httpRequest, type IncomingMessage, type OutgoingHttpHeaders,
 import { connect, type Socket } from 'node:net';
 import { pipeline } from 'node:stream/promises';
 import { messageOf } from '../../engine/errors.ts';
-import { urlHost } from '../net/ws-channel.ts';
-import { forPidHeader } from '../process/http-errors.ts';
+import { urlHost } from '../net/url.ts';
+import { forPidHeader } from '../process/misdirected.ts';
 
 /** A server of the repository. */
 export interface ProxyTarget {

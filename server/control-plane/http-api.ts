@@ -9,9 +9,9 @@ import type { z } from 'zod';
 import { type ErrorKind, errorKinds, messageOf, PageliteError } from '../../engine/errors.ts';
 import { HttpImportPeer } from '../../engine/transfer/http-import-peer.ts';
 import type { TokenSource } from '../auth/tokens.ts';
-import { urlHost } from '../net/ws-channel.ts';
+import { urlHost } from '../net/url.ts';
 import type { HostPort } from '../pageserver/config.ts';
-import { forPidHeader } from '../process/http-errors.ts';
+import { forPidHeader } from '../process/misdirected.ts';
 import { runningPid } from '../process/pid-file.ts';
 import type { Repository } from './repository.ts';
 

@@ -17,7 +17,7 @@ import { formatLsn, type Lsn } from '../../engine/model/lsn.ts';
 import { ArchivedLog, type ArchivedLogInfo } from '../../engine/safekeeper/archived-log.ts';
 import type { TransferProgress } from '../../engine/transfer/push-timeline.ts';
 import { nodeClock, nodeRandom } from '../process/node-host.ts';
-import { openBackup } from '../safekeeper/safekeeper-server.ts';
+import { openBackup } from '../safekeeper/backup-location.ts';
 import { labelOfTimeline, nameBranch, nameOfTimeline } from './branches.ts';
 import { longRequestTimeoutMs } from './http-api.ts';
 import type { Repository } from './repository.ts';

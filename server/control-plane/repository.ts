@@ -32,7 +32,7 @@ import {
 } from '../object-store/remote-storage.ts';
 import { claimPidFile, type PidFile, runningPid } from '../process/pid-file.ts';
 import { FreePorts } from '../process/ports.ts';
-import type { BackupLocation } from '../safekeeper/safekeeper-server.ts';
+import type { BackupLocation } from '../safekeeper/backup-location.ts';
 
 const hex32 = z.string().regex(/^[0-9a-f]{32}$/, 'expected 32 hex digits');
 const port = z.int().min(1).max(65535);

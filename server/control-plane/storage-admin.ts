@@ -16,7 +16,7 @@ import { SafekeeperClients } from './safekeeper-clients.ts';
 import type { TimelineInfo } from './storage-api.ts';
 import { HttpStorage } from './storage-clients.ts';
 import { forgetNames, nameAttached, storeNames } from './stored-names.ts';
-import { type TakenOverWal, type TakeOverOptions, takeOverWal } from './take-over-wal.ts';
+import type { TakenOverWal, TakeOverOptions } from './take-over-wal.ts';
 
 const nothing = z.unknown();
 const settings = z.record(z.string(), z.union([z.string(), z.number()]));
@@ -183,6 +183,8 @@ export async function attachTenant(
   const cluster = await nameAttached(storage, repository, tenant, { hadOther: !isOwn, warn: options.warn });
   // Whoever has detached it has stored all of it.
   const isWhole = claim !== null && before === null;
+  // It speaks to safekeepers, as no other command does.
+  const { takeOverWal } = await import('./take-over-wal.ts');
   const { taken, isComplete } = isWhole
     ? { taken: [], isComplete: true }
     : await takeOverWal(storage, repository, { tenant, cluster }, options);

@@ -7,22 +7,17 @@ import { type TenantId, type TenantTimelineId, type TimelineId, tenantId, timeli
 import { formatLsn, type Lsn, parseLsn } from '../../engine/model/lsn.ts';
 import { formatTimestamp } from '../../engine/model/timestamp.ts';
 import type { LayerSummary } from '../../engine/protocol/control-api.ts';
-import { RemotePageService } from '../../engine/remote/remote-page-service.ts';
-import type { Log, PageService } from '../../engine/services.ts';
+import type { PageService } from '../../engine/services.ts';
 import type { BranchNames } from '../../engine/timeline/branch-names.ts';
 import type { HttpImportPeer } from '../../engine/transfer/http-import-peer.ts';
 import type { TokenSource } from '../auth/tokens.ts';
-import { connectWebSocket, wsUrl } from '../net/ws-channel.ts';
-import { pagestreamPath } from '../pageserver/pagestream-listener.ts';
-import { nodeClock, nodeRandom } from '../process/node-host.ts';
+import { pagestreamPath, wsUrl } from '../net/url.ts';
+import { nodeClock, nodeRandom, silentLog } from '../process/node-host.ts';
 import type { TimestampAnswer } from './branch-point.ts';
 import { HttpApi, longRequestTimeoutMs } from './http-api.ts';
 import type { Repository } from './repository.ts';
 import { SafekeeperClients } from './safekeeper-clients.ts';
 import type { CommitHistory, TimelineInfo, TransferStorage } from './storage-api.ts';
-
-/** What goes wrong is told by the call that it fails. */
-export const quietLog: Log = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} };
 
 const lsnText = z.string().transform((text) => parseLsn(text));
 const timelineText = z.string().transform((text) => timelineId(text));
@@ -90,12 +85,17 @@ export class HttpStorage implements TransferStorage {
   async openPages(id: TenantTimelineId): Promise<{ pages: PageService; close(): void }> {
     // Over HTTP first: whose port it is, and whether there is such a timeline.
     await this.getTimeline(id);
+    // Most commands read no pages, and start faster without.
+    const [{ RemotePageService }, { connectWebSocket }] = await Promise.all([
+      import('../../engine/remote/remote-page-service.ts'),
+      import('../net/ws-channel.ts'),
+    ]);
     const pages = new RemotePageService({
       id,
       connect: () => connectWebSocket(this.#pagesUrl, this.#token()),
       clock: nodeClock,
       random: nodeRandom,
-      log: quietLog,
+      log: silentLog,
     });
     return { pages, close: () => pages.close() };
   }

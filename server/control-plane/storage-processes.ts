@@ -11,12 +11,12 @@ import { mkdir } from 'node:fs/promises';
 import { isPageliteError, messageOf, PageliteError } from '../../engine/errors.ts';
 import { quorumOf } from '../../engine/model/quorum.ts';
 import { writeTokenFile } from '../auth/tokens.ts';
-import { urlHost } from '../net/ws-channel.ts';
+import { urlHost } from '../net/url.ts';
 import { formatRemoteStorage } from '../object-store/remote-storage.ts';
 import { type StopMode, startDaemon, stopDaemon } from '../process/daemon.ts';
 import { runningPid } from '../process/pid-file.ts';
 import { FreePorts } from '../process/ports.ts';
-import type { BackupLocation } from '../safekeeper/safekeeper-server.ts';
+import type { BackupLocation } from '../safekeeper/backup-location.ts';
 import { endpointPorts, listEndpoints, statusOf } from './endpoints.ts';
 import { localhost, type NodeConfig, type Repository, type RepositoryConfig, storagePorts } from './repository.ts';
 

@@ -21,13 +21,13 @@ import type { ObjectStore, WalService } from '../../engine/services.ts';
 import type { TransferProgress } from '../../engine/transfer/push-timeline.ts';
 import { RecordScan } from '../../engine/wal/record-scan.ts';
 import { ProposerDriver } from '../../smgr-plugin/wal/proposer-driver.ts';
-import { nodeClock, nodeRandom } from '../process/node-host.ts';
+import { nodeClock, nodeRandom, silentLog } from '../process/node-host.ts';
 import { connectSafekeeper } from '../safekeeper/connect.ts';
 import { openTruth } from './open-truth.ts';
 import { caughtUp } from './recover-timeline.ts';
 import type { Repository } from './repository.ts';
 import type { TimelineInfo } from './storage-api.ts';
-import { type HttpStorage, quietLog } from './storage-clients.ts';
+import type { HttpStorage } from './storage-clients.ts';
 
 export interface TakenOverWal {
   readonly timelineId: TimelineId;
@@ -224,7 +224,7 @@ function elect(
     ),
     clock: nodeClock,
     random: nodeRandom,
-    log: quietLog,
+    log: silentLog,
     signal: AbortSignal.timeout(electionTimeoutMs),
   });
 }

@@ -27,8 +27,8 @@ import { openPageserver } from '../pageserver/open-pageserver.ts';
 import { nodeClock } from '../process/node-host.ts';
 import type { PGliteArtefacts } from '../process/pglite-artefacts.ts';
 import { claimPidFile, type PidFile } from '../process/pid-file.ts';
+import { openBackup } from '../safekeeper/backup-location.ts';
 import { DiskSafekeeperStorage } from '../safekeeper/disk-segments.ts';
-import { openBackup } from '../safekeeper/safekeeper-server.ts';
 
 export interface EmbeddedStorageOptions {
   readonly repository: Repository;

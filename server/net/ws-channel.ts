@@ -35,14 +35,6 @@ const connectTimeoutMs = 10_000;
 /** After this time without a byte from the peer it is pinged; after as much again it is given up. Long enough for a busy event loop. */
 const pingAfterMs = 15_000;
 
-/** `host` may be an IPv6 address. */
-export function wsUrl(host: string, port: number, path: string): string {
-  return `ws://${urlHost(host)}:${port}${path}`;
-}
-
-/** As it stands in an URL. */
-export const urlHost = (host: string): string => (host.includes(':') ? `[${host}]` : host);
-
 /**
  * RFC 6455 has a client's bytes masked so that a page's script cannot write what a careless proxy takes for a request of its own (section 10.3). Who connects
  * here is a process of ours and no page: a mask of zeros changes nothing, and neither side passes over every byte once more.

@@ -5,7 +5,7 @@
  */
 import { mkdirSync } from 'node:fs';
 import { messageOf } from '../../engine/errors.ts';
-import { createLog, type LogLevel } from '../process/node-host.ts';
+import { createLog, type LogLevel } from '../process/log.ts';
 import { runProcess } from '../process/run-process.ts';
 import { type PageserverConfig, parsePageserverArgs } from './config.ts';
 import { startPageserver } from './pageserver-server.ts';

@@ -5,12 +5,10 @@ import { createServer, type Server } from 'node:http';
 import { PageliteError } from '../../engine/errors.ts';
 import type { Access } from '../auth/access.ts';
 import { admitUpgrade } from '../auth/upgrade-guard.ts';
+import { pagestreamPath } from '../net/url.ts';
 import { WebSocketAcceptor } from '../net/ws-channel.ts';
 import { listen } from '../process/ports.ts';
 import { type PagestreamHost, servePagestream } from './pagestream-handler.ts';
-
-/** The path of the WebSocket URL: `ws://host:64000/pagestream`. */
-export const pagestreamPath = '/pagestream';
 
 export interface PagestreamListener {
   readonly port: number;

@@ -2,7 +2,7 @@
  * How errors look in the HTTP APIs: `{"msg": ...}` as in Neon, with the kind and the data of a PageliteError beside it, and the status code of
  * its kind. Bodies and parameters that do not fit are 400, with every problem named.
  */
-import type { Context, Next } from 'hono';
+import type { Context } from 'hono';
 import { HTTPException } from 'hono/http-exception';
 import type { ContentfulStatusCode } from 'hono/utils/http-status';
 import type { z } from 'zod';
@@ -45,22 +45,6 @@ export function answerError(c: Context, error: unknown, log: Log): Response {
 
 export function answerNotFound(c: Context): Response {
   return c.json({ msg: `there is no ${c.req.method} ${c.req.path}`, kind: 'notFound', data: {} }, 404);
-}
-
-/** The process that a request is meant for, as its pid file names it. */
-export const forPidHeader = 'x-pagelite-pid';
-
-/**
- * Refuses what is meant for another process with 421: a port that one repository remembers may be another repository's by now, and what is
- * made there by mistake would be found nowhere. Requests that name nobody are for whoever listens.
- */
-export async function refuseMisdirected(c: Context, next: Next): Promise<Response | undefined> {
-  const pid = c.req.header(forPidHeader);
-  if (pid === undefined || pid === String(process.pid)) {
-    await next();
-    return undefined;
-  }
-  return c.json({ msg: `this is process ${process.pid}, not ${pid}`, kind: 'unavailable' }, 421);
 }
 
 /** The JSON body as `schema` has it, or an `invalid` error that names every field that does not fit. An empty body is `{}`. */

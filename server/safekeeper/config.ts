@@ -14,7 +14,8 @@ import { messageOf, PageliteError } from '../../engine/errors.ts';
 import { type NodeId, nodeId } from '../../engine/model/ids.ts';
 import { parseRemoteStorage } from '../object-store/remote-storage.ts';
 import { type HostPort, parseHostPort, parseSafekeepers, type SafekeeperAddress } from '../pageserver/config.ts';
-import { type BackupLocation, safekeeperHttpPortDefault, safekeeperPortDefault } from './safekeeper-server.ts';
+import type { BackupLocation } from './backup-location.ts';
+import { safekeeperHttpPortDefault, safekeeperPortDefault } from './safekeeper-server.ts';
 
 export interface SafekeeperConfig {
   readonly dir: string;

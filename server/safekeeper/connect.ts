@@ -2,10 +2,8 @@
 import type { NodeId } from '../../engine/model/ids.ts';
 import { RemoteWalService } from '../../engine/remote/remote-wal-service.ts';
 import { noToken, type TokenSource } from '../auth/tokens.ts';
-import { connectWebSocket, wsUrl } from '../net/ws-channel.ts';
-
-/** Paths of the WebSocket URLs: `ws://host:5454/proposer` and `ws://host:5454/wal`. */
-export const safekeeperPaths = { proposer: '/proposer', wal: '/wal' } as const;
+import { safekeeperPaths, wsUrl } from '../net/url.ts';
+import { connectWebSocket } from '../net/ws-channel.ts';
 
 /** `token` is asked for each connection. */
 export function connectSafekeeper(

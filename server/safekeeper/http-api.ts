@@ -22,8 +22,9 @@ import type { SafekeeperUpkeep } from '../../engine/safekeeper/upkeep.ts';
 import type { Log } from '../../engine/services.ts';
 import type { Access } from '../auth/access.ts';
 import { httpGuard } from '../auth/http-guard.ts';
-import { answerError, answerNotFound, readBody, refuseMisdirected } from '../process/http-errors.ts';
+import { answerError, answerNotFound, readBody } from '../process/http-errors.ts';
 import type { Metrics } from '../process/metrics.ts';
+import { refuseMisdirected } from '../process/misdirected.ts';
 import type { DiskSafekeeperStorage } from './disk-segments.ts';
 
 export interface SafekeeperHttpOptions {

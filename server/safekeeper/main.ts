@@ -8,7 +8,7 @@ import { mkdirSync } from 'node:fs';
 import { pino } from 'pino';
 import { messageOf } from '../../engine/errors.ts';
 import { tokenFile } from '../auth/tokens.ts';
-import { createLog } from '../process/node-host.ts';
+import { createLog } from '../process/log.ts';
 import { runProcess } from '../process/run-process.ts';
 import { parseSafekeeperArgs, type SafekeeperConfig } from './config.ts';
 import { startSafekeeper } from './safekeeper-server.ts';

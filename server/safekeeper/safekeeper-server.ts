@@ -14,19 +14,19 @@ import { serveWalStream, type WalReadable } from '../../engine/remote/wal-stream
 import { Safekeeper } from '../../engine/safekeeper/safekeeper.ts';
 import type { SafekeeperTimeline } from '../../engine/safekeeper/timeline.ts';
 import { SafekeeperUpkeep } from '../../engine/safekeeper/upkeep.ts';
-import type { BackupTarget } from '../../engine/safekeeper/wal-backup.ts';
 import type { Channel, Log } from '../../engine/services.ts';
 import { type Access, accessOf } from '../auth/access.ts';
 import { checkListenHost, storageWayOut } from '../auth/listen-policy.ts';
 import { noToken, type TokenSource } from '../auth/tokens.ts';
 import { type AuthorizeTenant, admitUpgrade } from '../auth/upgrade-guard.ts';
+import { safekeeperPaths } from '../net/url.ts';
 import { WebSocketAcceptor } from '../net/ws-channel.ts';
-import { openRemoteStorage, type RemoteStorage } from '../object-store/remote-storage.ts';
 import type { SafekeeperAddress } from '../pageserver/config.ts';
 import { addProcessMetrics, type Labels, Metrics } from '../process/metrics.ts';
 import { nodeClock } from '../process/node-host.ts';
 import { listen } from '../process/ports.ts';
-import { connectSafekeeper, safekeeperPaths } from './connect.ts';
+import { type BackupLocation, openBackup } from './backup-location.ts';
+import { connectSafekeeper } from './connect.ts';
 import { DiskSafekeeperStorage } from './disk-segments.ts';
 import { safekeeperHttpApi } from './http-api.ts';
 
@@ -42,12 +42,6 @@ export interface SafekeeperPortsOptions {
   readonly upkeep?: SafekeeperUpkeep;
   /** Default: everybody is trusted, and the addresses must be loopback ones. */
   readonly access?: Access | null;
-}
-
-/** See BackupTarget. */
-export interface BackupLocation {
-  readonly remoteStorage: RemoteStorage;
-  readonly cluster: string;
 }
 
 export interface SafekeeperServerOptions extends Omit<SafekeeperPortsOptions, 'access'> {
@@ -89,11 +83,6 @@ export async function startSafekeeper(options: SafekeeperServerOptions): Promise
     await upkeep.close();
     throw error;
   }
-}
-
-/** Throws `unavailable`, saying what is wrong. */
-export async function openBackup({ remoteStorage, cluster }: BackupLocation): Promise<BackupTarget> {
-  return { store: await openRemoteStorage(remoteStorage, { mayCreate: false }), cluster };
 }
 
 /** Puts a safekeeper behind its ports; it is closed with them. If a port is taken it stays as it is. */

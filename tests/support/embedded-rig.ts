@@ -8,7 +8,7 @@ import type { TimelineId } from '../../engine/model/ids.ts';
 import { type Lsn, parseLsn } from '../../engine/model/lsn.ts';
 import type { PageserverLimits } from '../../engine/timeline/pageserver.ts';
 import { RpcClient } from '../../server/library/worker-rpc.ts';
-import type { LogLevel } from '../../server/process/node-host.ts';
+import type { LogLevel } from '../../server/process/log.ts';
 import { loadPGliteArtefacts, type PGliteArtefacts } from '../../server/process/pglite-artefacts.ts';
 import { type Compute, type ComputeOptions, openCompute } from '../../smgr-plugin/compute.ts';
 import { distUrl } from './dist.ts';

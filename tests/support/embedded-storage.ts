@@ -23,7 +23,8 @@ import {
 } from '../../engine/timeline/pageserver.ts';
 import { serveRpc } from '../../server/library/worker-rpc.ts';
 import { loadTenantTemplate } from '../../server/pageserver/template-cache.ts';
-import { createLog, type LogLevel, nodeClock, nodeRandom } from '../../server/process/node-host.ts';
+import { createLog, type LogLevel } from '../../server/process/log.ts';
+import { nodeClock, nodeRandom } from '../../server/process/node-host.ts';
 import type { PGliteArtefacts } from '../../server/process/pglite-artefacts.ts';
 import { type ComputeStart, IoHost } from '../../smgr-plugin/bridge/io-host.ts';
 

@@ -10,7 +10,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { PageliteError } from '../../engine/errors.ts';
 import { parsePageserverArgs } from '../../server/pageserver/config.ts';
 import { startPageserver } from '../../server/pageserver/pageserver-server.ts';
-import { createLog } from '../../server/process/node-host.ts';
+import { createLog } from '../../server/process/log.ts';
 import { runProcess } from '../../server/process/run-process.ts';
 import { readFaultPlan } from './fault-plan-file.ts';
 import {

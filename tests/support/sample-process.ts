@@ -5,7 +5,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { PageliteError } from '../../engine/errors.ts';
-import { createLog } from '../../server/process/node-host.ts';
+import { createLog } from '../../server/process/log.ts';
 import { runProcess } from '../../server/process/run-process.ts';
 
 const [dir = '.', mode = 'serve'] = process.argv.slice(2);
