@@ -32,7 +32,7 @@ export default defineConfig({
       ...(hasCeph() || process.env.CI ? [] : ['**/*.s3.test.ts']),
     ],
     testTimeout: 240_000,
-    hookTimeout: 120_000,
+    hookTimeout: 240_000,
     expect: { poll: { timeout: 30_000 } },
     pool: 'forks',
     maxWorkers: 2,
