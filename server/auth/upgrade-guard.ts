@@ -7,7 +7,7 @@ import type { Duplex } from 'node:stream';
 import { isPageliteError, messageOf } from '../../engine/errors.ts';
 import type { TenantId } from '../../engine/model/ids.ts';
 import type { Log } from '../../engine/services.ts';
-import { HttpError } from '../process/http-errors.ts';
+import { HttpError } from '../process/http-error.ts';
 import type { Access } from './access.ts';
 
 /** Throws a refusal unless the connection may use this tenant's timelines; null: those of all tenants. */

@@ -8,6 +8,7 @@ import type { ContentfulStatusCode } from 'hono/utils/http-status';
 import type { z } from 'zod';
 import { type ErrorKind, isPageliteError, messageOf, PageliteError } from '../../engine/errors.ts';
 import type { Log } from '../../engine/services.ts';
+import { HttpError } from './http-error.ts';
 
 const statusOfKind: Record<ErrorKind, ContentfulStatusCode> = {
   unavailable: 503,
@@ -18,16 +19,6 @@ const statusOfKind: Record<ErrorKind, ContentfulStatusCode> = {
   closed: 503,
   cancelled: 408,
 };
-
-/** A PageliteError with a status code of its own. */
-export class HttpError extends PageliteError {
-  readonly status: ContentfulStatusCode;
-
-  constructor(status: ContentfulStatusCode, kind: ErrorKind, message: string, data = {}) {
-    super(kind, message, data);
-    this.status = status;
-  }
-}
 
 export function answerError(c: Context, error: unknown, log: Log): Response {
   if (error instanceof HTTPException) return c.json({ msg: error.message }, error.status as ContentfulStatusCode);

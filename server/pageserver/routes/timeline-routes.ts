@@ -6,7 +6,7 @@ import { formatLsn, parseLsn } from '../../../engine/model/lsn.ts';
 import type { Random, TimelineStatus } from '../../../engine/services.ts';
 import type { CompactionForce } from '../../../engine/timeline/compaction.ts';
 import type { IndexPart } from '../../../engine/timeline/index-part.ts';
-import { HttpError } from '../../process/http-errors.ts';
+import { HttpError } from '../../process/http-error.ts';
 import { json, type Route } from '../../process/http-routes.ts';
 import { idOf, idText, route } from '../../process/path-parameters.ts';
 import { type PageserverApi, pgVersion } from './pageserver-api.ts';
