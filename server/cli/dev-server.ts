@@ -148,7 +148,7 @@ export class DevServer {
     const log = this.#log;
     await this.#onFreePorts(async () => {
       const config = await this.#repository.update(async (config) => {
-        await movePorts(this.#repository, config, [config.pageserver, ...config.safekeepers]);
+        await movePorts(this.#repository, [config.pageserver, ...config.safekeepers]);
         return config;
       });
       const addresses = ({ pgPort, httpPort }: { pgPort: number; httpPort: number }) => ({
@@ -220,7 +220,7 @@ export class DevServer {
         writeEndpoint({ ...endpoint, config: { ...endpoint.config, pgPort: port, pgPortFixed: wanted !== null } });
         return port;
       } catch (error) {
-        if (isPortTaken(error) && wanted === null) port = await nextPort(repository, endpoint.name);
+        if (isPortTaken(error) && wanted === null) port = await nextPort(repository, endpoint);
         else pidFile.release();
         throw error;
       }

@@ -41,7 +41,7 @@ export async function startCompute(
     } catch (error) {
       if (!isPortTaken(error)) throw error;
       if (config.pgPortFixed || attempt === startAttempts) throw withHint(endpoint.name, error);
-      const pgPort = await nextPort(repository, endpoint.name);
+      const pgPort = await nextPort(repository, endpoint);
       say(`port ${config.pgPort} is taken: moving on to ${pgPort}`);
       config = { ...config, pgPort };
     }

@@ -201,16 +201,22 @@ async function choosePort(repository: Repository, wanted: number | null): Promis
   return wanted;
 }
 
-/** The first free port that nothing else of the repository has. */
-export function nextPort(repository: Repository, self: string | null): Promise<number> {
-  const taken = [...storagePorts(repository.readConfig()), ...endpointPorts(repository, self)];
-  return new FreePorts(localhost, taken).next(endpointPortDefault);
+/** The first free port that nothing of the repository has; that of `moving`, if it is free. */
+export async function nextPort(repository: Repository, moving: Endpoint | null): Promise<number> {
+  return freePorts(repository, localhost, moving ? [moving.config.pgPort] : []).next(endpointPortDefault);
 }
 
-/** The ports of all endpoints but `except`, whether they run or not. */
-export function endpointPorts(repository: Repository, except: string | null = null): number[] {
-  const others = listEndpoints(repository).filter(({ name }) => name !== except);
-  return others.flatMap(({ config: { pgPort, httpPort } }) => (httpPort === null ? [pgPort] : [pgPort, httpPort]));
+/** A search for ports that nothing of the repository has, running or not; what is `moving` may have its own again. */
+export function freePorts(repository: Repository, host: string, moving: readonly number[] = []): FreePorts {
+  const endpoints = listEndpoints(repository).flatMap(({ config }) => [
+    config.pgPort,
+    config.httpPort ?? config.pgPort,
+  ]);
+  const taken = [...storagePorts(repository.readConfig()), ...endpoints];
+  return new FreePorts(
+    host,
+    taken.filter((port) => !moving.includes(port)),
+  );
 }
 
 export function writeEndpoint({ dir, config }: Endpoint): void {

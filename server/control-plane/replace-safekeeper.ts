@@ -18,11 +18,10 @@ import type { TenantTimelineId } from '../../engine/model/ids.ts';
 import { quorumOf } from '../../engine/model/quorum.ts';
 import { stopDaemon } from '../process/daemon.ts';
 import { runningPid } from '../process/pid-file.ts';
-import { FreePorts } from '../process/ports.ts';
 import { startCompute } from './compute-process.ts';
-import { endpointPidFile, endpointPorts, listEndpoints, statusOf } from './endpoints.ts';
+import { endpointPidFile, freePorts, listEndpoints, statusOf } from './endpoints.ts';
 import { type HttpApi, longRequestTimeoutMs } from './http-api.ts';
-import { type NodeConfig, portDefaults, type Repository, type RepositoryConfig, storagePorts } from './repository.ts';
+import { type NodeConfig, portDefaults, type Repository, type RepositoryConfig } from './repository.ts';
 import { askEach, messagesOf, safekeeperApi, timelinesSchema } from './safekeeper-clients.ts';
 import {
   checkNotEmbedded,
@@ -108,7 +107,7 @@ function prepare(repository: Repository, lostId: number): Promise<Joining> {
   return repository.update(async (config) => {
     if (config.joiningSafekeeper === undefined) {
       const known = config.safekeepers;
-      const ports = new FreePorts(repository.listenHost, [...storagePorts(config), ...endpointPorts(repository)]);
+      const ports = freePorts(repository, repository.listenHost);
       const given = await ports.pair(portDefaults.safekeeper, portDefaults.safekeeperHttp);
       const id = Math.max(...known.map((node) => node.id), config.lastSafekeeperId ?? 0) + 1;
       config.lastSafekeeperId = id;

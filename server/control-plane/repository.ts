@@ -80,10 +80,15 @@ const configSchema = z.strictObject({
 export type RepositoryConfig = z.infer<typeof configSchema>;
 export type NodeConfig = RepositoryConfig['safekeepers'][number];
 
+export const portsOfNode = ({ pgPort, httpPort }: Pick<NodeConfig, 'pgPort' | 'httpPort'>): number[] => [
+  pgPort,
+  httpPort,
+];
+
 /** The ports of pageserver, safekeepers and console, whether they run or not. */
 export function storagePorts({ pageserver, safekeepers, joiningSafekeeper, console }: RepositoryConfig): number[] {
   const nodes = [pageserver, ...safekeepers, ...(joiningSafekeeper ? [joiningSafekeeper] : [])];
-  return [...nodes.flatMap(({ pgPort, httpPort }) => [pgPort, httpPort]), console.port];
+  return [...nodes.flatMap(portsOfNode), console.port];
 }
 
 export interface InitOptions {

@@ -183,11 +183,9 @@ export async function attachTenant(
   const cluster = await nameAttached(storage, repository, tenant, { hadOther: !isOwn, warn: options.warn });
   // Whoever has detached it has stored all of it.
   const isWhole = claim !== null && before === null;
-  // It speaks to safekeepers, as no other command does.
-  const { takeOverWal } = await import('./take-over-wal.ts');
   const { taken, isComplete } = isWhole
     ? { taken: [], isComplete: true }
-    : await takeOverWal(storage, repository, { tenant, cluster }, options);
+    : await (await import('./take-over-wal.ts')).takeOverWal(storage, repository, { tenant, cluster }, options);
   // From now on it is ours: whoever attaches it next goes on with our safekeepers' WAL.
   if (isComplete) await storeNames(storage, repository, tenant);
   const config = repository.readConfig();

@@ -15,10 +15,9 @@ import { urlHost } from '../net/url.ts';
 import { formatRemoteStorage } from '../object-store/remote-storage.ts';
 import { type StopMode, startDaemon, stopDaemon } from '../process/daemon.ts';
 import { runningPid } from '../process/pid-file.ts';
-import { FreePorts } from '../process/ports.ts';
 import type { BackupLocation } from '../safekeeper/backup-location.ts';
-import { endpointPorts, listEndpoints, statusOf } from './endpoints.ts';
-import { localhost, type NodeConfig, type Repository, type RepositoryConfig, storagePorts } from './repository.ts';
+import { freePorts, listEndpoints, statusOf } from './endpoints.ts';
+import { localhost, type NodeConfig, portsOfNode, type Repository, type RepositoryConfig } from './repository.ts';
 
 /** Tells the user how it goes on, line by line. */
 export type Say = (text: string) => void;
@@ -40,24 +39,11 @@ export async function startStorage(repository: Repository, say: Say): Promise<vo
 
 /**
  * They start together: each waits for what the others say of it before it answers computes. One that does not start is told of, and does not keep the others from
- * being a quorum. They know each other's ports: where one is taken between our look and its listening, those that started stop again, and all move on.
+ * being a quorum.
  */
 async function startSafekeepers(repository: Repository, say: Say): Promise<void> {
-  for (let attempt = 1; ; attempt++) {
-    const isKnown = areSafekeepersKnown(repository);
-    if (!isKnown) {
-      await repository.update((config) => movePorts(repository, config, config.safekeepers));
-    }
-    const { safekeepers } = repository.readConfig();
-    const failures = new Map<number, unknown>();
-    const start = ({ id }: NodeConfig) =>
-      startSafekeeper(repository, id, say, 'stay').catch((error: unknown) => void failures.set(id, error));
-    await Promise.all(safekeepers.map(start));
-    const mayMoveOn = !isKnown && attempt < startAttempts;
-    if (!mayMoveOn || ![...failures.values()].some(isPortTaken)) return judgeStart(safekeepers.length, failures, say);
-    say('A port was taken meanwhile: all safekeepers move on');
-    for (const { id } of safekeepers) if (!failures.has(id)) await stopSafekeeper(repository, id, 'fast', say);
-  }
+  const failures = await startSafekeeperNodes(repository, ({ safekeepers }) => safekeepers, say);
+  judgeStart(repository.readConfig().safekeepers.length, failures, say);
 }
 
 /** Throws if too few have started. */
@@ -95,14 +81,8 @@ function hasProcess(repository: Repository, id: number): boolean {
 }
 
 /** Gives each of the nodes its own ports or the next free ones that nothing else of the repository has. */
-export async function movePorts(
-  repository: Repository,
-  config: RepositoryConfig,
-  nodes: readonly NodeConfig[],
-): Promise<void> {
-  const moving = new Set(nodes.flatMap(({ pgPort, httpPort }) => [pgPort, httpPort]));
-  const others = [...storagePorts(config), ...endpointPorts(repository)].filter((port) => !moving.has(port));
-  const ports = new FreePorts(config.listenHost ?? localhost, others);
+export async function movePorts(repository: Repository, nodes: readonly NodeConfig[]): Promise<void> {
+  const ports = freePorts(repository, repository.listenHost, nodes.flatMap(portsOfNode));
   for (const node of nodes) Object.assign(node, await ports.pair(node.pgPort, node.httpPort));
 }
 
@@ -124,70 +104,84 @@ export async function startPageserver(repository: Repository, say: Say): Promise
     say(`pageserver is already running, pid: ${running}`);
     return;
   }
-  const isKnown = hasRunningEndpoints(repository);
-  const { pid } = await withFreePorts(
+  const failures = await startNodes({
     repository,
-    isKnown,
-    'pageserver',
-    (config) => config.pageserver,
-    (node) => {
-      say(
-        `Starting pageserver node ${node.id} at '${repository.listenHost}:${node.pgPort}' in "${shown(repository.dir)}".`,
-      );
-      const safekeepers = repository
-        .readConfig()
-        .safekeepers.map(({ id, pgPort }) => `${id}=${urlHost(repository.connectHost)}:${pgPort}`);
-      return startDaemon({
-        name: 'pageserver',
-        entry: entries.pageserver,
-        args: [
-          ...nodeArgs(repository, repository.pageserverDir, node),
-          ...safekeeperTokenArgs(repository, repository.pageserverDir),
-          '--safekeepers',
-          safekeepers.join(','),
-          ...storageArgs(repository),
-        ],
-        logFile: `${repository.pageserverDir}/pageserver.log`,
-        onProgress: say,
-      });
-    },
+    isKnown: hasRunningEndpoints(repository),
+    find: (config) => [config.pageserver],
+    nameOf: () => 'pageserver',
+    start: (node) => launchPageserver(repository, node, say),
+    stop: () => stopPageserver(repository, 'fast', say),
+    say,
+  });
+  for (const error of failures.values()) throw error;
+}
+
+async function launchPageserver(repository: Repository, node: NodeConfig, say: Say): Promise<void> {
+  say(
+    `Starting pageserver node ${node.id} at '${repository.listenHost}:${node.pgPort}' in "${shown(repository.dir)}".`,
   );
+  const safekeepers = repository
+    .readConfig()
+    .safekeepers.map(({ id, pgPort }) => `${id}=${urlHost(repository.connectHost)}:${pgPort}`);
+  const { pid } = await startDaemon({
+    name: 'pageserver',
+    entry: entries.pageserver,
+    args: [
+      ...nodeArgs(repository, repository.pageserverDir, node),
+      ...safekeeperTokenArgs(repository, repository.pageserverDir),
+      '--safekeepers',
+      safekeepers.join(','),
+      ...storageArgs(repository),
+    ],
+    logFile: `${repository.pageserverDir}/pageserver.log`,
+    onProgress: say,
+  });
   say(`pageserver started, pid: ${pid}`);
 }
 
-/** `ports`: whether a port of its own that is taken may be moved on where nothing that runs knows it. */
-export async function startSafekeeper(
+export async function startSafekeeper(repository: Repository, id: number, say: Say): Promise<void> {
+  const failures = await startSafekeeperNodes(repository, (config) => [safekeeperConfig(config, id)], say);
+  for (const error of failures.values()) throw error;
+}
+
+async function startSafekeeperNodes(
   repository: Repository,
-  id: number,
+  find: NodeStart['find'],
   say: Say,
-  ports: 'move' | 'stay' = 'move',
-): Promise<void> {
+): Promise<ReadonlyMap<number, unknown>> {
   checkNotEmbedded(repository);
+  return startNodes({
+    repository,
+    isKnown: areSafekeepersKnown(repository),
+    find,
+    nameOf: (id) => `safekeeper ${id}`,
+    start: (node) => launchSafekeeper(repository, node, say),
+    stop: (id) => stopSafekeeper(repository, id, 'fast', say),
+    say,
+  });
+}
+
+async function launchSafekeeper(repository: Repository, node: NodeConfig, say: Say): Promise<void> {
+  const { id } = node;
   const running = runningPid(repository.safekeeperPidFile(id));
   if (running !== null) {
     say(`safekeeper ${id} is already running, pid: ${running}`);
     return;
   }
-  const find = (config: RepositoryConfig) => safekeeperConfig(config, id);
   const backup = await repository.walBackup();
-  const isKnown = ports === 'stay' || areSafekeepersKnown(repository);
-  const { pid } = await withFreePorts(repository, isKnown, `safekeeper ${id}`, find, (node) => {
-    say(
-      `Starting safekeeper at '${repository.listenHost}:${node.pgPort}' in '${shown(repository.safekeeperDir(id))}'.`,
-    );
-    const dir = repository.safekeeperDir(id);
-    return startDaemon({
-      name: `safekeeper ${id}`,
-      entry: entries.safekeeper,
-      args: [
-        ...nodeArgs(repository, dir, node),
-        ...safekeeperTokenArgs(repository, dir),
-        ...peerArgs(repository, id),
-        ...backupArgs(backup),
-      ],
-      logFile: `${repository.safekeeperDir(id)}/safekeeper.log`,
-      onProgress: say,
-    });
+  const dir = repository.safekeeperDir(id);
+  say(`Starting safekeeper at '${repository.listenHost}:${node.pgPort}' in '${shown(dir)}'.`);
+  const { pid } = await startDaemon({
+    name: `safekeeper ${id}`,
+    entry: entries.safekeeper,
+    args: [
+      ...nodeArgs(repository, dir, node),
+      ...safekeeperTokenArgs(repository, dir),
+      ...peerArgs(repository, id),
+      ...backupArgs(backup),
+    ],
+    logFile: `${dir}/safekeeper.log`,
+    onProgress: say,
   });
   say(`safekeeper ${id} started, pid: ${pid}`);
 }
@@ -225,8 +219,7 @@ export async function startConsole(repository: Repository, allowOrigins: readonl
 export function moveConsolePort(repository: Repository): Promise<number> {
   return repository.update(async (config) => {
     const { port } = config.console;
-    const others = [...storagePorts(config), ...endpointPorts(repository)].filter((other) => other !== port);
-    config.console.port = await new FreePorts(localhost, others).next(port);
+    config.console.port = await freePorts(repository, localhost, [port]).next(port);
     return config.console.port;
   });
 }
@@ -307,27 +300,42 @@ function hasRunningEndpoints(repository: Repository): boolean {
   return listEndpoints(repository).some((endpoint) => statusOf(endpoint) === 'running');
 }
 
-/** Starts a node on its ports, or on the next free ones where `isKnown` allows; remembers them. */
-async function withFreePorts<T>(
-  repository: Repository,
-  isKnown: boolean,
-  name: string,
-  find: (config: RepositoryConfig) => NodeConfig,
-  start: (node: NodeConfig) => Promise<T>,
-): Promise<T> {
+interface NodeStart {
+  readonly repository: Repository;
+  /** Somebody who runs knows the ports: they stay as they are. */
+  readonly isKnown: boolean;
+  /** What is to start: parts of the settings. */
+  readonly find: (config: RepositoryConfig) => readonly NodeConfig[];
+  readonly nameOf: (id: number) => string;
+  readonly start: (node: NodeConfig) => Promise<void>;
+  readonly stop: (id: number) => Promise<void>;
+  readonly say: Say;
+}
+
+/**
+ * Starts nodes together, on their ports or on the next free ones, which are remembered; returns why those that did not start did not. They know each other's
+ * ports: where one is taken between our look and its listening, those that started stop again, and all move on.
+ */
+async function startNodes(options: NodeStart): Promise<ReadonlyMap<number, unknown>> {
+  const { repository, isKnown, find, nameOf, start, stop, say } = options;
   for (let attempt = 1; ; attempt++) {
-    const node = await repository.update(async (config) => {
+    const nodes = await repository.update(async (config) => {
       const wanted = find(config);
-      if (!isKnown) await movePorts(repository, config, [wanted]);
+      if (!isKnown) await movePorts(repository, wanted);
       return wanted;
     });
-    try {
-      return await start(node);
-    } catch (error) {
-      if (!isPortTaken(error)) throw error;
-      if (isKnown) throw stuckPort(name, error);
-      if (attempt === startAttempts) throw error;
-    }
+    const failures = new Map<number, unknown>();
+    const tryStart = async (node: NodeConfig) => {
+      try {
+        await start(node);
+      } catch (error) {
+        failures.set(node.id, isKnown && isPortTaken(error) ? stuckPort(nameOf(node.id), error) : error);
+      }
+    };
+    await Promise.all(nodes.map(tryStart));
+    if (isKnown || attempt === startAttempts || ![...failures.values()].some(isPortTaken)) return failures;
+    if (nodes.length > 1) say('A port was taken meanwhile: all safekeepers move on');
+    for (const { id } of nodes) if (!failures.has(id)) await stop(id);
   }
 }
 

@@ -22,12 +22,23 @@ afterEach(async () => {
   await rig.close();
 });
 
-/** `pagelite start`; what it says is shown to `hear`. */
-async function start(hear: (line: string) => void): Promise<void> {
+/** `pagelite start`. The first line of it that has the words of a victim says a port that is then taken, before the process listens there. */
+async function startAmongThieves(...victims: string[]): Promise<{ stolen: number[]; lines: string[] }> {
   type Processes = typeof import('../../server/control-plane/storage-processes.ts');
   const { startStorage } = (await import(distUrl('server/control-plane/storage-processes.js').href)) as Processes;
   const repository = await openRepository();
+  const stolen = new Map<string, Promise<number>>();
+  const lines: string[] = [];
+  const hear = (line: string) => {
+    lines.push(line);
+    const victim = victims.find((words) => line.includes(words) && !stolen.has(words));
+    if (victim !== undefined) stolen.set(victim, takeToldPort(line));
+  };
+  rig.putTemplate();
   await repository.exclusively(() => startStorage(repository, hear));
+  rig.keepTemplate();
+  expect([...stolen.keys()].sort()).toEqual([...victims].sort());
+  return { stolen: await Promise.all(stolen.values()), lines };
 }
 
 async function openRepository() {
@@ -36,16 +47,12 @@ async function openRepository() {
   return Repository.open(rig.dir);
 }
 
-async function take(port: number): Promise<void> {
-  const thief = createServer().listen(port, '127.0.0.1');
-  thieves.push(thief);
-  await once(thief, 'listening');
-}
-
 /** Takes the port that the line says a process is about to listen on. */
 async function takeToldPort(line: string): Promise<number> {
   const port = Number(/127\.0\.0\.1:(\d+)/.exec(line)![1]);
-  await take(port);
+  const thief = createServer().listen(port, '127.0.0.1');
+  thieves.push(thief);
+  await once(thief, 'listening');
   return port;
 }
 
@@ -63,22 +70,13 @@ async function expectAllServe(stolen: number[]): Promise<void> {
 
 it.each([1, 2, 3])('of safekeeper %i: all three move on, and start', async (victim) => {
   await rig.ok('init', '--num-safekeepers', '3');
-  rig.putTemplate();
-  const stolen: Promise<number>[] = [];
-  const lines: string[] = [];
-  await start((line) => {
-    lines.push(line);
-    if (line.includes(`sk${victim}'`) && stolen.length === 0) stolen.push(takeToldPort(line));
-  });
-  rig.keepTemplate();
-  expect(stolen.length).toBe(1);
+  const { stolen, lines } = await startAmongThieves(`sk${victim}'`);
   expect(lines.join('\n')).toContain('all safekeepers move on');
-  await expectAllServe(await Promise.all(stolen));
+  await expectAllServe(stolen);
 });
 
 it('of the pageserver and of an only safekeeper: they move on to ports that nothing else of the repository has', async () => {
   await rig.ok('init');
-  rig.putTemplate();
   // Where each would move on to first is another's: the safekeeper's next port the console's, which is not running, the pageserver's its own second one.
   const repository = await openRepository();
   await repository.update(async ({ safekeepers: [safekeeper], pageserver, console }) => {
@@ -87,13 +85,6 @@ it('of the pageserver and of an only safekeeper: they move on to ports that noth
     console.port = first + 1;
     Object.assign(pageserver, { pgPort: first + 3, httpPort: first + 4 });
   });
-  const stolen: Promise<number>[] = [];
-  await start((line) => {
-    if (/^Starting/.test(line) && stolen.length < 2 && (stolen.length === 0) === line.includes('safekeeper')) {
-      stolen.push(takeToldPort(line));
-    }
-  });
-  rig.keepTemplate();
-  expect(stolen.length).toBe(2);
-  await expectAllServe(await Promise.all(stolen));
+  const { stolen } = await startAmongThieves('Starting safekeeper', 'Starting pageserver');
+  await expectAllServe(stolen);
 });
